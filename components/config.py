@@ -1,0 +1,380 @@
+"""Settings of one run: strict pydantic sections, read from `pipelines.yaml`, a profile and `--set` overrides."""
+
+import difflib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from components.models.sizes import COCA_SIZES, DIT_SIZES, VAE_SIZES, CocaSize, DitSize, VaeSize
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used; the message is one sentence with the way out."""
+
+
+def _named(sizes: dict[str, Any]) -> BeforeValidator:
+    def pick(value: Any) -> Any:
+        if isinstance(value, str):
+            if value not in sizes:
+                raise ValueError(f"`{value}` is not a size; the sizes are {', '.join(sizes)}")
+            return sizes[value]
+        return value
+
+    return BeforeValidator(pick)
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class World(Section):
+    """The synthetic world, the footage of a run without a source."""
+
+    preset: Literal["demo", "rich"]
+    num_films: Positive
+    unseen_films: Count
+    scenes_per_film: Positive
+    min_scene_frames: Positive
+    max_scene_frames: Positive
+    gradual_share: Share
+    height: Positive
+    width: Positive
+    fps: Positive
+    seed: int
+
+    @model_validator(mode="after")
+    def _scene_lengths_are_ordered(self) -> "World":
+        if self.min_scene_frames > self.max_scene_frames:
+            raise ValueError("`world.min_scene_frames` is above `world.max_scene_frames`; swap them")
+        return self
+
+
+class Footage(Section):
+    """What is read from a folder, and the limits that a header must keep before anything is decoded."""
+
+    extensions: tuple[str, ...]
+    max_side_pixels: Positive
+    max_frames: Positive
+    max_seconds: float
+    max_file_bytes: Positive
+
+
+class Clip(Section):
+    """The shape that every clip of the table has: num_frames = 1 + k * 4 (an image: 1)."""
+
+    num_frames: Positive
+    height: Positive
+    width: Positive
+    fps: Positive
+    max_clips_per_scene: Positive
+    crf: Count
+
+    @model_validator(mode="after")
+    def _fits_the_vae(self) -> "Clip":
+        if self.num_frames % 4 != 1:
+            below = max(1, (self.num_frames - 1) // 4 * 4 + 1)
+            raise ValueError(
+                f"`clip.num_frames` must be 1 + a multiple of 4, not {self.num_frames}; the nearest are {below} and {below + 4}"
+            )
+        for side in ("height", "width"):
+            value = getattr(self, side)
+            if value % 8:
+                raise ValueError(f"`clip.{side}` must be a multiple of 8, not {value}; try {max(8, round(value / 8) * 8)}")
+        return self
+
+
+class Scenes(Section):
+    """PySceneDetect's detectors; content values are on its 0 to 255 scale."""
+
+    adaptive_threshold: float
+    min_content_value: float
+    content_threshold: float
+    fade_luma: float
+    dissolve_threshold: float
+    min_scene_seconds: float
+    trim_gradual_seconds: float
+
+
+class Curate(Section):
+    """Rules that keep or drop a clip, and the split by duplicate group."""
+
+    min_luma: float
+    max_luma: float
+    min_contrast: float
+    min_sharpness: float
+    min_motion: float
+    max_motion: float
+    max_repeat_share: Share
+    max_hash_distance: Count
+    val_share: Share
+    test_share: Share
+
+
+class Captioner(Section):
+    """Training of the OpenCLIP CoCa captioner, or a pretrained one by name."""
+
+    pretrained: str | None
+    size: Annotated[CocaSize, _named(COCA_SIZES)]
+    mosaic_frames: Positive
+    labelled_share: Share
+    min_labelled: Count
+    steps: Positive
+    batch_size: Positive
+    learning_rate: float
+    weight_decay: float
+    caption_loss_weight: float
+    contrastive_loss_weight: float
+    report_every: Positive
+    checkpoint_every: Positive
+    retrain_when_grown_by: float
+    seed: int
+
+
+class Caption(Section):
+    """Recaptioning of the kept clips."""
+
+    batch_size: Positive
+    num_actors: Count
+    cpus_per_actor: float
+
+
+class Vae(Section):
+    """Training of the causal video VAE."""
+
+    size: Annotated[VaeSize, _named(VAE_SIZES)]
+    steps: Positive
+    batch_size: Positive
+    learning_rate: float
+    weight_decay: float
+    ema_decay: Share
+    kl_weight: float
+    gradient_loss_weight: float
+    max_grad_norm: float
+    crop_size: Positive
+    report_every: Positive
+    checkpoint_every: Positive
+    retrain_when_grown_by: float
+    seed: int
+
+
+class Encode(Section):
+    """Latents and text embeddings cached in the clips table."""
+
+    batch_size: Positive
+    num_actors: Count
+    cpus_per_actor: float
+
+
+class Dit(Section):
+    """Training of the diffusion transformer by flow matching."""
+
+    size: Annotated[DitSize, _named(DIT_SIZES)]
+    steps: Positive
+    batch_size: Positive
+    learning_rate: float
+    weight_decay: float
+    ema_decay: Share
+    max_grad_norm: float
+    caption_dropout: Share
+    timestep_mean: float
+    timestep_std: float
+    timestep_shift: float
+    warmup_steps: Count
+    report_every: Positive
+    sample_every: Positive
+    checkpoint_every: Positive
+    retrain_when_grown_by: float
+    seed: int
+
+
+class Generate(Section):
+    """Defaults of sampling."""
+
+    num_inference_steps: Positive
+    guidance_scale: float
+    negative_prompt: str
+    timestep_shift: float
+
+
+class Evaluate(Section):
+    """What is generated and measured before a promotion."""
+
+    num_seen_prompts: Positive
+    num_unseen_prompts: Count
+    num_real_clips: Positive
+    batch_size: Positive
+    min_motion: float
+    bootstrap_samples: Positive
+    seed: int
+
+
+class Gate(Section):
+    """Floors of the promotion gate; `margin` is how much below the champion still counts as equal."""
+
+    min_caption_field: Share
+    min_vae_psnr: float
+    min_vae_reader: Share
+    min_following: Share
+    min_above_shuffled: float
+    min_moving_share: Share
+    min_temporal: float
+    margin: float
+
+
+class Cluster(Section):
+    """Where Ray runs things; addresses come from the environment, never from here."""
+
+    num_workers: Positive
+    cpus_per_worker: Positive
+    threads: Positive
+    use_gpu: bool
+    num_cpus: Count
+    object_store_bytes: Positive
+
+
+class Deployment(Section):
+    """One scheduled flow."""
+
+    name: str
+    flow: str
+    cron: str
+    profile: str
+    overrides: tuple[str, ...]
+    tags: tuple[str, ...]
+    concurrency_limit: Positive
+
+
+class Config(Section):
+    """All settings of one run, resolved."""
+
+    root: str
+    world: World
+    footage: Footage
+    clip: Clip
+    scenes: Scenes
+    curate: Curate
+    captioner: Captioner
+    caption: Caption
+    vae: Vae
+    encode: Encode
+    dit: Dit
+    generate: Generate
+    evaluate: Evaluate
+    gate: Gate
+    cluster: Cluster
+
+
+def find_settings_file(explicit: str | None = None, start: Path | None = None) -> Path:
+    """Answers the settings file: the explicit one, else KINORA_CONFIG, else the nearest `pipelines.yaml` upwards."""
+    named = explicit or os.environ.get("KINORA_CONFIG")
+    if named:
+        path = Path(named)
+        if not path.is_file():
+            raise SettingsError(f"the settings file `{named}` is not there; hint: leave out `--config` to use pipelines.yaml")
+        return path
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents, Path(__file__).resolve().parent.parent):
+        if (folder / "pipelines.yaml").is_file():
+            return folder / "pipelines.yaml"
+    raise SettingsError("no `pipelines.yaml` in this folder or above it; hint: `--config FILE` or KINORA_CONFIG names one")
+
+
+def read_settings_file(path: Path) -> dict[str, Any]:
+    """Reads the YAML file and checks its top level."""
+    try:
+        document = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise SettingsError(f"`{path}` is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(document, dict) or not isinstance(document.get("defaults"), dict):
+        raise SettingsError(f"`{path}` has no `defaults` mapping; hint: start from the repository's pipelines.yaml")
+    unknown = set(document) - {"defaults", "profiles", "deployments"}
+    if unknown:
+        raise SettingsError(f"`{path}`: `{sorted(unknown)[0]}` is not one of defaults, profiles, deployments")
+    return document
+
+
+def load_config(profile: str | None = None, overrides: Sequence[str] = (), file: str | None = None) -> Config:
+    """Resolves the settings: defaults, then the profile, then `key=value` overrides.
+
+    Raises:
+        SettingsError: an unknown profile or setting, or a value that does not fit; one sentence.
+    """
+    document = read_settings_file(find_settings_file(file))
+    settings = document["defaults"]
+    profiles = document.get("profiles") or {}
+    if profile is not None:
+        if profile not in profiles:
+            raise SettingsError(f"`{profile}` is not a profile{_nearest(profile, profiles)}")
+        settings = _merge(settings, profiles[profile] or {})
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key.strip():
+            raise SettingsError(f"`--set {override}` is not `key=value`; hint: for example `--set dit.steps=200`")
+        settings = _merge(settings, _nested(key.strip().split("."), yaml.safe_load(value) if value else None))
+    try:
+        return Config.model_validate(settings)
+    except ValidationError as error:
+        raise SettingsError(explain(error)) from error
+
+
+def load_deployments(file: str | None = None) -> list[Deployment]:
+    """Reads the scheduled flows of the settings file."""
+    document = read_settings_file(find_settings_file(file))
+    try:
+        return [Deployment.model_validate(entry) for entry in document.get("deployments") or []]
+    except ValidationError as error:
+        raise SettingsError(f"deployments: {explain(error)}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """Says the first mistake of a validation error in one sentence, with the nearest name for an unknown key."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"] if not str(part).startswith("function-")]
+    where = ".".join(path)
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"`{where}` is not a setting{_nearest(path[-1], _keys_at(path[:-1]))}"
+    if first["type"] in ("missing", "missing_argument"):
+        return f"`{where}` is missing; hint: copy it from the repository's pipelines.yaml"
+    message = first["msg"].removeprefix("Value error, ")
+    if message.startswith("`clip.") or message.startswith("`world."):
+        return message
+    return f"`{where}` = {first['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _keys_at(path: list[str]) -> list[str]:
+    model: Any = Config
+    for part in path:
+        model = model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else None
+        if model is None:
+            return []
+    return list(getattr(model, "model_fields", None) or getattr(model, "__dataclass_fields__", {}))
+
+
+def _nearest(name: str, names: Any) -> str:
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean `{close[0]}`?"
+    return f"; the names are {', '.join(sorted(names))}" if names else ""
+
+
+def _nested(path: list[str], value: Any) -> dict[str, Any]:
+    for part in reversed(path):
+        value = {part: value}
+    return value
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(over, dict):
+        raise SettingsError(f"`{over}` is not a mapping of settings")
+    merged = dict(base)
+    for key, value in over.items():
+        merged[key] = _merge(merged[key], value) if isinstance(merged.get(key), dict) and isinstance(value, dict) else value
+    return merged

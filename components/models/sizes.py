@@ -1,0 +1,61 @@
+"""Sizes of Kinora's networks: frozen stdlib dataclasses, and the named ones that `pipelines.yaml` refers to."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class VaeSize:
+    """The shape of a causal video VAE: (1 + T, H, W) pixels to (1 + T / rt, H / rs, W / rs) latents."""
+
+    latent_channels: int
+    hidden_channels: int
+    num_blocks: int
+    temporal_compression_ratio: int = 4
+    spatial_compression_ratio: int = 8
+
+
+@dataclass(frozen=True)
+class DitSize:
+    """The shape of a diffusion transformer over spacetime latent patches."""
+
+    hidden_size: int
+    depth: int
+    num_heads: int
+    patch_size: tuple[int, int, int]
+    mlp_ratio: float = 4.0
+    refiner_depth: int = 1
+
+
+@dataclass(frozen=True)
+class CocaSize:
+    """The shape of an OpenCLIP CoCa captioner; image_size is the side of the square mosaic."""
+
+    embed_dim: int
+    image_size: int
+    patch_size: int
+    vision_width: int
+    vision_layers: int
+    text_width: int
+    text_layers: int
+    decoder_layers: int
+    context_length: int
+    vocab_size: int
+    head_width: int = 32
+    pool_queries: int = 16
+
+
+VAE_SIZES = {
+    "tiny": VaeSize(latent_channels=16, hidden_channels=32, num_blocks=1),
+    "demo": VaeSize(latent_channels=16, hidden_channels=64, num_blocks=2),
+    "base": VaeSize(latent_channels=16, hidden_channels=128, num_blocks=4),
+}
+DIT_SIZES = {
+    "tiny": DitSize(hidden_size=64, depth=2, num_heads=2, patch_size=(1, 2, 2)),
+    "demo": DitSize(hidden_size=256, depth=6, num_heads=4, patch_size=(1, 4, 4)),
+    "base": DitSize(hidden_size=1536, depth=30, num_heads=12, patch_size=(1, 2, 2)),
+}
+COCA_SIZES = {
+    "tiny": CocaSize(64, 96, 16, 64, 2, 64, 2, 1, 24, 1024),
+    "demo": CocaSize(128, 96, 8, 128, 4, 128, 3, 2, 24, 1024),
+    "base": CocaSize(512, 224, 16, 768, 12, 512, 12, 12, 76, 49408, 64, 256),
+}

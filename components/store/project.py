@@ -1,0 +1,107 @@
+"""A project's folder: where its tables, checkpoints, models and records lie, and the lock of a stage."""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+class StageBusyError(ValueError):
+    """Another run holds the lock of this stage; the message says which."""
+
+
+@dataclass(frozen=True)
+class Project:
+    """One project below the root; registries and servers of all projects lie beside it in the root."""
+
+    root: Path
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        return self.root / self.name
+
+    def table(self, name: str) -> str:
+        return str(self.folder / "tables" / f"{name}.lance")
+
+    def checkpoints(self, stage: str, key: str) -> Path:
+        return self.folder / "checkpoints" / stage / key[:16]
+
+    def model(self, stage: str, key: str) -> Path:
+        return self.folder / "models" / stage / key[:16]
+
+    def sheet(self, name: str) -> Path:
+        return self.folder / "sheets" / name
+
+    @property
+    def samples(self) -> Path:
+        return self.folder / "samples"
+
+    @property
+    def tracking_uri(self) -> str:
+        return f"sqlite:///{(self.root / 'mlflow.db').resolve()}"
+
+    @property
+    def artifacts(self) -> Path:
+        return (self.root / "mlartifacts").resolve()
+
+    def record(self, stage: str) -> dict[str, Any] | None:
+        """Answers what the last whole run of a stage wrote down, or None; a torn record counts as none."""
+        try:
+            return json.loads((self.folder / "state" / f"{stage}.json").read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+
+    def write_record(self, stage: str, record: dict[str, Any]) -> None:
+        """Writes a stage's record in one atomic step."""
+        write_json(self.folder / "state" / f"{stage}.json", record)
+
+    @contextlib.contextmanager
+    def lock(self, stage: str) -> Iterator[None]:
+        """Holds the one lock of a project and stage; the system frees it when the holder dies.
+
+        Raises:
+            StageBusyError: another process holds it.
+        """
+        path = self.folder / "locks" / f"{stage}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                handle.seek(0)
+                holder = handle.read().strip() or "another process"
+                raise StageBusyError(
+                    f"`{stage}` of project `{self.name}` is already running ({holder}); hint: wait for it, or use another `--project`"
+                ) from None
+            handle.truncate(0)
+            handle.write(f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+            handle.flush()
+            yield
+            handle.truncate(0)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON beside its place, then moves it there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(json.dumps(value, indent=1, sort_keys=True))
+    os.replace(beside, path)
+
+
+def project_name(text: str) -> str:
+    """Answers a slug fit for folders and registered model names.
+
+    Raises:
+        ValueError: nothing of the text is left.
+    """
+    slug = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:48].strip("-")
+    if not slug:
+        raise ValueError(f"`{text}` gives no project name; hint: `--project NAME` with letters or digits")
+    return slug

@@ -1,0 +1,1 @@
+"""The synthetic world: its words, its films, and the weight-free reader that judges them."""
