@@ -1,0 +1,133 @@
+"""Writes frames as files that everybody can play: H.264 in MP4, and contact sheets as PNG."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+MOVFLAGS = "use_metadata_tags"  # keeps keys of our own; without it MP4 drops all but title, comment and the like
+
+
+def write_video(
+    path: str | os.PathLike | None,
+    frames: np.ndarray,
+    fps: Fraction | int,
+    *,
+    crf: float = 18,
+    preset: str = "veryfast",
+    threads: int = 1,
+    pix_fmt: str = "yuv420p",
+    metadata: dict[str, str] | None = None,
+) -> bytes | None:
+    """Encodes frames as H.264 in MP4, BT.709 limited range, which browsers play as it is.
+
+    yuv420p has no odd sizes: an odd height or width grows by one row or column that repeats the edge.
+
+    Args:
+        path: where to write, at once and whole, with the index in front; None answers the bytes instead.
+        frames: uint8 (T, H, W, 3), RGB.
+        crf: x264's quality, 0 (lossless) to 51.
+        threads: of the encoder; the bytes are the same on every machine with one.
+
+    Raises:
+        ValueError: frames of another shape or type, or none at all.
+    """
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
+        raise ValueError(f"frames are uint8 (T, H, W, 3) with at least one of them, not {frames.dtype} {frames.shape}")
+    if pix_fmt == "yuv420p":
+        frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
+    settings = {"crf": str(crf), "preset": preset, "x264-params": "log-level=none"}
+    if path is None:
+        buffer = io.BytesIO()
+        _encode(buffer, MOVFLAGS, frames, fps, pix_fmt, settings, threads, metadata)
+        return buffer.getvalue()
+    with replacing(path) as temporary:
+        _encode(temporary, MOVFLAGS + "+faststart", frames, fps, pix_fmt, settings, threads, metadata)
+    return None
+
+
+def encode_clip(frames: np.ndarray, fps: Fraction | int) -> bytes:
+    """Encodes a clip for a table: full chroma and a low crf, since only this house's own reader will open it."""
+    return write_video(None, frames, fps, crf=12, preset="veryfast", pix_fmt="yuv444p") or b""
+
+
+def write_sheet(path: str | os.PathLike, rows: list[np.ndarray], *, gap: int = 2, scale: int = 1) -> None:
+    """Writes a contact sheet as PNG: one row a clip, its frames from left to right.
+
+    Args:
+        rows: each uint8 (T, H, W, 3) or a list of frames (H, W, 3); rows may differ in length and size.
+        gap: white pixels between pictures.
+        scale: whole factor by which each pixel grows.
+    """
+    strips = [[np.asarray(frame).repeat(scale, 0).repeat(scale, 1) for frame in row] for row in rows]
+    if not any(strips):
+        raise ValueError("a sheet needs at least one frame")
+    strips = [strip for strip in strips if strip]
+    width = max(sum(frame.shape[1] + gap for frame in strip) for strip in strips) - gap
+    height = sum(max(frame.shape[0] for frame in strip) + gap for strip in strips) - gap
+    sheet = np.full((height, width, 3), 255, np.uint8)
+    y = 0
+    for strip in strips:
+        x = 0
+        for frame in strip:
+            sheet[y : y + frame.shape[0], x : x + frame.shape[1]] = frame
+            x += frame.shape[1] + gap
+        y += max(frame.shape[0] for frame in strip) + gap
+    with replacing(path) as temporary:
+        Path(temporary).write_bytes(encode_png(sheet))
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """Encodes one RGB picture, uint8 (H, W, 3)."""
+    codec = av.CodecContext.create("png", "w")
+    codec.height, codec.width = image.shape[:2]
+    codec.pix_fmt, codec.time_base = "rgb24", Fraction(1)
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+    return b"".join(bytes(packet) for packet in [*codec.encode(frame), *codec.encode(None)])
+
+
+class replacing:  # noqa: N801, reads as a verb: `with replacing(path) as temporary`
+    """A context that hands out a temporary name beside a path and moves it there when the body ends well."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+
+    def __enter__(self) -> str:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        handle, self.temporary = tempfile.mkstemp(prefix=f".{self.path.stem}-", suffix=self.path.suffix, dir=self.path.parent)
+        os.close(handle)
+        return self.temporary
+
+    def __exit__(self, kind, error, trace) -> None:
+        if kind is None:
+            os.chmod(self.temporary, 0o644)
+            os.replace(self.temporary, self.path)
+        else:
+            os.unlink(self.temporary)
+
+
+def _encode(target, movflags, frames, fps, pix_fmt, settings, threads, metadata) -> None:
+    rate = Fraction(fps).limit_denominator(1001)
+    with av.open(target, "w", format="mp4", options={"movflags": movflags}) as container:
+        container.metadata.update({key: str(value) for key, value in (metadata or {}).items()})
+        stream = container.add_stream("libx264", rate=rate, options=settings)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = pix_fmt
+        codec = stream.codec_context
+        codec.thread_count = threads
+        codec.time_base = 1 / rate
+        codec.color_primaries, codec.color_trc, codec.colorspace, codec.color_range = 1, 1, 1, 1  # BT.709, limited
+        to_yuv = VideoReformatter()  # one for all frames: each builds its own tables, which costs more than the encoding
+        for i, picture in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            frame = to_yuv.reformat(frame, format=pix_fmt, dst_colorspace="ITU709", dst_color_range="MPEG")
+            frame.pts, frame.time_base = i, 1 / rate
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))

@@ -1,0 +1,84 @@
+"""What a train loop is given by the place it runs in: rank, device, threads, a report and a wrapper; stdlib only."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class TrainContext:
+    """One worker's place in a training.
+
+    Attributes:
+        rank: this worker's number; rank 0 alone saves checkpoints, reports and exports.
+        device: for torch, `cpu` or `cuda:0`.
+        threads: torch threads of this worker, already set.
+        report: report(step, metrics) keeps one line a step; call it before a checkpoint of the same step is saved.
+        wrap: wrap(model) answers what to call in the forward pass (DDP when world_size > 1); the model itself keeps the
+            parameters, names and state.
+    """
+
+    rank: int
+    world_size: int
+    device: str
+    threads: int
+    report: Callable[[int, Mapping[str, float]], None]
+    wrap: Callable[["nn.Module"], "nn.Module"]
+
+    @classmethod
+    def local(cls, folder: Path, device: str = "cpu", threads: int = 1) -> "TrainContext":
+        """Answers the context of a lone worker in this process, for tests and benchmarks; it reports to `metrics.jsonl`."""
+        return cls(0, 1, device, threads, MetricsFile(Path(folder) / "metrics.jsonl").append, lambda model: model)
+
+
+def nothing_to_report(step: int, metrics: Mapping[str, float]) -> None:
+    """The report of every rank but 0."""
+
+
+class MetricsFile:
+    """A JSON line a step, each step once: a resumed run drops the lines that it is going to write again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._last_step: int | None = None
+
+    def append(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes the line of a step; a step that is not after the last one is left as it was written first."""
+        if self._last_step is None:
+            self._drop_from(step)
+        elif step <= self._last_step:
+            return
+        self._last_step = step
+        with self.path.open("a") as handle:
+            handle.write(json.dumps({"step": int(step), **{key: float(value) for key, value in metrics.items()}}) + "\n")
+
+    def _drop_from(self, step: int) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [json.dumps({"step": past, **metrics}) + "\n" for past, metrics in read_metrics(self.path) if past < step]
+        beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        beside.write_text("".join(kept))
+        os.replace(beside, self.path)
+
+
+def read_metrics(path: Path) -> list[tuple[int, dict[str, float]]]:
+    """Answers (step, metrics) of the whole lines of a metrics file, in order; a line cut by a kill is left out."""
+    try:
+        text = Path(path).read_text()
+    except FileNotFoundError:
+        return []
+    found = []
+    for line in text.splitlines(keepends=True):
+        if not line.endswith("\n"):
+            break
+        try:
+            metrics = json.loads(line)
+            found.append((int(metrics.pop("step")), metrics))
+        except (ValueError, KeyError, AttributeError):
+            continue
+    return found

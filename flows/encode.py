@@ -1,0 +1,19 @@
+"""The flow that caches latents and text embeddings."""
+
+from prefect import flow
+
+from components.jobs.run import Outcome
+from flows.stage import opened_run, run_stages
+
+
+@flow(name="encode", persist_result=False)
+def encode(
+    project: str | None = None,
+    source: str | None = None,
+    manifest: str | None = None,
+    profile: str | None = None,
+    overrides: list[str] | None = None,
+) -> list[Outcome]:
+    """Encodes every kept clip and its caption that is missing or stale."""
+    with opened_run(project, source, manifest, profile, overrides) as run:
+        return run_stages(run, ("encode",))

@@ -1,0 +1,32 @@
+"""The whole road: from footage to a promoted text-to-video model, one subflow a stage."""
+
+from prefect import flow
+
+from components.jobs.run import Outcome
+from flows.caption import caption
+from flows.encode import encode
+from flows.evaluate import evaluate
+from flows.ingest import ingest
+from flows.promote import promote
+from flows.stage import opened_run
+from flows.train_captioner import train_captioner
+from flows.train_dit import train_dit
+from flows.train_vae import train_vae
+
+STAGE_FLOWS = (ingest, train_captioner, caption, train_vae, encode, train_dit, evaluate, promote)
+
+
+@flow(name="footage_to_model", persist_result=False)
+def footage_to_model(
+    project: str | None = None,
+    source: str | None = None,
+    manifest: str | None = None,
+    profile: str | None = None,
+    overrides: list[str] | None = None,
+) -> list[Outcome]:
+    """Runs every stage in order; each does only what is stale."""
+    outcomes: list[Outcome] = []
+    with opened_run(project, source, manifest, profile, overrides):
+        for stage_flow in STAGE_FLOWS:
+            outcomes += stage_flow(project, source, manifest, profile, overrides)
+    return outcomes

@@ -1,0 +1,83 @@
+"""How a flow runs a stage: as one Prefect task around the stage's body in `components.jobs`."""
+
+import base64
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import prefect.settings
+from prefect import task
+from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.settings import temporary_settings
+from prefect.states import Completed
+
+from components.cluster.session import ray_session
+from components.config import load_config
+from components.jobs.run import Outcome, Run
+from components.jobs.stage import run_stage
+from components.store.project import Project, project_name
+from flows.progress import stage_progress
+
+QUICK_SUBFLOWS = {prefect.settings.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}  # joining a heartbeat costs each subflow a second
+
+
+def worth_retrying(task: Any, task_run: Any, state: Any) -> bool:
+    """Answers False for what a second try cannot mend: a person's mistake, or an interrupt."""
+    try:
+        state.result()
+    except ValueError:
+        return False
+    except BaseException as error:
+        return isinstance(error, Exception)
+    return False
+
+
+@task(retries=1, retry_delay_seconds=5, retry_condition_fn=worth_retrying, cache_policy=NO_CACHE, persist_result=False)
+def run_stage_task(run: Run, stage: str) -> Any:
+    """Runs one stage, or records why it was skipped."""
+    with stage_progress(stage) as progress:
+        outcome = run_stage(dataclasses.replace(run, progress=progress), stage)
+        progress(1, 1, outcome.why if outcome.action == "skip" else "")
+    publish(outcome)
+    if outcome.action == "skip":
+        return Completed(name="Skipped", message=outcome.why, data=outcome)
+    return outcome
+
+
+def publish(outcome: Outcome) -> None:
+    """Puts what a stage has to show into Prefect: tables, pictures and text as artifacts."""
+    show = outcome.result.get("show", {})
+    prefix = outcome.stage.replace("_", "-")
+    for name, rows in show.get("tables", {}).items():
+        create_table_artifact(table=rows, key=f"{prefix}-{name}", description=f"{outcome.stage}: {name}")
+    for name, path in show.get("images", {}).items():
+        picture = base64.b64encode(Path(path).read_bytes()).decode()
+        create_image_artifact(image_url=f"data:image/png;base64,{picture}", key=f"{prefix}-{name}", description=f"{outcome.stage}: {name}")
+    for name, text in show.get("markdown", {}).items():
+        create_markdown_artifact(markdown=text, key=f"{prefix}-{name}", description=f"{outcome.stage}: {name}")
+
+
+def run_stages(run: Run, stages: Sequence[str]) -> list[Outcome]:
+    """Runs stages one after another as tasks of the flow that calls this."""
+    return [run_stage_task.with_options(name=stage)(run, stage) for stage in stages]
+
+
+@contextlib.contextmanager
+def opened_run(
+    project: str | None, source: str | None, manifest: str | None, profile: str | None, overrides: Sequence[str] | None
+) -> Iterator[Run]:
+    """Resolves a flow's typed parameters into a run, with Ray up for as long as the block lasts."""
+    config = load_config(profile, tuple(overrides or ()))
+    name = project_name(project or (Path(source).resolve().name if source else "demo"))
+    place = Project(Path(config.root), name)
+    with ray_session(config, place.root), temporary_settings(QUICK_SUBFLOWS):
+        yield Run(
+            config=config,
+            project=place,
+            source=Path(source) if source else None,
+            manifest=Path(manifest) if manifest else None,
+            progress=lambda done, total, note="": None,
+        )
