@@ -3,6 +3,7 @@
 import difflib
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +21,10 @@ class SettingsError(ValueError):
     """A setting that cannot be used; the message is one sentence with the way out."""
 
 
+SIZES: dict[str, dict[str, Any]] = {"captioner": COCA_SIZES, "vae": VAE_SIZES, "dit": DIT_SIZES}
+UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+
+
 def _named(sizes: dict[str, Any]) -> BeforeValidator:
     def pick(value: Any) -> Any:
         if isinstance(value, str):
@@ -32,7 +37,7 @@ def _named(sizes: dict[str, Any]) -> BeforeValidator:
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class World(Section):
@@ -61,6 +66,7 @@ class Footage(Section):
     """What is read from a folder, and the limits that a header must keep before anything is decoded."""
 
     extensions: tuple[str, ...]
+    min_side_pixels: Positive
     max_side_pixels: Positive
     max_frames: Positive
     max_seconds: float
@@ -295,6 +301,8 @@ def read_settings_file(path: Path) -> dict[str, Any]:
         raise SettingsError(f"`{path}` is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict) or not isinstance(document.get("defaults"), dict):
         raise SettingsError(f"`{path}` has no `defaults` mapping; hint: start from the repository's pipelines.yaml")
+    if not isinstance(document.get("profiles") or {}, dict) or not isinstance(document.get("deployments") or [], list):
+        raise SettingsError(f"`{path}`: `profiles` is a mapping of names and `deployments` a list; hint: start from the repository's")
     unknown = set(document) - {"defaults", "profiles", "deployments"}
     if unknown:
         raise SettingsError(f"`{path}`: `{sorted(unknown)[0]}` is not one of defaults, profiles, deployments")
@@ -313,12 +321,12 @@ def load_config(profile: str | None = None, overrides: Sequence[str] = (), file:
     if profile is not None:
         if profile not in profiles:
             raise SettingsError(f"`{profile}` is not a profile{_nearest(profile, profiles)}")
-        settings = _merge(settings, profiles[profile] or {})
+        settings = _merge(_with_whole_sizes(settings), profiles[profile] or {})
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key.strip():
             raise SettingsError(f"`--set {override}` is not `key=value`; hint: for example `--set dit.steps=200`")
-        settings = _merge(settings, _nested(key.strip().split("."), yaml.safe_load(value) if value else None))
+        settings = _merge(_with_whole_sizes(settings), _nested(key.strip().split("."), _value(override, value)))
     try:
         return Config.model_validate(settings)
     except ValidationError as error:
@@ -336,26 +344,40 @@ def load_deployments(file: str | None = None) -> list[Deployment]:
 
 def explain(error: ValidationError) -> str:
     """Says the first mistake of a validation error in one sentence, with the nearest name for an unknown key."""
-    first = error.errors()[0]
+    mistakes = error.errors()
+    first = next((mistake for mistake in mistakes if mistake["type"] in UNKNOWN), mistakes[0])
     path = [str(part) for part in first["loc"] if not str(part).startswith("function-")]
     where = ".".join(path)
-    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"`{where}` is not a setting{_nearest(path[-1], _keys_at(path[:-1]))}"
+    if first["type"] in UNKNOWN:
+        return f"`{where}` is not a setting{_nearest_setting(path)}"
     if first["type"] in ("missing", "missing_argument"):
         return f"`{where}` is missing; hint: copy it from the repository's pipelines.yaml"
     message = first["msg"].removeprefix("Value error, ")
-    if message.startswith("`clip.") or message.startswith("`world."):
+    if message.startswith(("`clip.", "`world.")):
         return message
     return f"`{where}` = {first['input']!r}: {message[0].lower()}{message[1:]}"
 
 
-def _keys_at(path: list[str]) -> list[str]:
-    model: Any = Config
+def _nearest_setting(path: list[str]) -> str:
+    """Offers the nearest name beside an unknown one, or below its neighbours: `vae.latent_chanels` means one of `vae.size`."""
+    names = _names_below(Config, path[:-1])
+    beside = [name for name in names if "." not in name]
+    close = difflib.get_close_matches(path[-1], beside, n=1, cutoff=0.7)
+    close = close or [n for n in names if difflib.get_close_matches(path[-1], [n.rpartition(".")[2]], n=1, cutoff=0.7)]
+    return f"; did you mean `{'.'.join([*path[:-1], close[0]])}`?" if close else _nearest(path[-1], beside)
+
+
+def _names_below(model: Any, path: list[str]) -> list[str]:
     for part in path:
-        model = model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else None
-        if model is None:
-            return []
-    return list(getattr(model, "model_fields", None) or getattr(model, "__dataclass_fields__", {}))
+        model = _fields(model).get(part)
+    deeper = [f"{name}.{below}" for name, kind in _fields(model).items() for below in _names_below(kind, [])]
+    return [*_fields(model), *deeper]
+
+
+def _fields(model: Any) -> dict[str, Any]:
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        return {name: field.annotation for name, field in model.model_fields.items()}
+    return dict.fromkeys(getattr(model, "__dataclass_fields__", {}))
 
 
 def _nearest(name: str, names: Any) -> str:
@@ -363,6 +385,23 @@ def _nearest(name: str, names: Any) -> str:
     if close:
         return f"; did you mean `{close[0]}`?"
     return f"; the names are {', '.join(sorted(names))}" if names else ""
+
+
+def _value(override: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text) if text else None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"the value of `--set {override}` is not YAML; hint: quote it, or close its brackets") from error
+
+
+def _with_whole_sizes(settings: dict[str, Any]) -> dict[str, Any]:
+    """Replaces the names of sizes by all their fields, so that one field alone can be set."""
+    whole = dict(settings)
+    for section, sizes in SIZES.items():
+        there = whole.get(section)
+        if isinstance(there, dict) and isinstance(there.get("size"), str) and there["size"] in sizes:
+            whole[section] = {**there, "size": asdict(sizes[there["size"]])}
+    return whole
 
 
 def _nested(path: list[str], value: Any) -> dict[str, Any]:

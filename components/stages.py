@@ -28,7 +28,14 @@ STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
         Stage(
-            "ingest", "scenes and clips from footage", "videos", (), ("status", "reason", "ingested_by"), ("footage", "scenes", "clip"), (), 1
+            "ingest",
+            "scenes and clips from footage",
+            "videos",
+            (),
+            ("status", "reason", "ingested_by"),
+            ("footage", "scenes", "clip"),
+            (),
+            1,
         ),
         Stage(
             "curate",

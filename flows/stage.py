@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import prefect.settings
-from prefect import task
+from prefect import State, task
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.settings import temporary_settings
@@ -21,6 +21,7 @@ from components.jobs.stage import run_stage
 from components.store.project import Project, project_name
 from flows.progress import stage_progress
 
+SKIPPED = "Skipped"
 QUICK_SUBFLOWS = {prefect.settings.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}  # joining a heartbeat costs each subflow a second
 
 
@@ -43,7 +44,7 @@ def run_stage_task(run: Run, stage: str) -> Any:
         progress(1, 1, outcome.why if outcome.action == "skip" else "")
     publish(outcome)
     if outcome.action == "skip":
-        return Completed(name="Skipped", message=outcome.why, data=outcome)
+        return Completed(name=SKIPPED, message=outcome.why)
     return outcome
 
 
@@ -62,7 +63,15 @@ def publish(outcome: Outcome) -> None:
 
 def run_stages(run: Run, stages: Sequence[str]) -> list[Outcome]:
     """Runs stages one after another as tasks of the flow that calls this."""
-    return [run_stage_task.with_options(name=stage)(run, stage) for stage in stages]
+    return [_outcome(run, stage, run_stage_task.with_options(name=stage)(run, stage)) for stage in stages]
+
+
+def _outcome(run: Run, stage: str, answer: Outcome | State[Any]) -> Outcome:
+    """A task that names its state answers the state in place of its result."""
+    if isinstance(answer, Outcome):
+        return answer
+    record = run.project.record(stage) or {}
+    return Outcome(stage, "skip", answer.message or "", 0.0, record.get("result", {}))
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
+from functools import partial
 from typing import Any, TypedDict
 
 import numpy as np
@@ -76,25 +77,29 @@ DEGRADATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def ranking(
-    clips: Sequence[np.ndarray], fps: Fraction | float, min_motion: float, sharp_at: float, pool_map: Map = map
+    clips: Sequence[np.ndarray],
+    fps: Fraction | float,
+    min_motion: float,
+    sharp_at: float,
+    names: Sequence[str] = tuple(DEGRADATIONS),
+    pool_map: Map = map,
 ) -> dict[str, Ranking]:
     """Counts for each degradation the share of clips whose score is above that of their spoilt copy.
 
     A spoilt copy without a score (too still) is below every score. Clips without a score themselves are not counted.
     """
-    settings = [(clip, fps, min_motion, sharp_at) for clip in clips]
-    wins = [found for found in pool_map(_compare, settings) if found is not None]
-    return {
-        name: Ranking(share=float(np.mean([won[name] for won in wins])) if wins else None, num_clips=len(wins)) for name in DEGRADATIONS
-    }
+    judge = partial(_compare, fps=fps, min_motion=min_motion, sharp_at=sharp_at, names=tuple(names))
+    wins = [found for found in pool_map(judge, list(clips)) if found is not None]
+    return {name: Ranking(share=float(np.mean([won[name] for won in wins])) if wins else None, num_clips=len(wins)) for name in names}
 
 
-def _compare(settings: tuple[np.ndarray, Fraction | float, float, float]) -> dict[str, bool] | None:
-    clip, fps, min_motion, sharp_at = settings
+def _compare(
+    clip: np.ndarray, *, fps: Fraction | float, min_motion: float, sharp_at: float, names: tuple[str, ...]
+) -> dict[str, bool] | None:
     own = temporal(clip, fps, min_motion, sharp_at)["score"]
     if own is None:
         return None
-    return {name: own > _score(temporal(spoil(clip), fps, min_motion, sharp_at)) for name, spoil in DEGRADATIONS.items()}
+    return {name: own > _score(temporal(DEGRADATIONS[name](clip), fps, min_motion, sharp_at)) for name in names}
 
 
 def _score(found: Temporal) -> float:

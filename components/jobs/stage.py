@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from components.jobs.run import Outcome, Run, timed
-from components.operations.freshness import assess
+from components.operations.freshness import assess, stage_settings
 from components.stages import STAGES, TRAIN_STAGES
 
 BODIES = {
@@ -21,6 +21,7 @@ BODIES = {
     "evaluate": "components.jobs.evaluate",
     "promote": "components.jobs.promote",
 }
+LOCKED = (*TRAIN_STAGES, "promote")  # row stages of two runs may overlap
 
 
 def run_stage(run: Run, stage: str) -> Outcome:
@@ -29,26 +30,23 @@ def run_stage(run: Run, stage: str) -> Outcome:
     Raises:
         StageBusyError: another run of this project trains the same stage.
     """
-    alone = run.project.lock(stage) if stage in (*TRAIN_STAGES, "promote") else nullcontext()
-    with alone:
-        freshness = assess(stage, run.config, run.project, run.source, run.manifest)
-        if freshness.fresh:
+    with run.project.lock(stage) if stage in LOCKED else nullcontext():
+        before = assess(stage, run.config, run.project, run.source, run.manifest)
+        if before.fresh:
             record = run.project.record(stage) or {}
-            return Outcome(stage, "skip", freshness.why, 0.0, record.get("result", {}))
+            return Outcome(stage, "skip", before.why, 0.0, record.get("result", {}))
         body: Callable[..., dict[str, Any]] = getattr(import_module(BODIES[stage]), stage)
-        result, seconds = timed(lambda: body(run, freshness))
-        after = assess(stage, run.config, run.project, run.source, run.manifest) if stage in ("ingest", "curate", "caption", "encode") else freshness
-        run.project.write_record(
-            stage,
-            {
-                "stage": stage,
-                "title": STAGES[stage].title,
-                "maker": after.maker,
-                "rows": after.rows,
-                "rows_digest": after.rows_digest,
-                "result": result,
-                "seconds": seconds,
-                "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            },
-        )
-        return Outcome(stage, "run", freshness.why, seconds, result)
+        result, seconds = timed(lambda: body(run, before))
+        record = {
+            "stage": stage,
+            "title": STAGES[stage].title,
+            "maker": before.maker,
+            "settings": stage_settings(stage, run.config),
+            "rows": before.rows,
+            "rows_digest": before.rows_digest,
+            "result": result,
+            "seconds": seconds,
+            "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+        run.project.write_record(stage, record)
+        return Outcome(stage, "run", before.why, seconds, result)

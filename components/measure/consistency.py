@@ -58,7 +58,7 @@ def temporal(frames: np.ndarray, fps: Fraction | float, min_motion: float, sharp
     if len(frames) < 2:
         return found
     forward, backward = flow(frames), flow(frames[::-1])[::-1]
-    found["motion"] = motion(forward, fps)
+    found["motion"] = fastest = motion(forward, fps)
     found["warp_error"], found["unexplained"], found["masked_share"] = warp_error(frames, forward, backward)
     found["repeat_share"] = repeat_share(frames)
     if len(frames) < 3:
@@ -66,7 +66,7 @@ def temporal(frames: np.ndarray, fps: Fraction | float, min_motion: float, sharp
     found["acceleration"], found["stutter"] = acceleration(forward)
     found["flicker"] = flicker(frames)
     found["roughness"] = roughness(frames)
-    found["status"] = "ok" if found["motion"] >= min_motion else "still"
+    found["status"] = "ok" if fastest >= min_motion else "still"
     if found["status"] == "ok":
         found["score"] = score(found, sharp_at)
     return found

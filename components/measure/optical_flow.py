@@ -23,7 +23,7 @@ def flow(frames: np.ndarray) -> np.ndarray:
     """
     height, width = frames.shape[1:3]
     down, right = max(0, MIN_SIDE - height), max(0, MIN_SIDE - width)
-    search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     search.setFinestScale(0)
     search.setPatchStride(4)
     search.setGradientDescentIterations(12)
@@ -33,5 +33,6 @@ def flow(frames: np.ndarray) -> np.ndarray:
         greys = [cv2.copyMakeBorder(grey, 0, down, 0, right, cv2.BORDER_REPLICATE) for grey in greys]
     found = np.empty((max(0, len(frames) - 1), height, width, 2), np.float32)
     for t in range(len(found)):
-        found[t] = search.calc(greys[t], greys[t + 1], None)[:height, :width]
+        start = np.zeros((*greys[t].shape, 2), np.float32)
+        found[t] = np.asarray(search.calc(greys[t], greys[t + 1], start))[:height, :width]
     return found

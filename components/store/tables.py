@@ -1,6 +1,6 @@
 """Lance tables, the pipeline's shared memory: rows by key, partial columns, blobs, and safe concurrent writers."""
 
-import functools
+import difflib
 import hashlib
 import random
 import time
@@ -9,12 +9,18 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from components.store.arrow import SHAPES, arrays, is_blob, plain
+from components.store.arrow import column as arrow_column
+from components.store.filters import among, distinct
+
 if TYPE_CHECKING:
     import lance
     import numpy as np
     import pyarrow as pa
 
     from components.store.project import Project
+
+__all__ = ["Table", "TableError", "among", "clips", "distinct", "exists", "samples", "videos"]
 
 Result = TypeVar("Result")
 
@@ -24,7 +30,6 @@ ROWS_PER_FRAGMENT = 4096  # an update rewrites its columns of the fragments it t
 KEEP_VERSIONS = timedelta(hours=1)  # readers of another process may still be on an old version
 KEYS_IN_FILTER = 512  # above this a scan of the key column is faster than an IN list
 BLOBS_AT_ONCE = 128
-SHAPES = {"latents": "latents_shape", "text_embeds": "text_shape"}
 
 
 class TableError(ValueError):
@@ -45,7 +50,7 @@ class Table:
         self.uri = str(dataset.uri)
         self.name = Path(self.uri).stem
         self.schema: pa.Schema = dataset.schema
-        self.blob_columns = tuple(f.name for f in self.schema if _is_blob(f))
+        self.blob_columns = tuple(f.name for f in self.schema if is_blob(f))
 
     @classmethod
     def open(cls, uri: str, schema: "pa.Schema", key: str) -> "Table":
@@ -143,12 +148,15 @@ class Table:
         Raises:
             TableError: a key is not there, or its blob is null.
         """
-        dataset = self._latest()
-        ids = self._row_ids(dataset, keys)
+        import lance
+
+        # A version of its own: addresses move when somebody compacts, and a caller may write while this reads.
+        dataset = lance.dataset(self.uri, version=self._latest().version)
+        places = self._row_addresses(dataset, keys)
         for chunk in _chunks(keys, BLOBS_AT_ONCE):
-            found = dict(dataset.read_blobs(column, ids=sorted({ids[key] for key in chunk})))
+            found = dict(dataset.read_blobs(column, addresses=sorted({places[key] for key in chunk})))
             for key in chunk:
-                blob = found.get(ids[key])
+                blob = found.get(places[key])
                 if blob is None:
                     raise TableError(f"`{key}` of table `{self.name}` has no `{column}`")
                 yield key, blob
@@ -162,15 +170,15 @@ class Table:
         dataset = self._latest()
         whole = 4 * len(keys) >= dataset.count_rows()  # then one scan is cheaper than many lists of keys
         filters = [None] if whole else [among(self.key, part) for part in _chunks(keys, KEYS_IN_FILTER)]
-        arrays: dict[str, np.ndarray] = {}
+        found: dict[str, np.ndarray] = {}
         for where in filters:
-            found = dataset.to_table(columns=[self.key, column, SHAPES[column]], filter=where)
-            for batch in found.to_batches():
-                arrays.update(_arrays(batch, self.key, column))
+            part = dataset.to_table(columns=[self.key, column, SHAPES[column]], filter=where)
+            for batch in part.to_batches():
+                found.update(arrays(batch, self.key, column))
         for key in keys:
-            if key not in arrays:
+            if key not in found:
                 raise TableError(f"`{key}` of table `{self.name}` has no `{column}`; hint: run the stage that writes it")
-        return [arrays[key] for key in keys]
+        return [found[key] for key in keys]
 
     def digest(self, columns: Sequence[str], where: str | None = None) -> str:
         """Answers the sha256 of the sorted (key, columns) of the rows that a filter matches.
@@ -214,7 +222,7 @@ class Table:
                 self._add_column(field)
                 continue
             there = self.schema.field(field.name)
-            if there.type != field.type and not (_is_blob(there) and _is_blob(field)):
+            if there.type != field.type and not (is_blob(there) and is_blob(field)):
                 raise TableError(
                     f"column `{field.name}` of `{self.uri}` is {there.type}, not {field.type}; "
                     "hint: another version of Kinora wrote it, use another `--project`"
@@ -227,7 +235,7 @@ class Table:
 
         self._commit(add)
         self.schema = self._dataset.schema
-        self.blob_columns = tuple(f.name for f in self.schema if _is_blob(f))
+        self.blob_columns = tuple(f.name for f in self.schema if is_blob(f))
 
     def _arrow(self, rows: "Sequence[Mapping[str, Any]] | pa.Table", keep: str) -> "pa.Table":
         """Answers rows as an Arrow table of this schema's types, each key once."""
@@ -240,10 +248,10 @@ class Table:
             columns = columns or {self.key: []}
         for name in columns:
             self._check_column(name)
-        if self.key not in columns or any(value is None or value == "" for value in _plain(columns[self.key])):
+        if self.key not in columns or any(value is None or value == "" for value in plain(columns[self.key])):
             raise TableError(f"a row for table `{self.name}` has no `{self.key}`")
         fields = [self.schema.field(name) for name in columns]
-        table = pa.table([_column(columns[f.name], f) for f in fields], schema=pa.schema(fields))
+        table = pa.table([arrow_column(columns[f.name], f) for f in fields], schema=pa.schema(fields))
         places: dict[str, int] = {}
         for place, key in enumerate(table[self.key].to_pylist()):
             if keep == "last" or key not in places:
@@ -274,34 +282,19 @@ class Table:
 
         return int(self._commit(merge)["num_updated_rows"])
 
-    def _row_ids(self, dataset: "lance.LanceDataset", keys: Sequence[str]) -> dict[str, int]:
+    def _row_addresses(self, dataset: "lance.LanceDataset", keys: Sequence[str]) -> dict[str, int]:
         where = among(self.key, keys) if len(keys) <= KEYS_IN_FILTER else None
-        found = dataset.to_table(columns=[self.key], filter=where, with_row_id=True)
-        ids = dict(zip(found[self.key].to_pylist(), found["_rowid"].to_pylist(), strict=True))
+        found = dataset.to_table(columns=[self.key], filter=where, with_row_address=True)
+        places = dict(zip(found[self.key].to_pylist(), found["_rowaddr"].to_pylist(), strict=True))
         for key in keys:
-            if key not in ids:
+            if key not in places:
                 raise TableError(f"`{key}` is not in table `{self.name}`")
-        return ids
+        return places
 
     def _check_column(self, name: str) -> None:
         if name not in self.schema.names:
-            raise TableError(f"`{name}` is not a column of table `{self.name}`; the columns are {', '.join(self.schema.names)}")
-
-
-def distinct(column: str, value: str) -> str:
-    """Answers the filter for rows whose column is not this value, null included (`!=` skips nulls)."""
-    return f"{column} IS DISTINCT FROM {quoted(value)}"
-
-
-def among(column: str, values: Iterable[str]) -> str:
-    """Answers the filter for rows whose column is one of these values."""
-    listed = ", ".join(quoted(value) for value in values)
-    return f"{column} IN ({listed})" if listed else "false"
-
-
-def quoted(value: str) -> str:
-    """Answers a text as a literal of a filter."""
-    return "'" + value.replace("'", "''") + "'"
+            close = difflib.get_close_matches(name, self.schema.names, n=1)
+            raise TableError(f"`{name}` is not a column of table `{self.name}`" + (f"; did you mean `{close[0]}`?" if close else ""))
 
 
 def exists(project: "Project", name: str) -> bool:
@@ -337,7 +330,7 @@ def _create(uri: str, schema: "pa.Schema", key: str) -> "lance.LanceDataset":
     # Lance keeps two writers from inserting the same key only when the column is marked as the primary key.
     fields = [f.with_metadata({"lance-schema:unenforced-primary-key": "true"}) if f.name == key else f for f in schema]
     marked = pa.schema(fields)
-    empty = pa.table([_column([], f) for f in marked], schema=marked)
+    empty = pa.table([arrow_column([], f) for f in marked], schema=marked)
     Path(uri).parent.mkdir(parents=True, exist_ok=True)
     try:
         return lance.write_dataset(empty, uri, data_storage_version="2.2", enable_stable_row_ids=True)
@@ -347,52 +340,8 @@ def _create(uri: str, schema: "pa.Schema", key: str) -> "lance.LanceDataset":
         return lance.dataset(uri)
 
 
-def _column(values: Any, field: "pa.Field") -> "pa.Array | pa.ChunkedArray":
-    import lance
-    import pyarrow as pa
-
-    if _is_blob(field):
-        return lance.blob_array(_plain(values))
-    if isinstance(values, pa.Array | pa.ChunkedArray):
-        return values.cast(field.type)
-    if pa.types.is_list(field.type) and field.type.value_type == pa.float16():
-        return pa.array([_float16(value) for value in values], type=field.type)
-    return pa.array(values, type=field.type)
-
-
-def _arrays(batch: "pa.RecordBatch", key: str, column: str) -> "Iterator[tuple[str, np.ndarray]]":
-    flat = batch[column].values.to_numpy()
-    bounds = batch[column].offsets.to_numpy()
-    shapes = batch[SHAPES[column]].to_pylist()
-    valid = batch[column].is_valid().to_pylist()
-    for row, name in enumerate(batch[key].to_pylist()):
-        if valid[row]:
-            yield name, flat[bounds[row] : bounds[row + 1]].reshape(shapes[row])
-
-
 def _chunks(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:
     return (keys[start : start + size] for start in range(0, len(keys), size))
-
-
-def _float16(value: Any) -> Any:
-    import numpy as np
-
-    return None if value is None else np.asarray(value, dtype=np.float16).reshape(-1)
-
-
-def _plain(values: Any) -> list[Any]:
-    return values if isinstance(values, list) else values.to_pylist()
-
-
-def _is_blob(field: "pa.Field") -> bool:
-    return getattr(field.type, "extension_name", "") == _blob_name()
-
-
-@functools.cache
-def _blob_name() -> str:
-    import lance
-
-    return str(lance.blob_field("any").type.extension_name)
 
 
 def _lost_a_race(error: Exception) -> bool:

@@ -34,7 +34,15 @@ class TrainContext:
     @classmethod
     def local(cls, folder: Path, device: str = "cpu", threads: int = 1) -> "TrainContext":
         """Answers the context of a lone worker in this process, for tests and benchmarks; it reports to `metrics.jsonl`."""
-        return cls(0, 1, device, threads, MetricsFile(Path(folder) / "metrics.jsonl").append, lambda model: model)
+        return of_worker(0, 1, device, threads, Path(folder) / "metrics.jsonl", lambda model: model)
+
+
+def of_worker(
+    rank: int, world_size: int, device: str, threads: int, metrics_file: Path, wrap: Callable[["nn.Module"], "nn.Module"]
+) -> TrainContext:
+    """Answers the context of one worker; rank 0 reports to the metrics file, the others to nobody."""
+    report = MetricsFile(Path(metrics_file)).append if rank == 0 else nothing_to_report
+    return TrainContext(rank, world_size, device, threads, report, wrap)
 
 
 def nothing_to_report(step: int, metrics: Mapping[str, float]) -> None:

@@ -164,7 +164,7 @@ def draw_film(recipe: Recipe) -> tuple[np.ndarray, dict]:
     gaps = [_draw_gap(rng, recipe.gradual_share) for _ in scenes[1:]]  # (type, frames) of each boundary
     parts: list[np.ndarray] = []
     sidecar = {"format": FORMAT, "version": VERSION, "preset": recipe.preset, "seed": recipe.seed, "fps": recipe.fps}
-    sidecar |= {"held_out": recipe.allow == "unseen", "recipe": _plain(recipe), "scenes": [], "cuts": [], "gradual": []}
+    sidecar |= {"held_out": recipe.allow == "unseen", "recipe": asdict(recipe), "scenes": [], "cuts": [], "gradual": []}
     at, tail = 0, None  # tail: the last scene's frames that the next gap mixes with
     for i, (scene, count) in enumerate(scenes):
         (kind, before), after = gaps[i - 1] if i else ("cut", 0), gaps[i][1] if i < len(gaps) else 0
@@ -179,7 +179,7 @@ def draw_film(recipe: Recipe) -> tuple[np.ndarray, dict]:
         parts.append(shot[before : before + count])
         sidecar["scenes"].append(_truth(scene, at, count, fps))
         at, tail = at + count, shot[before + count :]
-    return np.concatenate(parts), sidecar
+    return np.concatenate(parts), json.loads(json.dumps(sidecar))
 
 
 def _draw_scenes(rng: np.random.Generator, preset: Preset, recipe: Recipe) -> list[tuple[Scene, int]]:

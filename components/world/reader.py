@@ -12,7 +12,7 @@ import numpy as np
 
 from components.world.render import distance
 from components.world.sight import Blob, Path, Slide, find_blob, find_slide, grow, slope, trace
-from components.world.vocabulary import DIRECTIONS, FIELDS, Preset, get_preset
+from components.world.vocabulary import DIRECTIONS, FIELDS, Preset, all_triples, get_preset
 
 MOTION_FLOOR = 0.7  # pixels a frame at a short side of 64
 SHAPE_FLOOR = 0.62  # soft IoU with the best template
@@ -41,16 +41,20 @@ def read(frames: np.ndarray, preset: str | Preset = "demo") -> dict[str, str | N
         ground &= np.abs(luma - np.median(luma[ground])) < 45  # leaves out a second object and most of a bar
     slide = find_slide(luma, ground, frozenset(camera.split("-")[0] for camera in preset.cameras))
     answer["camera"] = _camera(slide, preset, unit)
-    answer["background"] = _background(luma, ground, preset)
+    foot = round(0.75 * luma.shape[1]) if preset.parallax_share else luma.shape[1]  # below it may stand bushes
+    answer["background"] = _background(luma[:, :foot], ground[:, :foot], preset, unit)
     if blob is None:
         return answer
     path = trace(blob.mask)
     if len(path.frames) < max(1, len(frames) // 2):
         return answer
     answer["colour"] = blob.colour
-    angles = 8 if "spin" in preset.motions else 1
-    answer["shape"] = _shape(blob.mask[path.frames], preset.shapes, angles)
     answer["motion"] = _motion(blob, path, slide or Slide(), preset, unit)
+    if answer["motion"] == "spin":
+        turning = frozenset(shape for _, shape, motion in all_triples(preset) if motion == "spin")
+        answer["shape"] = _shape(blob.mask[path.frames], tuple(sorted(turning)), angles=8)
+    else:
+        answer["shape"] = _shape(blob.mask[path.frames], preset.shapes, angles=1)
     return answer
 
 
@@ -74,14 +78,14 @@ def _camera(slide: Slide | None, preset: Preset, unit: float) -> str | None:
     return label if label in preset.cameras else None
 
 
-def _background(luma: np.ndarray, ground: np.ndarray, preset: Preset) -> str | None:
+def _background(luma: np.ndarray, ground: np.ndarray, preset: Preset, unit: float) -> str | None:
     """Fits each regular pattern to the relief, at the wavelengths the preset has; what none fits is cloudy or speckled."""
     picks = np.linspace(0, len(luma) - 1, min(3, len(luma))).astype(int)
-    answers = [_pattern_of(luma[t], ground[t], preset) for t in picks]
+    answers = [_pattern_of(luma[t], ground[t], preset, 64 * unit) for t in picks]
     return max(set(answers), key=lambda name: (answers.count(name), name is not None))
 
 
-def _pattern_of(image: np.ndarray, ground: np.ndarray, preset: Preset) -> str | None:
+def _pattern_of(image: np.ndarray, ground: np.ndarray, preset: Preset, short_side: float) -> str | None:
     rows, cols = np.nonzero(ground)
     values = image[ground] - image[ground].mean() if len(rows) else image[ground]
     if values.size < 0.1 * image.size or values.std() < 2.0:
@@ -89,7 +93,7 @@ def _pattern_of(image: np.ndarray, ground: np.ndarray, preset: Preset) -> str | 
     shortest, longest = preset.wavelength
     fits = {"striped": 0.0, "dotted": 0.0}
     for wavelength in np.linspace(0.93 * shortest, 1.07 * longest, 3 if shortest == longest else 14):
-        turn = 2 * math.pi / (wavelength * min(image.shape))
+        turn = 2 * math.pi / (wavelength * short_side)
         across, along = (np.stack([np.cos(turn * at), np.sin(turn * at)]) for at in (cols, rows))
         dots = (across[:, None] * along[None]).reshape(4, -1)
         fits["striped"] = max(fits["striped"], _explained(across, values))
@@ -116,7 +120,9 @@ def _explained(basis: np.ndarray, values: np.ndarray) -> float:
 def _shape(masks: np.ndarray, shapes: tuple[str, ...], angles: int) -> str | None:
     """Compares silhouettes, all brought to one size and place, with every shape's own: soft IoU, the mean over frames."""
     names, templates = _templates(shapes, angles)
-    whole = [mask for mask in masks if not _touches_edge(mask)] or list(masks)
+    areas = masks.sum((1, 2))
+    full = areas >= 0.85 * np.quantile(areas, 0.9)  # the others may be half behind a bar
+    whole = [mask for mask in masks[full] if not _touches_edge(mask)] or list(masks)
     likeness = np.zeros((len(whole), len(shapes)))
     for row, mask in zip(likeness, whole, strict=True):
         picture = _normalised(mask)
@@ -208,7 +214,7 @@ def _hops(path: Path, unit: float) -> bool:
     if len(path.frames) < 5:
         return False
     bend = path.y[2:] - 2 * path.y[1:-1] + path.y[:-2]
-    return float(np.median(np.abs(bend))) > 0.45 * unit
+    return float(np.median(bend)) > 0.45 * unit
 
 
 def _turning(masks: np.ndarray) -> float:

@@ -21,9 +21,10 @@ from components.world.vocabulary import (
 )
 
 BAR_HALF_WIDTH = 0.055
-BAR_COLOUR = np.array([112.0, 96.0, 80.0], np.float32)
+BAR_COLOUR = np.array([16.0, 16.0, 20.0], np.float32)
 BUSH_DARKNESS = 0.55
 MARGIN = 0.5 / 64
+PIVOT = {"triangle": 0.24}  # how far below the middle of its box a shape's centre of mass lies, in radii; it spins around that
 
 
 def render_clips(
@@ -258,7 +259,7 @@ def _draw_on(frames: np.ndarray, thing: Thing, times: np.ndarray, camera: tuple[
         dy = np.arange(y0[t], y1[t], dtype=np.float32)[:, None] - centre_y[t]
         if thing.spin:
             cos, sin = np.cos(angle[t]), np.sin(angle[t])
-            dx, dy = cos * dx + sin * dy, cos * dy - sin * dx
+            dx, dy = cos * dx + sin * dy, cos * dy - sin * dx + PIVOT.get(thing.shape, 0.0) * radius[t]
         cover = np.clip(0.5 - radius[t] * distance(thing.shape, dx / radius[t], dy / radius[t]), 0, 1)[..., None]
         box = frames[t, y0[t] : y1[t], x0[t] : x1[t]]
         box[:] = box + cover * (colour - box) + 0.5

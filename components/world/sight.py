@@ -8,7 +8,7 @@ import numpy as np
 
 from components.world.vocabulary import PALETTE
 
-FAINTEST = 45.0  # how far, in RGB, an object's colour stands from the background's at the least
+FAINTEST = 60.0  # how far, in RGB, an object's colour stands from the background's at the least
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,12 @@ def find_blob(frames: np.ndarray, colours: tuple[str, ...], bridge: int = 1) -> 
     ground = np.median(pixels[:, ::2, ::2].reshape(-1, 3), axis=0)
     off = pixels - ground  # (T, H, W, 3)
     far = np.sqrt(np.square(off).sum(-1))  # (T, H, W)
-    strong = far > max(FAINTEST, 0.5 * float(np.quantile(far, 0.97)))
+    strong = far > max(FAINTEST, 0.35 * float(np.quantile(far, 0.97)))
     ways = np.array([PALETTE[colour] for colour in colours], np.float32) - ground
     ways /= np.linalg.norm(ways, axis=1, keepdims=True)
-    nearest = np.where(strong, np.argmax(off @ ways.T, axis=-1), -1)  # (T, H, W)
+    likeness = off @ ways.T / np.maximum(far, 1e-6)[..., None]  # (T, H, W, colours)
+    strong &= likeness.max(-1) > 0.7
+    nearest = np.where(strong, np.argmax(likeness, axis=-1), -1)  # (T, H, W)
     inside = ~grow(~strong, 1)  # edges are mixed colours, and codecs keep less of colour than of light
     nearest = np.where(inside, nearest, -1) if inside.sum() > 0.01 * inside.size else nearest
     counts = np.bincount(nearest[nearest >= 0], minlength=len(colours))
@@ -73,7 +75,7 @@ def _blob(off, far, mine, ways, colours, bridge) -> Blob | None:
     if piece.sum() < 0.4 * mask.sum():
         return None  # no one object, but many
     likeness = np.sort(ways @ (own / strength))
-    clear = likeness[-1] > 0.92 and (len(likeness) == 1 or likeness[-1] - likeness[-2] > 0.02)
+    clear = likeness[-1] > 0.9 and (len(likeness) == 1 or likeness[-1] - likeness[-2] > 0.02)
     return Blob(colours[int(np.argmax(ways @ own))] if clear else None, piece)
 
 

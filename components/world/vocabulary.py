@@ -277,7 +277,7 @@ SYNONYMS: dict[str, dict[str, str]] = {  # word -> how it may be said; plurals a
         "bounce": r"bounc\w*|hop(?:s|ping)?",
         "grow": r"grow(?:s|ing)?|expand\w*|swell\w*|enlarg\w*|bigger",
         "spin": r"spin(?:s|ning)?|rotat\w*|twirl\w*|turn(?:s|ing)?",
-        "still": r"still|static|stationary|motionless|unmoving|frozen|rest(?:s|ing)|not move",
+        "still": r"still|static|stationary|motionless|unmoving|frozen|rest(?:s|ing)|(?:not|\w+n't) move",
     },
     "background": {
         "striped": r"strip(?:e|es|ed|y)|lined",
@@ -295,7 +295,7 @@ CAMERA_PATTERNS = (
     r"\b(?P<verb>pan|tilt|zoom)(?:s|n?ing|m?ing|n?ed|m?ed)?\W+(?:(?:to|towards?|the)\W+)*(?P<way>left|right|up|down|in|out)(?:wards?)?\b",
     r"\b(?P<way>left|right|up|down)(?:wards?)?\W+(?P<verb>pan|tilt)\b",
     rf"\b(?P<still>{STILL_CAMERA})\W+(?:camera|shot|view|frame)\b",
-    rf"\b(?:camera|shot|view)\W+(?:\w+\W+){{0,3}}?(?P<still>{STILL_CAMERA}|(?:not|n't|never) move)\b",
+    rf"\b(?:camera|shot|view)\W+(?:\w+\W+){{0,3}}?(?P<still>{STILL_CAMERA}|(?:not|\w+n't|never) move)\b",
 )
 IN_PASSING = r"from (?:the )?(?:left|right|top|bottom)\b|\b(?:left|right|top|bottom)(?:most)? (?:side|corner|half|edge|part)\b|close[ -]up|right (?:now|away)"
 

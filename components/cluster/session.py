@@ -1,0 +1,294 @@
+"""One Ray for one process: a cluster by RAY_ADDRESS, else a small local one that leaves nothing behind."""
+
+import atexit
+import contextlib
+import functools
+import json
+import logging
+import os
+import secrets
+import shutil
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger("kinora")
+
+PREFIX = "kin-"
+OWNER = "owner.json"
+LONGEST_TEMP = 30  # bytes; Ray adds about 75 below it and a socket path holds 107
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+
+WORKER_ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "passive",  # spinning threads of one worker would steal the core of another
+    "GOMP_SPINCOUNT": "0",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+}
+LOCAL_ENVIRONMENT = WORKER_ENVIRONMENT | {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_prestart_worker_first_driver": "0",  # each actor starts its own worker; idle ones only cost
+    "RAY_enable_metrics_collection": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one machine of our own is not taken away
+    "RAY_raylet_start_wait_time_s": "180",
+    "RAY_gcs_server_port_wait_time_s": "120",
+}
+
+
+class RayUnavailableError(RuntimeError):
+    """Ray did not start or could not be reached; the message says which and what to do."""
+
+
+@dataclass
+class _Session:
+    """A running or starting Ray and who uses it."""
+
+    address: str | None
+    users: int = 0
+    ready: threading.Event = field(default_factory=threading.Event)
+    stop: threading.Event = field(default_factory=threading.Event)
+    keeper: threading.Thread | None = None
+    error: BaseException | None = None
+    folder: Path | None = None
+
+
+_lock = threading.Lock()
+_current: _Session | None = None
+
+
+@contextlib.contextmanager
+def ray_session(config: Any, project_root: Path) -> Iterator[None]:
+    """Lends a connected Ray; a second call in the same process shares the first one's.
+
+    Args:
+        config: the resolved settings; `cluster.num_cpus` and `cluster.object_store_bytes` count.
+        project_root: keeps the token file, `<root>/ray/token`.
+
+    Raises:
+        RayUnavailableError: Ray did not start, or RAY_ADDRESS could not be reached.
+    """
+    session = _join(config, project_root)
+    try:
+        session.ready.wait()
+        if session.error is not None:
+            raise _explained(session) from session.error
+        yield
+    finally:
+        _leave(session)
+
+
+def start_ray(config: Any, project_root: Path) -> None:
+    """Starts Ray beside what this process does next; `ray_session` then waits for it, `stop_ray` ends it."""
+    _join(config, project_root)
+
+
+def stop_ray() -> None:
+    """Ends what `start_ray` began; without one it does nothing."""
+    if _current is not None:
+        _leave(_current)
+
+
+def ray_is_local() -> bool:
+    """Says whether the running Ray is this process's own."""
+    return _current is not None and _current.address is None
+
+
+def _join(config: Any, root: Path) -> _Session:
+    global _current
+    with _lock:
+        if _current is None or _current.error is not None:
+            session = _Session(address=os.environ.get("RAY_ADDRESS") or None)
+            # Ray ties its processes to the life of the thread that starts them, so one thread of ours holds them
+            session.keeper = threading.Thread(target=_keep, args=(session, config, Path(root)), name="ray-keeper", daemon=True)
+            session.keeper.start()
+            _current = session
+        _current.users += 1
+        return _current
+
+
+def _leave(session: _Session) -> None:
+    global _current
+    with _lock:
+        session.users -= 1
+        if session.users > 0:
+            return
+        if _current is session:
+            _current = None
+    session.stop.set()
+    if session.keeper is not None:
+        session.keeper.join()
+
+
+def _keep(session: _Session, config: Any, root: Path) -> None:
+    try:
+        if session.address:
+            _connect(session.address)
+        else:
+            session.folder = _new_folder()
+            _start_local(session.folder, config.cluster, root)
+    except Exception as error:
+        session.error = error
+    session.ready.set()
+    session.stop.wait()
+    _shut_down(session.folder)
+
+
+def _explained(session: _Session) -> RayUnavailableError:
+    cause = " ".join(str(session.error).split())[:300]
+    if session.address:
+        return RayUnavailableError(
+            f"no Ray answers at RAY_ADDRESS `{session.address}` ({cause}); hint: unset RAY_ADDRESS for a local one, or set RAY_AUTH_TOKEN_PATH"
+        )
+    return RayUnavailableError(f"Ray did not start on this machine ({cause}); hint: `kinora doctor` says what is missing")
+
+
+def _connect(address: str) -> None:
+    import ray
+
+    variables = WORKER_ENVIRONMENT | {"PYTHONPATH": _python_path()}
+    os.environ.update({key: value for key, value in WORKER_ENVIRONMENT.items() if key.startswith("RAY_TRAIN")})
+    ray.init(address=address, runtime_env={"env_vars": variables}, log_to_driver=False, logging_level=logging.ERROR)
+
+
+def _start_local(folder: Path, cluster: Any, root: Path) -> None:
+    """Starts Ray below `folder`; workers inherit their environment, so they need no runtime environment of their own."""
+    if "RAY_AUTH_TOKEN" not in os.environ:
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(token_file(root))
+    os.environ["RAY_AUTH_MODE"] = "token"
+    with _environment(LOCAL_ENVIRONMENT | {"PYTHONPATH": _python_path()}):
+        import ray
+        from ray._raylet import AuthenticationTokenLoader, Config
+
+        Config.initialize("")  # both are read once a process, and an earlier session may have been another project's
+        AuthenticationTokenLoader.instance().reset_cache()
+        with_dashboard = os.environ.get("KINORA_RAY_DASHBOARD") == "1"
+        with contextlib.nullcontext() if with_dashboard else _without_extras():
+            ray.init(
+                address="local",
+                num_cpus=cluster.num_cpus or max(2, len(os.sched_getaffinity(0))),
+                object_store_memory=max(cluster.object_store_bytes, 80 * 2**20),
+                include_dashboard=with_dashboard,
+                dashboard_host="127.0.0.1",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=str(folder),
+            )
+
+
+@contextlib.contextmanager
+def _without_extras() -> Iterator[None]:
+    """Starts only what tasks and actors need: no API server, autoscaler or log forwarder, and the agent of a minimal install.
+
+    Saves half of the start. These are Ray's internals of the pinned version; where they are missing Ray starts whole.
+    """
+    import ray._private.node as node
+    import ray._private.parameter as parameter
+    import ray._private.utils as utils
+
+    swaps = {
+        (parameter, "RayParams"): lambda old: functools.partial(old, no_monitor=True, include_log_monitor=False),
+        (node.Node, "start_api_server"): lambda old: lambda self, **options: None,
+        (utils, "get_dashboard_dependency_error"): lambda old: lambda: ImportError("left out"),
+    }
+    olds = {place: getattr(*place, None) for place in swaps}
+    if None in olds.values():
+        yield
+        return
+    for place, swap in swaps.items():
+        setattr(*place, swap(olds[place]))
+    try:
+        yield
+    finally:
+        for place, old in olds.items():
+            setattr(*place, old)
+
+
+def _shut_down(folder: Path | None) -> None:
+    import ray
+
+    with contextlib.suppress(Exception):  # whatever Ray says at its end, the folder goes
+        ray.shutdown()
+    if folder is not None:
+        _remove(folder)
+
+
+def token_file(root: Path) -> Path:
+    """Answers the file that holds Ray's token, made on first use and readable by its owner alone."""
+    path = Path(root).resolve() / "ray" / "token"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_file() or not path.read_text().strip():
+        beside = path.with_name(f".token.{os.getpid()}")
+        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as handle:
+            handle.write(secrets.token_hex(32))
+        with contextlib.suppress(FileExistsError):
+            os.link(beside, path) if not path.exists() else os.replace(beside, path)
+        beside.unlink(missing_ok=True)
+    path.chmod(stat.S_IRUSR | stat.S_IWUSR)
+    return path
+
+
+def _python_path() -> str:
+    return os.pathsep.join(dict.fromkeys([str(REPOSITORY), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]))
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {key: os.environ.get(key) for key in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key, None) if value is None else os.environ.__setitem__(key, value)
+
+
+def _temp_root() -> Path:
+    place = tempfile.gettempdir()
+    return Path(place if len(place.encode()) <= LONGEST_TEMP else "/tmp")
+
+
+def _new_folder() -> Path:
+    """Makes this session's temporary folder, after clearing those of processes that are gone."""
+    root = _temp_root()
+    for old in root.glob(f"{PREFIX}*"):
+        if _is_abandoned(old):
+            _remove(old)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
+    (folder / OWNER).write_text(json.dumps({"pid": os.getpid(), "started": _started(os.getpid())}))
+    atexit.register(_remove, folder)
+    return folder
+
+
+def _is_abandoned(folder: Path) -> bool:
+    try:
+        if folder.stat().st_uid != os.getuid():
+            return False
+        owner = json.loads((folder / OWNER).read_text())
+        return _started(int(owner["pid"])) != owner["started"]
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _started(pid: int) -> float | None:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _remove(folder: Path) -> None:
+    """Removes a session's folder once its last processes, which may still write their logs, are gone."""
+    for _ in range(50):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)

@@ -1,0 +1,259 @@
+"""Reads pictures from files that anybody may have made: RGB, upright, square pixels, each with its time."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.stream import VideoStream
+
+# Only containers that hold their own pictures: playlists (hls, concat, dash) could name any other file of the machine.
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,apng,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ivf,obu,flv,ogg,asf,mxf,nut,"
+    "image2,jpeg_pipe,png_pipe,webp_pipe,bmp_pipe,tiff_pipe"
+)
+SAFE = {"protocol_whitelist": "file", "format_whitelist": FORMATS, "pattern_type": "none"}  # "none": a `%d` in a name is a name
+EXACT = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP | Interpolation.BITEXACT
+TRANSPARENT = ("rgba", "bgra", "argb", "abgr", "yuva", "ya", "pal8", "rgba64", "bgra64")
+HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
+UNSPECIFIED = 2
+
+av.logging.set_level(av.logging.PANIC)  # what goes wrong in a file becomes its reason, not lines on stderr
+
+
+class UnusableFile(ValueError):  # noqa: N818, it is about the file
+    """A file of which no clip can be made; the message is the reason, without the file's name."""
+
+
+@dataclass
+class Damage:
+    """What reading met on its way: packets the decoder refused, frames it marked as damaged, frames out of time."""
+
+    errors: int = 0
+    corrupt: int = 0
+    out_of_time: int = 0
+
+    @property
+    def frames(self) -> int:
+        """How many frames are missing at least."""
+        return self.errors + self.corrupt + self.out_of_time
+
+
+@dataclass
+class Frame:
+    """One decoded frame; its pixels are made when asked for, at the size asked for.
+
+    `height` and `width` are as displayed, after rotation and sample aspect ratio. `after_gap` marks the first frame behind damage.
+    """
+
+    index: int
+    pts: int
+    time_base: Fraction
+    seconds: float
+    height: int
+    width: int
+    after_gap: bool
+    _frame: VideoFrame
+    _painter: Painter
+
+    @property
+    def rgb(self) -> np.ndarray:
+        """uint8 (H, W, 3) at the displayed size."""
+        return self.resized(self.height, self.width)
+
+    def resized(self, height: int, width: int) -> np.ndarray:
+        """uint8 (height, width, 3), averaged over area where it shrinks."""
+        return self._painter.paint(self._frame, height, width)
+
+
+@dataclass
+class Painter:
+    """Turns decoded frames of one stream into upright RGB; keeps one scaler for each size, since building one costs more than using it."""
+
+    quarter_turns: int
+    _scalers: dict[tuple[int, int, str], VideoReformatter] = field(default_factory=dict)
+
+    def paint(self, frame: VideoFrame, height: int, width: int) -> np.ndarray:
+        stored = (width, height) if self.quarter_turns % 2 else (height, width)
+        clear = is_transparent(frame)
+        target = "rgba" if clear else "rgb24"
+        scaler = self._scalers.setdefault((*stored, target), VideoReformatter())
+        shrinks = stored[0] < frame.height or stored[1] < frame.width
+        method = (Interpolation.AREA if shrinks else Interpolation.BICUBIC) | EXACT
+        matrix, limits = colours(frame)
+        scaled = scaler.reformat(
+            frame, width=stored[1], height=stored[0], format=target, interpolation=method, src_colorspace=matrix, src_color_range=limits, threads=1
+        )
+        rgb = scaled.to_ndarray()
+        if clear:
+            rgb = (rgb[..., :3] * (rgb[..., 3:].astype(np.uint16)) // 255).astype(np.uint8)
+        return np.ascontiguousarray(np.rot90(rgb, self.quarter_turns)) if self.quarter_turns else rgb
+
+
+def open_container(source: str | os.PathLike | bytes, max_side_pixels: int = 16384) -> InputContainer:
+    """Opens a file, or a file's bytes, for reading; nothing but the file itself is touched.
+
+    Raises:
+        UnusableFile: it is no media file.
+    """
+    options = SAFE | {"max_pixels": str(max_side_pixels**2)}
+    logged = av.logging.get_last_error()[0]
+    try:
+        return av.open(io.BytesIO(source) if isinstance(source, bytes) else os.path.abspath(source), options=options)
+    except (av.FFmpegError, OSError) as error:
+        count, last = av.logging.get_last_error()
+        said = last[2].strip() if last and count > logged else (error.strerror or str(error)).lower()
+        raise UnusableFile(f"it cannot be opened: {said}") from error
+
+
+def picture_stream(container: InputContainer) -> VideoStream | None:
+    """Answers the first video stream that is not a cover picture of something else, or None."""
+    for stream in container.streams.video:
+        if not stream.disposition & av.stream.Disposition.attached_pic:
+            return stream
+    return None
+
+
+def read_frames(
+    source: str | os.PathLike | bytes, damage: Damage | None = None, *, max_frames: int | None = None, max_side_pixels: int = 16384
+) -> Iterator[Frame]:
+    """Decodes the frames of the first video stream in order of time.
+
+    What cannot be decoded, and all that leans on it up to the next key frame, is left out and counted in `damage`.
+
+    Raises:
+        UnusableFile: the file cannot be opened at all.
+    """
+    damage = damage if damage is not None else Damage()
+    with open_container(source, max_side_pixels) as container:
+        stream = picture_stream(container)
+        if stream is None or stream.codec_context is None:
+            return
+        stream.codec_context.options = {"max_pixels": str(max_side_pixels**2)}
+        stream.thread_count = 1  # workers run side by side instead
+        step = 1 / (sane_rate(stream) or Fraction(25))
+        painter, last, index, gap = None, None, 0, False
+        for frame in _decode(container, stream, damage):
+            if frame is None:
+                gap = True
+                continue
+            seconds = float(frame.pts * frame.time_base) if frame.pts is not None else (last + float(step) if last is not None else 0.0)
+            if last is not None and seconds <= last:
+                damage.out_of_time += 1
+                continue
+            painter = painter or Painter(quarter_turns(frame))
+            height, width = displayed_size(stream, frame, painter.quarter_turns)
+            base = frame.time_base or step
+            pts = frame.pts if frame.pts is not None else round(seconds / float(base))
+            yield Frame(index, pts, base, seconds, height, width, gap and index > 0, frame, painter)
+            index, last, gap = index + 1, seconds, False
+            if max_frames is not None and index >= max_frames:
+                return
+
+
+def _decode(container: InputContainer, stream: VideoStream, damage: Damage) -> Iterator[VideoFrame | None]:
+    """Yields whole frames, and None where damage was left out."""
+    broken = False
+    try:
+        for packet in container.demux(stream):
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                damage.errors += 1
+                broken = True
+                yield None
+                continue
+            for frame in frames:
+                broken = broken and not frame.key_frame
+                if broken or frame.is_corrupt:
+                    damage.corrupt += 1
+                    yield None
+                else:
+                    yield frame
+    except av.FFmpegError:  # the container itself ends in the middle
+        damage.errors += 1
+
+
+def decode_clip(video: bytes) -> np.ndarray:
+    """Decodes a clip of a table, uint8 (T, H, W, 3)."""
+    frames = [frame.rgb for frame in read_frames(video)]
+    if not frames:
+        raise ValueError("a clip's bytes hold no frame; hint: `kinora doctor` looks for broken rows")
+    return np.stack(frames)
+
+
+def sane_rate(stream: VideoStream) -> Fraction | None:
+    """Answers the frame rate that a stream declares, or None where it is absent or absurd."""
+    for rate in (stream.average_rate, stream.guessed_rate):
+        if rate and 0 < rate <= 1000:
+            return rate
+    return None
+
+
+def quarter_turns(frame: VideoFrame) -> int:
+    """Answers how often the picture must be turned by 90 degrees to the left to stand upright; 0 where the file does not make sense."""
+    return round(frame.rotation / 90) % 4 if is_sane_rotation(frame) else 0
+
+
+def is_sane_rotation(frame: VideoFrame) -> bool:
+    return abs(frame.rotation) <= 360 and frame.rotation % 90 == 0
+
+
+def sample_aspect(stream: VideoStream) -> Fraction:
+    """Answers how wide a pixel is for its height; 1 where nothing, or nothing sensible, is said."""
+    aspect = stream.sample_aspect_ratio
+    return Fraction(aspect) if aspect and Fraction(1, 10) <= aspect <= 10 else Fraction(1)
+
+
+def displayed_size(stream: VideoStream, frame: VideoFrame, turns: int) -> tuple[int, int]:
+    """Answers (height, width) on a screen: pixels made square by widening or narrowing, then turned upright."""
+    height, width = frame.height, max(1, round(frame.width * sample_aspect(stream)))
+    return (width, height) if turns % 2 else (height, width)
+
+
+def is_transparent(frame: VideoFrame) -> bool:
+    """Answers whether pixels of this format may be clear."""
+    return frame.format.name.startswith(TRANSPARENT)
+
+
+def has_clear_pixels(frame: VideoFrame) -> bool:
+    return is_transparent(frame) and bool((frame.to_ndarray(format="rgba")[..., 3] < 255).any())
+
+
+def colours(frame: VideoFrame) -> tuple[int | None, int | None]:
+    """Answers the matrix and range to read a frame's YUV with: its own tags, else BT.709 for HD and BT.601 below, limited range."""
+    if frame.format.is_rgb or frame.format.has_palette or frame.format.name.startswith("gray"):
+        return None, None
+    matrix = frame.colorspace
+    if matrix in (0, UNSPECIFIED, 3):
+        hd = (frame.width >= 1280 or frame.height > 576) and not frame.format.name.startswith("yuvj")
+        matrix = 1 if hd else 5
+    if frame.color_range in (1, 2):
+        return matrix, frame.color_range
+    return matrix, 2 if frame.format.name.startswith("yuvj") else 1
+
+
+def fit(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """Answers the size (height, width) of a picture shrunk until its short side is `short_side`; a smaller one stays as it is."""
+    scale = min(1.0, short_side / min(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def cover(height: int, width: int, target_height: int, target_width: int) -> tuple[int, int, list[int]]:
+    """Answers the size (height, width) that just covers a target, and the centred crop [x, y, width, height] in source pixels."""
+    scale = max(target_height / height, target_width / width)
+    scaled_height = max(target_height, math.floor(height * scale + 0.5))
+    scaled_width = max(target_width, math.floor(width * scale + 0.5))
+    x = (scaled_width - target_width) // 2 / scaled_width * width
+    y = (scaled_height - target_height) // 2 / scaled_height * height
+    crop_width, crop_height = target_width / scaled_width * width, target_height / scaled_height * height
+    return scaled_height, scaled_width, [round(x), round(y), round(crop_width), round(crop_height)]

@@ -1,0 +1,86 @@
+"""OpenCLIP's byte pair tokenizer with a vocabulary cut down to what the captions need: most of a tiny model is else vocabulary."""
+
+import gzip
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from components.openclip.parts import part
+
+BYTES_AND_MARKS = 514  # 256 bytes, 256 bytes that end a word, start and end of text
+VOCABULARY = "vocabulary.txt.gz"
+
+
+def fit_vocabulary(captions: Iterable[str], vocab_size: int) -> list[str]:
+    """Chooses merges of OpenCLIP's vocabulary: those that spell the captions' words, most frequent first, then its first ones.
+
+    A word keeps the very tokens that the whole vocabulary gives it, since merges apply in the order of the vocabulary.
+
+    Args:
+        vocab_size: tokens in all, at least 514.
+
+    Returns:
+        `vocab_size - 514` lines for `write_vocabulary`, in the vocabulary's order.
+    """
+    if vocab_size < BYTES_AND_MARKS:
+        raise ValueError(f"a vocabulary has at least {BYTES_AND_MARKS} tokens, not {vocab_size}")
+    module = part("tokenizer")
+    whole = module.SimpleTokenizer()
+    words: Counter[str] = Counter()
+    for caption in captions:
+        words.update(whole.pat.findall(whole.clean_fn(caption)))
+    kept: set[int] = set()
+    room = vocab_size - BYTES_AND_MARKS
+    for word, _ in sorted(words.items(), key=lambda item: (-item[1], item[0])):
+        needed = _merges_of(word, whole) - kept
+        if len(kept) + len(needed) <= room:
+            kept |= needed
+    for rank in range(len(whole.bpe_ranks)):
+        if len(kept) >= room:
+            break
+        kept.add(rank)
+    lines = _lines(Path(module.default_bpe()))
+    return [lines[1 + rank] for rank in sorted(kept)]
+
+
+def write_vocabulary(path: Path, merges: Sequence[str]) -> None:
+    """Writes merges in the format of OpenCLIP's own file; the same merges are the same bytes."""
+    text = "\n".join(["#version: 0.2", *merges])
+    Path(path).write_bytes(gzip.compress(text.encode(), mtime=0))
+
+
+def load_tokenizer(path: Path | None, context_length: int) -> Any:
+    """Answers OpenCLIP's SimpleTokenizer over a vocabulary file, or over its own whole one.
+
+    Raises:
+        ValueError: the file is not a vocabulary.
+    """
+    module = part("tokenizer")
+    try:
+        return module.SimpleTokenizer(str(path) if path else module.default_bpe(), context_length=context_length)
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise ValueError(f"`{path}` is not a vocabulary of OpenCLIP ({type(error).__name__}); hint: train the captioner again") from error
+
+
+def longest(tokenizer: Any, texts: Iterable[str]) -> int:
+    """Answers how many tokens the longest of the texts has, both marks counted."""
+    return max((len(tokenizer.encode(text)) + 2 for text in set(texts)), default=2)
+
+
+def _merges_of(word: str, whole: Any) -> set[int]:
+    """Spells a word as the tokenizer does and answers the ranks of the merges it took."""
+    letters = "".join(whole.byte_encoder[byte] for byte in word.encode("utf-8"))
+    spelt = [*letters[:-1], letters[-1] + "</w>"]
+    ranks: set[int] = set()
+    while len(spelt) > 1:
+        rank, at = min((whole.bpe_ranks.get(pair, len(whole.bpe_ranks)), at) for at, pair in enumerate(zip(spelt, spelt[1:], strict=False)))
+        if rank == len(whole.bpe_ranks):
+            break
+        ranks.add(rank)
+        spelt[at : at + 2] = [spelt[at] + spelt[at + 1]]
+    return ranks
+
+
+def _lines(path: Path) -> list[str]:
+    return gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")

@@ -1,0 +1,234 @@
+"""Says what is fresh and what is stale: who makes a stage's output now, the rows it reads, and what is left to do.
+
+The planner and the jobs both ask here, so they cannot disagree. A record is what a finished stage wrote down:
+`maker`, `rows`, `rows_digest` and, for a training, `result.weights` (the digest of the folder it exported; empty when it
+trained nothing). No torch, Ray, Prefect or MLflow.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from components.config import Config
+from components.models.weights import DamagedFolderError, digest_folder
+from components.stages import STAGES, TRAIN_STAGES, digest, maker
+from components.store import tables
+from components.store.filters import HELD_OUT, KEPT, LABELLED, TRAINING
+from components.store.project import Project
+
+# What each stage reads, as the rows and the `_by` columns that decide whether it must run again.
+READ_ROWS: dict[str, tuple[str | None, tuple[str, ...]]] = {
+    "curate": (None, ("clip_by",)),
+    "train_captioner": (LABELLED, ("clip_by", "label_by")),
+    "caption": (KEPT, ("clip_by", "label_by")),
+    "train_vae": (TRAINING, ("clip_by",)),
+    "encode": (KEPT, ("clip_by", "caption_by")),
+    "train_dit": (TRAINING, ("latents_by", "text_embeds_by")),
+    "evaluate": (HELD_OUT, ("clip_by", "caption_by")),
+}
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """What is known of a stage before it runs.
+
+    Attributes:
+        maker: who would make its output now.
+        rows: how many rows it reads (ingest: files).
+        rows_digest: the digest of their keys and `_by` columns (ingest: of the listing of the source).
+        key: of a training: names its checkpoints and its model; other rows or another maker give another key.
+        stale: of a row stage: the keys left to do, by what is to be written for them.
+    """
+
+    stage: str
+    fresh: bool
+    why: str
+    maker: str
+    rows: int
+    rows_digest: str
+    key: str
+    stale: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def todo(self) -> int:
+        """How many rows are left to do; all that is read when a stage works on the whole."""
+        return max((len(keys) for keys in self.stale.values()), default=0 if self.fresh else self.rows)
+
+
+def assess(stage: str, config: Config, project: Project, source: Path | None = None, manifest: Path | None = None) -> Freshness:
+    """Answers whether a stage is fresh, why, and what is left to do, given the tables and records as they are."""
+    now = stage_maker(stage, config, project)
+    rows, rows_now = _rows(stage, config, project, source, manifest)
+    stale = stale_rows(stage, config, project)
+    record = project.record(stage)
+    if record is None:
+        fresh, why = False, "it has not finished yet"
+    elif record["maker"] != now:
+        fresh, why = False, changed_settings(stage, config, record)
+    elif (gone := _missing(stage, project)) is not None:
+        fresh, why = False, gone
+    elif stage in TRAIN_STAGES:
+        fresh, why = _trained(stage, config, record, rows, rows_now)
+    elif left := max((len(keys) for keys in stale.values()), default=0):
+        fresh, why = False, f"{left} of {rows} rows are new or stale"
+    elif record["rows_digest"] != rows_now:
+        fresh, why = False, "the footage changed" if stage == "ingest" else "the rows it reads changed"
+    else:
+        fresh, why = True, "nothing changed"
+    return Freshness(stage, fresh, why, now, rows, rows_now, training_key(now, rows_now), stale)
+
+
+def stage_maker(stage: str, config: Config, project: Project) -> str:
+    """Answers who would make a stage's output now: its settings, revision, upstream makers and the weights it applies."""
+    settings = config.model_dump(mode="json")
+
+    def named(name: str, upstream: tuple[str, ...], *weights: str) -> str:
+        return maker(name, settings, [stage_maker(above, config, project) for above in upstream], digest(weights) if weights else "")
+
+    match stage:
+        case "ingest" | "curate" | "train_captioner" | "train_vae" | "train_dit" | "promote":
+            return named(stage, STAGES[stage].upstream)
+        case "caption":
+            return named(stage, (), weights_of("train_captioner", project))
+        case "encode":
+            return named(stage, ("caption",), weights_of("train_vae", project), weights_of("train_captioner", project))
+        case "evaluate":
+            return named(stage, (), weights_of("train_dit", project))
+    raise ValueError(f"`{stage}` is not a stage; the stages are {', '.join(STAGES)}")
+
+
+def rows_digest(stage: str, config: Config, project: Project, source: Path | None = None, manifest: Path | None = None) -> str:
+    """Answers the digest of the rows that a stage reads."""
+    return _rows(stage, config, project, source, manifest)[1]
+
+
+def training_key(stage_maker: str, rows: str) -> str:
+    """Answers the name of one training: the same maker on the same rows resumes, anything else starts anew."""
+    return digest({"maker": stage_maker, "rows": rows})
+
+
+def model_folder(stage: str, project: Project) -> Path | None:
+    """Answers the folder that the last finished training of a stage exported, or None."""
+    record = project.record(stage)
+    if record is None or record.get("result", {}).get("weights") == "":
+        return None
+    return project.model(stage, training_key(record["maker"], record["rows_digest"]))
+
+
+def weights_of(stage: str, project: Project) -> str:
+    """Answers the digest of the weights that a stage's last training exported; empty when there are none."""
+    folder = model_folder(stage, project)
+    try:
+        return digest_folder(folder) if folder is not None else ""
+    except DamagedFolderError:
+        return ""
+
+
+def caption_maker(config: Config, project: Project, label_by: str | None) -> str:
+    """Answers the `caption_by` of a row: a lent caption keeps the name of its lender."""
+    return label_by or stage_maker("caption", config, project)
+
+
+def latents_maker(config: Config, project: Project) -> str:
+    """Answers the `latents_by` that the serving VAE gives."""
+    return maker("encode", config.model_dump(mode="json"), (), weights_of("train_vae", project))
+
+
+def text_maker(config: Config, project: Project) -> Callable[[str], str]:
+    """Answers the function from a row's `caption_by` to the `text_embeds_by` that the serving text encoder gives it."""
+    encoder = maker("encode", config.model_dump(mode="json"), (), weights_of("train_captioner", project))
+    return lambda caption_by: digest({"encoder": encoder, "caption": caption_by})
+
+
+def stale_rows(stage: str, config: Config, project: Project) -> dict[str, list[str]]:
+    """Answers the keys of the rows that a row stage has still to do, by what is to be written; empty for other stages."""
+    if stage not in ("curate", "caption", "encode") or not tables.exists(project, "clips"):
+        return {}
+    clips = tables.clips(project)
+    match stage:
+        case "curate":
+            return {"curate": clips.keys(tables.distinct("curated_by", stage_maker("curate", config, project)))}
+        case "caption":
+            return {"caption": _stale_captions(clips, config, project)}
+    by_text = text_maker(config, project)
+    captioned = clips.read(["clip_id", "caption_by", "text_embeds_by"], f"{KEPT} AND caption IS NOT NULL")
+    return {
+        "latents": clips.keys(f"{KEPT} AND {tables.distinct('latents_by', latents_maker(config, project))}"),
+        "text_embeds": [row["clip_id"] for row in captioned if row["text_embeds_by"] != by_text(row["caption_by"] or "")],
+    }
+
+
+def _stale_captions(clips: tables.Table, config: Config, project: Project) -> list[str]:
+    lent = f"(label_caption IS NOT NULL AND (caption_by IS DISTINCT FROM label_by) AND {KEPT})"
+    record = project.record("train_captioner")
+    if record is not None and not weights_of("train_captioner", project):
+        return clips.keys(lent)  # no captioner, so what nobody described stays without a caption
+    made = tables.distinct("caption_by", stage_maker("caption", config, project))
+    return clips.keys(f"{lent} OR (label_caption IS NULL AND {made} AND {KEPT})")
+
+
+def changed_settings(stage: str, config: Config, record: dict[str, Any]) -> str:
+    """Says which setting of a stage changed since its record, or that something it stands on did."""
+    settings = config.model_dump(mode="json")
+    then = record.get("settings", {})
+    for section in STAGES[stage].sections:
+        for name, value in settings[section].items():
+            if section in then and then[section].get(name) != value:
+                return f"`{section}.{name}` is {value}, was {then[section].get(name)}"
+    return "what it is made with changed"
+
+
+def stage_settings(stage: str, config: Config) -> dict[str, Any]:
+    """Answers the sections that shape a stage, for its record."""
+    settings = config.model_dump(mode="json")
+    return {section: settings[section] for section in STAGES[stage].sections}
+
+
+def _rows(stage: str, config: Config, project: Project, source: Path | None, manifest: Path | None) -> tuple[int, str]:
+    if stage == "ingest":
+        return _listing(config, source, manifest)
+    if stage == "promote":
+        report = project.record("evaluate") or {}
+        return int(report.get("rows", 0)), digest([report.get("maker"), report.get("rows_digest")])
+    if stage == "train_captioner" and config.captioner.pretrained is not None:
+        return 0, digest(["pretrained", config.captioner.pretrained])
+    if not tables.exists(project, "clips"):
+        return 0, digest("no clips")
+    where, columns = READ_ROWS[stage]
+    clips = tables.clips(project)
+    return clips.count(where), clips.digest(columns, where)
+
+
+def _listing(config: Config, source: Path | None, manifest: Path | None) -> tuple[int, str]:
+    if source is None:
+        return config.world.num_films + config.world.unseen_films, digest(config.world.model_dump(mode="json"))
+    from components.ingest.sources import list_sources, listing_digest
+
+    found = list_sources(source, manifest, config.footage)
+    return len(found), listing_digest(found)
+
+
+def _missing(stage: str, project: Project) -> str | None:
+    if stage == "ingest" and not (tables.exists(project, "videos") and tables.exists(project, "clips")):
+        return "its tables are gone"
+    if stage == "evaluate" and not tables.exists(project, "samples"):
+        return "its samples are gone"
+    if stage in TRAIN_STAGES and model_folder(stage, project) is not None and not weights_of(stage, project):
+        return "its model is gone"
+    return None
+
+
+def _trained(stage: str, config: Config, record: dict[str, Any], rows: int, rows_now: str) -> tuple[bool, str]:
+    if record["rows_digest"] == rows_now:
+        return True, "nothing changed"
+    share = getattr(config, STAGES[stage].sections[0]).retrain_when_grown_by
+    due = retrain_at(int(record["rows"]), share)
+    if share == 0.0 or rows >= due or record["result"].get("weights") == "":
+        return False, f"the rows it reads changed, {record['rows']} then and {rows} now"
+    return True, f"the model serves; a retrain is due at {due} rows, now {rows}"
+
+
+def retrain_at(rows: int, share: float) -> int:
+    """Answers the number of rows at which a training on `rows` of them is due again."""
+    return int(rows * (1.0 + share)) + 1

@@ -1,0 +1,27 @@
+"""Filters of rows that several stages share, and the safe ways to write one."""
+
+from collections.abc import Iterable
+
+KEPT = "keep = true AND quarantine IS NULL"
+TRAINING = f"{KEPT} AND split = 'train'"
+HELD_OUT = f"{KEPT} AND split IN ('val', 'test')"
+LABELLED = f"{TRAINING} AND label_caption IS NOT NULL"
+
+
+def distinct(column: str, value: str) -> str:
+    """Answers the filter for rows whose column is not this value, null included (`!=` skips nulls).
+
+    The brackets are needed: without them a following AND binds tighter than IS DISTINCT FROM.
+    """
+    return f"({column} IS DISTINCT FROM {quoted(value)})"
+
+
+def among(column: str, values: Iterable[str]) -> str:
+    """Answers the filter for rows whose column is one of these values."""
+    listed = ", ".join(quoted(value) for value in values)
+    return f"{column} IN ({listed})" if listed else "false"
+
+
+def quoted(value: str) -> str:
+    """Answers a text as a literal of a filter."""
+    return "'" + value.replace("'", "''") + "'"

@@ -1,0 +1,132 @@
+"""The `kinora` command: finds the verb, and says every mistake in one sentence with the way out."""
+
+import difflib
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import click
+
+VERBS = {
+    "run": "Footage to a promoted model: do what is stale, skip the rest.",
+    "generate": "A prompt to a video file.",
+    "plan": "Say what `kinora run` would do, without doing it.",
+    "show": "Print settings, funnel, clips or models.",
+    "promote": "Make the candidate the champion by hand.",
+    "rollback": "Make the previous champion the champion again.",
+    "doctor": "Check this machine and installation.",
+}
+OURS = Path(__file__).resolve().parent.parent
+BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+
+
+class Verbs(click.Group):
+    """The verbs, each imported when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command:
+        if name not in VERBS:
+            close = difflib.get_close_matches(name, VERBS, n=1)
+            tip = f"did you mean `kinora {close[0]}`?" if close else f"the verbs are {', '.join(VERBS)}"
+            raise click.UsageError(f"`{name}` is not a verb; hint: {tip}")
+        command: click.Command = getattr(import_module(f"flows.commands.{name}"), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="kinora", message="kinora %(version)s")
+def kinora() -> None:
+    """From footage to a text-to-video model of your own, with one command: `kinora run`."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line and leaves with its exit code: 0, 2 for bad input, 1 for a failure, 130 after Ctrl-C."""
+    sys.exit(_exit_code(sys.argv[1:] if arguments is None else arguments))
+
+
+def _exit_code(arguments: list[str]) -> int:
+    try:
+        code = kinora.main(arguments, prog_name="kinora", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except (click.Abort, KeyboardInterrupt):
+        hint = "; the same command resumes where it was" if arguments[:1] == ["run"] else ""
+        click.echo(f"\ninterrupted{hint}", err=True)
+        return INTERRUPTED
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 0
+    except click.ClickException as error:
+        return say(error.format_message(), BAD_INPUT)
+    except BrokenPipeError:  # the reader of a pipe left; nothing is to be said to nobody
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:
+        sentence, code = explain(error)
+        if sentence is None:
+            traceback.print_exc()
+            sentence = "this is a fault of Kinora's own, not of what you typed; hint: the lines above say where"
+        return say(sentence, code)
+
+
+def explain(error: BaseException) -> tuple[str | None, int]:
+    """Answers one sentence and an exit code for an error, or None for one that nobody foresaw."""
+    for cause in _causes(error):
+        text = str(cause).lower()
+        if getattr(cause, "errno", None) == errno.ENOSPC or "no space left on device" in text or "disk is full" in text:
+            return "the disk is full; hint: free some space, then the same command resumes where it was", FAILED
+        if getattr(cause, "errno", None) == errno.EADDRINUSE or "address already in use" in text:
+            return f"a port is taken: {_first_line(cause)}; hint: stop what listens there, or leave the port to Kinora", FAILED
+    if isinstance(error, ValueError) and _is_ours(error):
+        return " ".join(str(error).split()), BAD_INPUT
+    if isinstance(error, PermissionError) and error.filename is not None:
+        return f"`{error.filename}` may not be written or read by you; hint: `--set root=FOLDER` moves all runs elsewhere", FAILED
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"`{error.filename}`: {error.strerror}", FAILED
+    return None, FAILED
+
+
+def say(sentence: str, code: int) -> int:
+    """Prints an error in two lines, what is wrong and the way out, and answers the exit code."""
+    what, _, hint = sentence.partition("; hint: ")
+    click.echo(f"error: {what}", err=True)
+    if hint:
+        click.echo(f"hint: {hint}", err=True)
+    return code
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Answers whether Kinora raised an error on purpose: a class of ours, or a `raise` in a file of ours."""
+    if type(error).__module__.split(".")[0] in ("components", "flows"):
+        return True
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return False
+    last = frames[-1]
+    return Path(last.filename).is_relative_to(OURS) and (last.line or "").startswith("raise ")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0][:200]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""`kinora run`: asks the planner first; only what is stale starts Prefect, Ray and torch."""
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from flows.commands.options import Invocation, remember_source, resolve, settings_options, source_options
+from flows.commands.output import duration, print_table, remark
+
+
+@click.command()
+@click.argument("flow", default="footage_to_model")
+@source_options
+@settings_options
+def run(
+    flow: str,
+    project: str | None,
+    profile: str | None,
+    config_file: str | None,
+    overrides: tuple[str, ...],
+    source: str | None,
+    manifest: str | None,
+) -> int:
+    """Run FLOW: from footage to a promoted model, or one stage of it; what is fresh is skipped.
+
+    FLOW is footage_to_model (the default), ingest, train_captioner, caption, train_vae, encode, train_dit, evaluate or promote.
+    """
+    from components.operations.plan import FLOW_STAGES
+    from components.operations.plan import plan as plan_stages
+
+    name = flow.replace("-", "_")
+    if name not in FLOW_STAGES:
+        close = difflib.get_close_matches(name, FLOW_STAGES, n=1)
+        tip = f"did you mean `{close[0]}`?" if close else f"the flows are {', '.join(FLOW_STAGES)}"
+        raise click.UsageError(f"`{flow}` is not a flow; hint: {tip}")
+    asked = resolve(project, profile, config_file, overrides, source, manifest)
+    plans = plan_stages(asked.config, asked.project, asked.source, FLOW_STAGES[name])
+    if all(stage.action == "skip" for stage in plans):
+        print_table(("stage", "result"), [(stage.stage, f"fresh: {stage.why}") for stage in plans])
+        remark(f"project `{asked.project.name}` is up to date; nothing was started")
+        _point_to(asked)
+        return 0
+    running = [stage for stage in plans if stage.action == "run"]
+    first = f"the first is `{running[0].stage}` ({running[0].why})"
+    remark(f"project `{asked.project.name}`: {len(running)} of {len(plans)} stages to run, {first}")
+    remember_source(asked.project, asked.source)
+    outcomes = _run(name, asked)
+    _print_outcomes(outcomes)
+    _point_to(asked)
+    return 0
+
+
+def _run(flow: str, asked: Invocation) -> Sequence[Any]:
+    from flows.runner import RunSettings, run_flow
+
+    settings = RunSettings(
+        project=asked.project.name,
+        source=str(asked.source.folder) if asked.source.folder else None,
+        manifest=str(asked.source.manifest) if asked.source.manifest else None,
+        profile=asked.profile,
+        overrides=asked.overrides,
+    )
+    return run_flow(flow, settings)
+
+
+def _print_outcomes(outcomes: Sequence[Any]) -> None:
+    rows = [
+        (done.stage, done.action, duration(done.seconds) if done.action == "run" else "", done.result.get("summary", done.why))
+        for done in outcomes
+    ]
+    print_table(("stage", "action", "time", "result"), rows)
+
+
+def _point_to(asked: Invocation) -> None:
+    """Names the files that are worth opening, and what to type next."""
+    folder = asked.project.folder
+    for name in ("report.html", "summary.json", "samples", "sheets"):
+        if (folder / name).exists():
+            remark(f"  {folder / name}")
+    chosen = "" if asked.project.name == "demo" else f" --project {asked.project.name}"
+    profile = f" --profile {asked.profile}" if asked.profile else ""
+    remark(f'next: `kinora generate "a red ball moving left" -o red.mp4{chosen}{profile}`, `kinora show funnel{chosen}{profile}`')

@@ -1,0 +1,92 @@
+"""`kinora show`: settings, the funnel, clips and models of a project."""
+
+from typing import Any
+
+import click
+
+from flows.commands.options import Invocation, json_option, resolve, settings_options
+from flows.commands.output import print_json, print_table, remark
+
+CLIP_COLUMNS = ("clip_id", "video_id", "start_seconds", "end_seconds", "split", "keep", "drop_reason", "caption", "caption_by")
+SHORT = 12  # characters of a digest that a table shows
+
+
+@click.group()
+def show() -> None:
+    """Print settings, funnel, clips or models."""
+
+
+@show.command()
+@settings_options
+@json_option
+def settings(as_json: bool, **options: Any) -> None:
+    """Print the settings of a run, resolved."""
+    import yaml
+
+    values = resolve(**options).config.model_dump(mode="json")
+    if as_json:
+        print_json(values)
+    else:
+        click.echo(yaml.safe_dump(values, sort_keys=False, width=120), nl=False)
+
+
+@show.command()
+@settings_options
+@json_option
+def funnel(as_json: bool, **options: Any) -> None:
+    """Print how many clips each rule kept and dropped."""
+    from components.curate.rules import funnel as funnel_of
+    from components.store.tables import clips as clips_of
+
+    asked = _with_table(resolve(**options), "clips")
+    steps = funnel_of(clips_of(asked.project).read(["clip_id", "keep", "drop_reason", "duplicate_of", "split", "quarantine"]))
+    if as_json:
+        print_json([dict(zip(("step", "kept", "dropped", "reason"), step, strict=True)) for step in steps])
+    else:
+        print_table(("step", "kept", "dropped", "reason"), steps)
+
+
+@show.command()
+@settings_options
+@json_option
+@click.option("--limit", default=20, show_default=True, help="How many clips; 0 for all.")
+@click.option("--where", metavar="FILTER", help="Which clips, for example \"split = 'test'\".")
+def clips(as_json: bool, limit: int, where: str | None, **options: Any) -> None:
+    """Print the clips of a project."""
+    from components.store.tables import clips as clips_of
+
+    asked = _with_table(resolve(**options), "clips")
+    table = clips_of(asked.project)
+    try:
+        rows = table.read(CLIP_COLUMNS, where)
+    except ValueError as error:
+        if where is None:
+            raise
+        raise ValueError(f"`--where {where}` is not a filter of clips: {_first_line(error)}; hint: for example `keep = true`") from error
+    shown = rows[:limit] if limit else rows
+    if as_json:
+        print_json(shown)
+        return
+    print_table(CLIP_COLUMNS, [[_short(name, row[name]) for name in CLIP_COLUMNS] for row in shown])
+    if len(shown) < len(rows):
+        remark(f"{len(shown)} of {len(rows)} clips; `--limit 0` prints all")
+
+
+def _with_table(asked: Invocation, name: str) -> Invocation:
+    from components.store.tables import exists
+
+    if not exists(asked.project, name):
+        known = sorted(place.parent.parent.name for place in asked.project.root.glob(f"*/tables/{name}.lance"))
+        tip = f"the projects are {', '.join(known)}" if known else "`kinora run` makes one"
+        raise ValueError(f"project `{asked.project.name}` has no {name} in `{asked.project.root}`; hint: {tip}")
+    return asked
+
+
+def _short(name: str, value: Any) -> Any:
+    if name.endswith(("_id", "_by")) and value:
+        return value[:SHORT]
+    return f"{value:.2f}" if isinstance(value, float) else value
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].split(", /")[0][:160]

@@ -1,0 +1,27 @@
+"""Makes the tools of a run quiet and keeps their files inside the project root; called before anything heavy is imported."""
+
+import os
+from pathlib import Path
+
+
+def quiet_environment(root: Path) -> None:
+    """Sets what a person has not set: telemetry off, warnings low, caches and databases below `root`, idle threads asleep."""
+    root = root.resolve()
+    for name, value in {
+        "DO_NOT_TRACK": "1",
+        "PREFECT_HOME": str(root / "prefect"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "OMP_WAIT_POLICY": "passive",
+        "GOMP_SPINCOUNT": "0",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "MPLCONFIGDIR": str(root / "cache" / "matplotlib"),
+        "TRITON_CACHE_DIR": str(root / "cache" / "triton"),
+        "TORCHINDUCTOR_CACHE_DIR": str(root / "cache" / "inductor"),
+        "CUDA_CACHE_PATH": str(root / "cache" / "cuda"),
+    }.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,109 @@
+"""One whole run on profile `test`, through real Prefect, Ray Train, Lance and MLflow, and what a second run does."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from components.config import load_config
+from components.media.read import decode_clip
+from components.registry.models import list_versions
+from components.stages import STAGES
+from components.store.project import Project
+from components.store.tables import clips, samples, videos
+from tests.flows.command import REPOSITORY, kinora
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which `kinora run --profile test` ran once."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = kinora(folder, "run", "--profile", "test")
+    assert done.returncode == 0, done.stderr[-4000:] + done.stdout[-2000:]
+    (folder / "first.txt").write_text(done.stdout)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def project(folder: Path) -> Project:
+    return Project(folder / "runs", "demo")
+
+
+def test_every_stage_leaves_a_record(project: Project) -> None:
+    assert [stage for stage in STAGES if project.record(stage) is None] == []
+
+
+def test_every_film_ends_as_a_row_and_every_kept_clip_has_caption_latents_and_text(project: Project) -> None:
+    world = load_config("test", file=str(REPOSITORY / "pipelines.yaml")).world
+    assert videos(project).count() == world.num_films + world.unseen_films
+    assert videos(project).count("status = 'accepted'") == videos(project).count()
+    kept = clips(project).read(["caption", "latents_by", "text_embeds_by", "split"], "keep = true")
+    assert kept
+    assert all(row["caption"] and row["latents_by"] and row["text_embeds_by"] for row in kept)
+    assert {row["split"] for row in kept} == {"train", "val", "test"}
+
+
+def test_unseen_triples_never_reach_training(project: Project) -> None:
+    rows = clips(project).read(["truth", "split"])
+    assert any(json.loads(row["truth"])["unseen"] for row in rows if row["truth"])
+    assert {row["split"] for row in rows if row["truth"] and json.loads(row["truth"])["unseen"]} == {"test"}
+
+
+def test_samples_decode_to_the_size_they_declare(project: Project) -> None:
+    table = samples(project)
+    rows = {row["sample_id"]: row for row in table.read(["sample_id", "num_frames", "height", "width"])}
+    assert rows
+    for key, blob in table.read_blobs("video", sorted(rows)[:4]):
+        row = rows[key]
+        assert decode_clip(blob).shape == (row["num_frames"], row["height"], row["width"], 3)
+
+
+def test_the_registry_has_a_version_of_each_model_and_a_verdict(project: Project) -> None:
+    for kind in ("captioner", "video-vae", "text-to-video"):
+        versions = list_versions(project, kind)
+        assert len(versions) == 1, kind
+
+
+def test_an_untrained_model_is_registered_but_not_promoted(project: Project) -> None:
+    version = list_versions(project, "text-to-video")[0]
+    assert "champion" not in version.aliases
+
+
+def test_the_report_stands_alone(project: Project) -> None:
+    page = (project.folder / "report.html").read_text()
+    assert "<video" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page
+
+
+def test_the_summary_states_value_bar_and_whether_it_holds(project: Project) -> None:
+    figures = json.loads((project.folder / "summary.json").read_text())
+    assert figures
+    assert all({"value", "bar", "holds"} <= set(entry) for entry in figures.values())
+
+
+def test_a_second_run_does_nothing_and_says_so(folder: Path, project: Project) -> None:
+    before = {stage: project.record(stage) for stage in STAGES}
+    versions = (clips(project).version, videos(project).version, samples(project).version)
+    done = kinora(folder, "run", "--profile", "test")
+    assert done.returncode == 0, done.stderr
+    assert "nothing" in (done.stdout + done.stderr).lower()
+    assert {stage: project.record(stage) for stage in STAGES} == before
+    assert (clips(project).version, videos(project).version, samples(project).version) == versions
+
+
+def test_generate_writes_a_video_that_remembers_its_prompt(folder: Path, project: Project) -> None:
+    import av
+
+    newest = sorted((project.folder / "models" / "train_dit").iterdir())[0]
+    done = kinora(folder, "generate", "a crimson box going to the left", "-o", "red.mp4", "--seed", "7", "--model", str(newest), "--profile", "test")
+    assert done.returncode == 0, done.stderr
+    with av.open(str(folder / "red.mp4")) as video:
+        assert video.streams.video[0].codec_context.name == "h264"
+        assert "crimson box" in json.dumps(dict(video.metadata))
+
+
+def test_the_home_is_left_untouched(folder: Path) -> None:
+    import os
+
+    assert sorted(path.name for path in Path(os.environ["HOME"]).iterdir() if path.name not in (".cache",)) in ([], ["prefect"])

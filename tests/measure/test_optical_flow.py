@@ -1,0 +1,34 @@
+import cv2
+import numpy as np
+import pytest
+
+from components.measure.optical_flow import flow
+
+
+def sliding(shift: tuple[int, int], num_frames: int = 5, side: int = 64) -> np.ndarray:
+    """A textured picture that slides by (x, y) whole pixels a frame."""
+    room = num_frames * max(abs(step) for step in shift) + 1
+    noise = np.random.default_rng(0).integers(0, 256, (side + 2 * room, side + 2 * room, 3)).astype(np.float32)
+    large = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2), None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+    x, y = shift
+    return np.stack(
+        [large[room - y * t : room - y * t + side, room - x * t : room - x * t + side] for t in range(num_frames)],
+    )
+
+
+@pytest.mark.parametrize("shift", [(2, 0), (-3, 1), (0, -4)])
+def test_a_picture_that_slides_by_k_pixels_has_that_flow(shift):
+    found = flow(sliding(shift))
+    inner = found[:, 8:-8, 8:-8].reshape(-1, 2)
+    np.testing.assert_allclose(np.median(inner, axis=0), shift, atol=0.02)
+
+
+def test_the_way_back_is_the_opposite():
+    frames = sliding((3, 0))
+    back = flow(frames[::-1])[::-1]
+    np.testing.assert_allclose(np.median(back[:, 8:-8, 8:-8].reshape(-1, 2), axis=0), (-3, 0), atol=0.02)
+
+
+def test_one_frame_has_no_flow_and_tiny_frames_have_one():
+    assert flow(np.zeros((1, 64, 64, 3), np.uint8)).shape == (0, 64, 64, 2)
+    assert flow(np.zeros((2, 4, 6, 3), np.uint8)).shape == (1, 4, 6, 2)

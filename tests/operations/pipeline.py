@@ -1,0 +1,87 @@
+"""Does to a project what the jobs do to it, without any model: rows, makers, exported folders and records."""
+
+import json
+from pathlib import Path
+
+from components.config import Config, load_config
+from components.models.weights import new_folder
+from components.operations.freshness import Freshness, assess, caption_maker, latents_maker, model_folder, text_maker
+from components.stages import STAGES, TRAIN_STAGES
+from components.store import tables
+from components.store.project import Project
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+
+
+def settings(*overrides: str) -> Config:
+    return load_config("test", overrides, file=str(REPOSITORY / "pipelines.yaml"))
+
+
+class Pipeline:
+    """A project whose stages are done by hand, each exactly as far as its freshness asks."""
+
+    def __init__(self, root: Path, *overrides: str, source: Path | None = None) -> None:
+        self.project = Project(root, "films")
+        self.config = settings(*overrides)
+        self.source = source
+
+    def add_clips(self, *numbers: int, label: str | None = None, split: str = "train") -> None:
+        """Adds clips as ingestion does; `split` is what curation will say of them."""
+        tables.videos(self.project)
+        tables.clips(self.project).append(
+            [
+                {
+                    "clip_id": f"c{number:03d}",
+                    "video": b"film",
+                    "clip_by": "ingest",
+                    "label_caption": label,
+                    "label_by": f"manifest:{label}" if label else None,
+                    "split": split,
+                }
+                for number in numbers
+            ]
+        )
+
+    def assess(self, stage: str) -> Freshness:
+        return assess(stage, self.config, self.project, self.source, None)
+
+    def run(self, *stages: str) -> None:
+        """Does the stages that are stale and writes their records."""
+        for stage in stages or tuple(STAGES):
+            found = self.assess(stage)
+            if not found.fresh:
+                self.write(stage, found)
+                self.record(stage, found)
+
+    def write(self, stage: str, found: Freshness) -> None:
+        clips = tables.clips(self.project)
+        if stage == "curate":
+            clips.update([{"clip_id": key, "keep": True, "curated_by": found.maker} for key in found.stale["curate"]])
+        elif stage == "caption":
+            for row in clips.read(["clip_id", "label_caption", "label_by"], tables.among("clip_id", found.stale["caption"])):
+                by = caption_maker(self.config, self.project, row["label_by"])
+                clips.update([{"clip_id": row["clip_id"], "caption": row["label_caption"] or "a film", "caption_by": by}])
+        elif stage == "encode":
+            by = latents_maker(self.config, self.project)
+            clips.update([{"clip_id": key, "latents_by": by} for key in found.stale["latents"]])
+            by_text = text_maker(self.config, self.project)
+            for row in clips.read(["clip_id", "caption_by"], tables.among("clip_id", found.stale["text_embeds"])):
+                clips.update([{"clip_id": row["clip_id"], "text_embeds_by": by_text(row["caption_by"])}])
+        elif stage in TRAIN_STAGES:
+            with new_folder(self.project.model(stage, found.key)) as draft:
+                (draft / "weights.json").write_text(json.dumps(found.key))
+        elif stage == "evaluate":
+            tables.samples(self.project)
+
+    def record(self, stage: str, found: Freshness, **result: object) -> None:
+        self.project.write_record(
+            stage, {"maker": found.maker, "rows": found.rows, "rows_digest": found.rows_digest, "seconds": 10.0, "result": result}
+        )
+
+    def stale(self) -> list[str]:
+        return [stage for stage in STAGES if not self.assess(stage).fresh]
+
+    def model(self, stage: str) -> Path:
+        folder = model_folder(stage, self.project)
+        assert folder is not None
+        return folder

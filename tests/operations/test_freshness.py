@@ -1,0 +1,213 @@
+"""What is stale after a change, and that nothing else is."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from components.operations.freshness import assess, stage_maker, training_key, weights_of
+from components.stages import STAGES
+from components.store import tables
+from tests.operations.pipeline import Pipeline, settings
+
+
+@pytest.fixture
+def done(tmp_path: Path) -> Pipeline:
+    """A project of 20 labelled and 20 unlabelled training clips and some held out, all stages finished."""
+    pipeline = Pipeline(tmp_path)
+    pipeline.add_clips(*range(20), label="a red ball")
+    pipeline.add_clips(*range(20, 40))
+    pipeline.add_clips(*range(40, 45), split="val")
+    pipeline.run()
+    return pipeline
+
+
+def test_nothing_is_stale_after_a_whole_run(done: Pipeline) -> None:
+    assert done.stale() == []
+    assert {done.assess(stage).why for stage in STAGES} == {"nothing changed"}
+
+
+def test_everything_is_stale_before_the_first_run(tmp_path: Path) -> None:
+    pipeline = Pipeline(tmp_path)
+    assert pipeline.stale() == list(STAGES)
+    assert not pipeline.project.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "first", "not_touched"),
+    [
+        ("scenes.min_scene_seconds=0.7", "ingest", ()),
+        ("curate.min_motion=0.1", "curate", ("ingest",)),
+        ("captioner.steps=11", "train_captioner", ("ingest", "curate", "train_vae")),
+        ("vae.steps=11", "train_vae", ("ingest", "curate", "train_captioner", "caption")),
+        ("dit.steps=11", "train_dit", ("ingest", "curate", "train_captioner", "caption", "train_vae", "encode")),
+        ("generate.guidance_scale=9", "evaluate", ("ingest", "curate", "train_captioner", "caption", "train_vae", "encode", "train_dit")),
+        ("gate.min_vae_psnr=1", "promote", tuple(stage for stage in STAGES if stage != "promote")),
+    ],
+)
+def test_a_setting_makes_its_own_stage_stale_and_nothing_upstream(
+    done: Pipeline, override: str, first: str, not_touched: tuple[str, ...]
+) -> None:
+    done.config = settings(override)
+    assert done.stale()[0] == first
+    assert set(done.stale()).isdisjoint(not_touched)
+    done.run()
+    assert done.stale() == []
+
+
+@pytest.mark.parametrize("override", ["cluster.threads=1", "caption.batch_size=3", "encode.num_actors=0", "root=elsewhere"])
+def test_how_a_thing_is_run_makes_nothing_stale(done: Pipeline, override: str) -> None:
+    done.config = settings(override)
+    assert done.stale() == []
+
+
+def test_the_changed_setting_is_named_when_the_record_has_the_settings(done: Pipeline) -> None:
+    record = done.project.record("train_vae") or {}
+    done.project.write_record("train_vae", {**record, "settings": {"vae": done.config.vae.model_dump(mode="json")}})
+    done.config = settings("vae.steps=11")
+    assert done.assess("train_vae").why == "`vae.steps` is 11, was 10"
+
+
+def test_one_new_clip_is_all_that_is_left_to_do_and_the_models_serve(done: Pipeline) -> None:
+    done.add_clips(90)
+    done.run("curate")
+    assert done.assess("train_captioner").fresh
+    assert done.assess("train_vae").fresh
+    assert "a retrain is due at 51 rows, now 41" in done.assess("train_vae").why
+    assert done.assess("caption").stale == {"caption": ["c090"]}
+    done.run("caption")
+    assert done.assess("encode").stale == {"latents": ["c090"], "text_embeds": ["c090"]}
+    done.run("encode")
+    assert done.assess("train_dit").why == "the rows it reads changed, 40 then and 41 now"  # its share is 0
+
+
+def test_a_training_is_due_once_its_rows_grew_by_more_than_the_share(done: Pipeline) -> None:
+    done.add_clips(*range(100, 110))  # 40 + 25 % = 50
+    done.run("curate")
+    assert done.assess("train_vae").fresh
+    done.add_clips(110)
+    done.run("curate")
+    assert not done.assess("train_vae").fresh
+    assert done.assess("train_captioner").fresh  # no new labels
+
+
+def test_another_vae_makes_latents_stale_and_text_not(done: Pipeline) -> None:
+    done.config = settings("vae.steps=11")
+    done.run("train_vae")
+    found = done.assess("encode").stale
+    assert (len(found["latents"]), found["text_embeds"]) == (45, [])
+
+
+def test_another_captioner_makes_its_own_captions_stale_and_lent_ones_not(done: Pipeline) -> None:
+    done.config = settings("captioner.steps=11")
+    done.run("train_captioner")
+    assert done.assess("caption").stale["caption"] == [f"c{number:03d}" for number in range(20, 45)]
+    done.run("caption")
+    found = done.assess("encode").stale
+    assert (found["latents"], len(found["text_embeds"])) == ([], 45)  # its text tower changed too
+
+
+def test_a_manifest_that_changes_one_caption_makes_that_row_stale_alone(done: Pipeline) -> None:
+    tables.clips(done.project).update([{"clip_id": "c003", "label_caption": "a blue cube", "label_by": "manifest:blue"}])
+    assert done.assess("caption").stale["caption"] == ["c003"]
+    done.run("caption")
+    assert done.assess("encode").stale == {"latents": [], "text_embeds": ["c003"]}
+
+
+def test_where_no_captioner_was_trained_only_lent_captions_are_asked_for(tmp_path: Path) -> None:
+    pipeline = Pipeline(tmp_path)
+    pipeline.add_clips(1, label="a red ball")
+    pipeline.add_clips(2)
+    pipeline.run("ingest", "curate")
+    found = pipeline.assess("train_captioner")
+    pipeline.record("train_captioner", found, weights="")
+    assert weights_of("train_captioner", pipeline.project) == ""
+    assert pipeline.assess("train_captioner").fresh
+    assert pipeline.assess("caption").stale["caption"] == ["c001"]
+    pipeline.run("caption")
+    assert pipeline.assess("caption").fresh
+    pipeline.add_clips(3, label="a cube")
+    pipeline.run("curate")
+    assert not pipeline.assess("train_captioner").fresh  # there may be enough labels now
+
+
+def test_a_pretrained_captioner_reads_no_rows(done: Pipeline) -> None:
+    done.config = settings("captioner.pretrained=coca_ViT-B-32:laion2b_s13b_b90k")
+    done.run("train_captioner")
+    done.add_clips(*range(200, 260), label="more")
+    done.run("curate")
+    assert done.assess("train_captioner").why == "nothing changed"
+
+
+def test_a_clip_in_quarantine_is_left_alone(done: Pipeline) -> None:
+    done.add_clips(90)
+    done.run("curate")
+    tables.clips(done.project).update([{"clip_id": "c090", "quarantine": "caption: its pixels do not decode"}])
+    assert done.assess("caption").fresh
+    assert done.assess("encode").fresh
+
+
+@pytest.mark.parametrize("stage", ["train_captioner", "train_vae", "train_dit"])
+def test_a_model_whose_folder_is_gone_is_trained_again(done: Pipeline, stage: str) -> None:
+    shutil.rmtree(done.model(stage))
+    assert done.assess(stage).why == "its model is gone"
+
+
+def test_a_table_that_is_gone_is_made_again(done: Pipeline) -> None:
+    shutil.rmtree(done.project.table("videos"))
+    assert done.assess("ingest").why == "its tables are gone"
+    shutil.rmtree(done.project.table("samples"))
+    assert done.assess("evaluate").why == "its samples are gone"
+
+
+def test_a_run_killed_before_its_record_does_only_what_is_left(tmp_path: Path) -> None:
+    pipeline = Pipeline(tmp_path)
+    pipeline.add_clips(*range(10))
+    pipeline.run("ingest", "curate", "train_captioner")
+    found = pipeline.assess("caption")
+    half = {"caption": found.stale["caption"][:6]}
+    pipeline.write("caption", type(found)(**{**found.__dict__, "stale": half}))
+    again = pipeline.assess("caption")
+    assert not again.fresh
+    assert again.todo == 4
+
+
+def test_moving_the_root_makes_nothing_stale(done: Pipeline, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "moved"
+    shutil.copytree(done.project.folder, elsewhere / "films")
+    done.project = type(done.project)(elsewhere, "films")
+    assert done.stale() == []
+
+
+def test_the_key_of_a_training_follows_maker_and_rows(done: Pipeline) -> None:
+    before = done.assess("train_vae")
+    assert before.key == training_key(before.maker, before.rows_digest)
+    done.add_clips(90)
+    done.run("curate")
+    after = done.assess("train_vae")
+    assert (after.maker == before.maker, after.key == before.key) == (True, False)
+
+
+def test_a_new_file_of_the_source_is_seen(tmp_path: Path) -> None:
+    footage = tmp_path / "footage"
+    footage.mkdir()
+    (footage / "a.mp4").write_bytes(b"one")
+    pipeline = Pipeline(tmp_path / "runs", source=footage)
+    pipeline.add_clips(1)
+    pipeline.run("ingest")
+    assert pipeline.assess("ingest").fresh
+    (footage / "b.mp4").write_bytes(b"two")
+    found = pipeline.assess("ingest")
+    assert (found.fresh, found.why, found.rows) == (False, "the footage changed", 2)
+
+
+def test_more_films_of_the_synthetic_world_are_seen(done: Pipeline) -> None:
+    done.config = settings("world.num_films=13")
+    assert done.assess("ingest").why == "the footage changed"
+
+
+def test_a_stage_nobody_knows_is_refused(done: Pipeline) -> None:
+    with pytest.raises(ValueError, match="`dance` is not a stage"):
+        stage_maker("dance", done.config, done.project)
+    with pytest.raises(ValueError, match="not there"):
+        assess("ingest", done.config, done.project, Path("/nowhere"))

@@ -1,0 +1,177 @@
+"""Settings: every profile loads, overrides win, and a mistake answers in one sentence with the way out."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from components.config import Config, SettingsError, find_settings_file, load_config, load_deployments
+from components.stages import STAGES
+from flows.runner import FLOWS
+
+PROFILES = ("test", "laptop", "gpu", "cluster")
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(repository)
+    monkeypatch.delenv("KINORA_CONFIG", raising=False)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_loads(profile: str) -> None:
+    load_config(profile)
+
+
+def test_the_profiles_are_those_that_are_tested(repository: Path) -> None:
+    assert set(yaml.safe_load((repository / "pipelines.yaml").read_text())["profiles"]) == set(PROFILES)
+
+
+def test_the_defaults_are_the_laptop_profile() -> None:
+    assert load_config() == load_config("laptop")
+
+
+def test_an_override_wins_over_the_profile_which_wins_over_the_defaults() -> None:
+    assert load_config().dit.steps != load_config("test").dit.steps
+    assert load_config("test", ["dit.steps=77"]).dit.steps == 77
+    assert load_config("test", ["dit.steps=77"]).dit.batch_size == load_config("test").dit.batch_size
+    assert load_config("test", ["dit.steps=77", "dit.steps=78"]).dit.steps == 78
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "name", "value"),
+    [
+        ("captioner.pretrained=ViT-B-32:laion", "captioner", "pretrained", "ViT-B-32:laion"),
+        ("captioner.pretrained=", "captioner", "pretrained", None),
+        ("footage.extensions=[mp4, mov]", "footage", "extensions", ("mp4", "mov")),
+        ("cluster.use_gpu=true", "cluster", "use_gpu", True),
+        ("vae.learning_rate=1e-4", "vae", "learning_rate", 1e-4),
+        ("world={num_films: 3}", "world", "num_films", 3),
+    ],
+)
+def test_values_are_written_as_yaml(override: str, section: str, name: str, value: object) -> None:
+    assert getattr(getattr(load_config(None, [override]), section), name) == value
+
+
+def test_a_size_may_be_named_or_given_in_parts() -> None:
+    named = load_config(None, ["dit.size=tiny"]).dit.size
+    assert named.hidden_size == 64
+    parts = "dit.size={hidden_size: 96, depth: 3, num_heads: 2, patch_size: [1, 2, 2]}"
+    assert load_config(None, [parts]).dit.size.depth == 3
+    one = load_config("test", ["dit.size.depth=3"]).dit.size
+    assert (one.depth, one.hidden_size) == (3, named.hidden_size)
+
+
+def test_settings_survive_json_so_a_checkpoint_can_hold_them() -> None:
+    for profile in PROFILES:
+        config = load_config(profile)
+        assert Config.model_validate(json.loads(json.dumps(config.model_dump(mode="json")))) == config
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_config().dit.steps = 3  # type: ignore[misc]
+
+
+def test_no_setting_has_a_second_default_in_python() -> None:
+    """One default in one place: a field with a Python default would hide a line missing from pipelines.yaml."""
+
+    def defaults(model: type[BaseModel]) -> list[str]:
+        found = []
+        for name, field in model.model_fields.items():
+            if not field.is_required():
+                found.append(f"{model.__name__}.{name}")
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                found += defaults(field.annotation)
+        return found
+
+    assert defaults(Config) == []
+
+
+@pytest.mark.parametrize(
+    ("profile", "override", "sentence"),
+    [
+        ("latop", None, "`latop` is not a profile; did you mean `laptop`?"),
+        ("zzz", None, "`zzz` is not a profile; the names are cluster, gpu, laptop, test"),
+        (None, "dit.stps=3", "`dit.stps` is not a setting; did you mean `dit.steps`?"),
+        (None, "ditt.steps=3", "`ditt` is not a setting; did you mean `dit`?"),
+        (None, "vae.latent_chanels=3", "`vae.latent_chanels` is not a setting; did you mean `vae.size.latent_channels`?"),
+        (None, "vae.size.latent_chanels=3", "`vae.size.latent_chanels` is not a setting; did you mean `vae.size.latent_channels`?"),
+        (None, "dit.steps=many", "`dit.steps` = 'many': "),
+        (None, "dit.steps=0", "`dit.steps` = 0: "),
+        (None, "dit.steps", "`--set dit.steps` is not `key=value`"),
+        (None, "dit=3", "`dit` = 3: "),
+        (None, "dit..steps=3", "`dit.`"),
+        (None, "dit.steps.more=3", "`dit.steps` = "),
+        (None, "dit.size=huge", "`huge` is not a size; the sizes are tiny, demo, base"),
+        (None, "clip.num_frames=10", "`clip.num_frames` must be 1 + a multiple of 4, not 10; the nearest are 9 and 13"),
+        (None, "clip.height=30", "`clip.height` must be a multiple of 8, not 30; try 32"),
+        (None, "world.min_scene_frames=99", "`world.min_scene_frames` is above `world.max_scene_frames`"),
+        (None, "curate.val_share=1.5", "`curate.val_share` = 1.5: "),
+        (None, "dit.steps=[1", "the value of `--set dit.steps=[1` is not YAML"),
+        (None, "vae.learning_rate=.nan", "`vae.learning_rate` = nan: "),
+    ],
+)
+def test_a_mistake_answers_in_one_sentence(profile: str | None, override: str | None, sentence: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        load_config(profile, [override] if override else [])
+    said = str(raised.value)
+    assert sentence in said
+    assert "\n" not in said
+    assert "pydantic" not in said.lower()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("defaults: [", "is not YAML"),
+        ("profiles: {}", "has no `defaults` mapping"),
+        ("just words", "has no `defaults` mapping"),
+        ("defaults: {root: runs}\nextras: 1", "`extras` is not one of defaults, profiles, deployments"),
+        ("defaults: {root: runs}", "`world` is missing"),
+        ("defaults: {root: runs}\nprofiles: 3", "`profiles`"),
+        ("defaults: {root: runs}\nprofiles: {laptop: 3}", "is not a mapping"),
+    ],
+)
+def test_a_broken_settings_file_is_named(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(SettingsError) as raised:
+        load_config("laptop" if "profiles: {laptop" in text else None, file=str(path))
+    assert sentence in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_settings_file_is_the_explicit_one_then_the_environments_then_the_nearest_upwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: Path
+) -> None:
+    for name in ("explicit.yaml", "environment.yaml", "pipelines.yaml"):
+        (tmp_path / name).write_text("defaults: {}")
+    deeper = tmp_path / "a" / "b"
+    deeper.mkdir(parents=True)
+    monkeypatch.chdir(deeper)
+    assert find_settings_file() == tmp_path / "pipelines.yaml"
+    monkeypatch.setenv("KINORA_CONFIG", str(tmp_path / "environment.yaml"))
+    assert find_settings_file() == tmp_path / "environment.yaml"
+    assert find_settings_file(str(tmp_path / "explicit.yaml")) == tmp_path / "explicit.yaml"
+    with pytest.raises(SettingsError, match="is not there"):
+        find_settings_file(str(tmp_path / "absent.yaml"))
+    monkeypatch.delenv("KINORA_CONFIG")
+    monkeypatch.chdir("/")
+    assert find_settings_file() == repository / "pipelines.yaml"
+
+
+def test_deployments_name_flows_and_profiles_that_exist() -> None:
+    deployments = load_deployments()
+    assert deployments
+    for deployment in deployments:
+        assert deployment.flow in FLOWS
+        load_config(deployment.profile, deployment.overrides)
+
+
+def test_stages_are_shaped_by_sections_that_exist() -> None:
+    for stage in STAGES.values():
+        assert set(stage.sections) <= set(Config.model_fields)
+        assert set(stage.upstream) <= set(STAGES)
