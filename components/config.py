@@ -98,13 +98,16 @@ class Clip(Section):
 
 
 class Scenes(Section):
-    """PySceneDetect's detectors; content values are on its 0 to 255 scale."""
+    """PySceneDetect's detectors propose cuts (contents on its 0 to 255 scale); changes beyond small motions, 0 to 255, verify them."""
 
     adaptive_threshold: float
     min_content_value: float
     content_threshold: float
+    cut_change: float
+    cut_ratio: float
     fade_luma: float
-    dissolve_threshold: float
+    dissolve_change: float
+    dissolve_ratio: float
     min_scene_seconds: float
     trim_gradual_seconds: float
 
@@ -122,6 +125,7 @@ class Curate(Section):
     max_hash_distance: Count
     val_share: Share
     test_share: Share
+    labelled_share: Share
 
 
 class Captioner(Section):
@@ -130,7 +134,6 @@ class Captioner(Section):
     pretrained: str | None
     size: Annotated[CocaSize, _named(COCA_SIZES)]
     mosaic_frames: Positive
-    labelled_share: Share
     min_labelled: Count
     steps: Positive
     batch_size: Positive

@@ -1,23 +1,12 @@
 """Runs a flow from the command line: starts what it needs side by side, then says what became of it."""
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-FLOWS = (
-    "footage_to_model",
-    "ingest",
-    "train_captioner",
-    "caption",
-    "train_vae",
-    "encode",
-    "train_dit",
-    "evaluate",
-    "promote",
-)
+from components.config import load_config
 
 
 @dataclass(frozen=True)
@@ -41,17 +30,13 @@ class RunSettings:
 
 
 def run_flow(name: str, settings: RunSettings) -> Sequence[Any]:
-    """Runs one of FLOWS in this process, which is the Ray driver, and answers the outcomes of its stages."""
-    warm = threading.Thread(target=_start_ray, args=(settings,), daemon=True)
-    warm.start()  # Ray starts while Prefect's server does
-    flow: Callable[..., Sequence[Any]] = getattr(import_module(f"flows.{name}"), name)
-    warm.join()
-    return flow(**settings.parameters())
-
-
-def _start_ray(settings: RunSettings) -> None:
-    from components.cluster.session import start
-    from components.config import load_config
+    """Runs a flow in this process, which is the Ray driver, and answers the outcomes of its stages."""
+    from components.cluster.session import start_ray, stop_ray
 
     config = load_config(settings.profile, settings.overrides)
-    start(config, Path(config.root))
+    start_ray(config, Path(config.root))  # Ray starts while Prefect is imported and its server starts
+    try:
+        flow: Callable[..., Sequence[Any]] = getattr(import_module(f"flows.{name}"), name)
+        return flow(**settings.parameters())
+    finally:
+        stop_ray()

@@ -41,14 +41,29 @@ LIKE = {  # what an unknown word comes nearest to, first choice first
     "zoom-in": ("still",),
     "zoom-out": ("still",),
 }
-OPENING = re.compile(
-    r"^\W*(?:(?:please|kindly|hey|hi|ok|okay)\W+)*"
-    r"(?:(?:can|could|would|will) you\W+)?(?:please\W+)?"
-    r"(?:(?:i|we) (?:want|need|would like|'d like)\W+(?:to see\W+)?|(?:generate|make|create|produce|render|show|draw|give|film|imagine)\W+(?:me\W+|us\W+)?)?"
-    r"(?:(?:an?|the|some|this)\W+)?(?:(?:short|brief|new|nice|realistic|high[- ]quality|hd|4k)\W+)*"
-    r"(?:(?:videos?|clips?|movies?|films?|footage|animations?|shots?)\b(?:\W+(?:of|with|showing|that shows|in which|where|about)\b|\s*:)\W*)?",
+REQUEST = re.compile(
+    r"^\W*(?:(?:please|kindly|hey|hi|ok|okay)\W+)*(?:(?:can|could|would|will) you\W+)?(?:please\W+)?"
+    r"(?:(?:i|we)(?:'d like| would like| want| need)\W+(?:to see\W+)?"
+    r"|(?:generate|make|create|produce|render|show|draw|give)\W+(?:(?:me|us)\W+)?)",
     re.IGNORECASE,
 )
+VIDEO_OF = re.compile(
+    r"^\W*(?:(?:an?|the|some|this|short|brief|new|nice|realistic|high[- ]quality|hd|4k)\W+)*"
+    r"(?:videos?|clips?|movies?|films?|footage|animations?|shots?)(?:\s+(?:of|with|showing|that shows|in which|where|about)\b|\s*:)\W*",
+    re.IGNORECASE,
+)
+SAID = [re.compile("|".join(rf"\b(?:{said})\b" for said in words.values())) for words in vocabulary.SYNONYMS.values()]
+SAID += [
+    re.compile(pattern)
+    for pattern in (*vocabulary.CAMERA_PATTERNS, vocabulary.IN_PASSING, *(rf"\b(?:{said})\b" for said in SIZES.values()))
+]
+FILLING = """
+the and but for with while over under onto into from its his her this that there here some one two are was has have being which
+where when then also very slowly quickly fast slow gently smoothly steadily across along toward towards away move moves moving
+moved slide slides sliding drift drifts drifting glide glides gliding float floats floating fly flies flying go goes going travel
+travels travelling traveling shape shaped object thing figure sign mark colour color coloured colored colours colors background
+backdrop front scene frame view shot screen direction side please
+"""  # says nothing by itself
 
 
 def build_style(captions: Sequence[str]) -> dict[str, Any]:
@@ -65,7 +80,11 @@ def build_style(captions: Sequence[str]) -> dict[str, Any]:
         values = {field: Counter(value for fields in parsed if (value := fields[field])) for field in FIELDS}
         sizes = Counter(size for caption in captions if (size := _size(caption)))
         says_size = sum(sizes.values()) > len(captions) / 2
-        return {"kind": "world", "values": {field: dict(_ranked(values[field])) for field in FIELDS}, "size": _ranked(sizes)[0][0] if says_size else None}
+        return {
+            "kind": "world",
+            "values": {field: dict(_ranked(values[field])) for field in FIELDS},
+            "size": _ranked(sizes)[0][0] if says_size else None,
+        }
     return {
         "kind": "plain",
         "lowercase": sum(caption == caption.lower() for caption in captions) >= len(captions) / 2,
@@ -112,17 +131,15 @@ def _in_grammar(prompt: str, style: Mapping[str, Any]) -> tuple[str, list[str]]:
         else:
             chosen[field] = _nearest(field, value, known)
             notes.append(f"no training caption says the {field} `{value}`; `{chosen[field]}` is taken (known: {', '.join(sorted(known))})")
-    if not any(said.values()) and not any(_misspelt(prompt, style["values"][field]) for field in FIELDS):
-        notes.append(f"nothing of `{prompt}` is in what this model was trained on")
-    elif said["shape"] is None and _misspelt(prompt, style["values"]["shape"]) is None:
-        notes.append(f"the prompt names no shape that this model knows; `{chosen['shape']}` is taken (known: {', '.join(sorted(style['values']['shape']))})")
+    if missed := _not_understood(prompt, style["values"]):
+        notes.append(f"`{'`, `'.join(missed)}`: not in what this model was trained on, so left out")
     size = (_size(prompt) or style["size"]) if style["size"] else None
     thing = Thing(chosen["colour"], chosen["shape"], chosen["motion"], radius=0.2, size=size)
     return vocabulary.caption(Scene((thing,), chosen["background"], chosen["camera"])), notes
 
 
 def _in_plain_words(prompt: str, style: Mapping[str, Any]) -> str:
-    bare = prompt[OPENING.match(prompt).end() :].strip() if OPENING.match(prompt) else prompt  # type: ignore[union-attr]
+    bare = VIDEO_OF.sub("", REQUEST.sub("", prompt))
     text = bare if re.search(r"\w", bare) else prompt
     text = re.sub(r"\s+([,.;:!?])", r"\1", text).rstrip(" ,;:")
     if style["lowercase"]:
@@ -158,6 +175,16 @@ def _misspelt(prompt: str, known: Mapping[str, int]) -> str | None:
         if word not in grammar_words() and (close := difflib.get_close_matches(word, known, n=1, cutoff=0.8)):
             return close[0]
     return None
+
+
+def _not_understood(prompt: str, values: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Lists the words of a prompt that no field was read from, leaving out those that say nothing by themselves."""
+    rest = VIDEO_OF.sub("", REQUEST.sub("", prompt)).lower()
+    for pattern in SAID[::-1]:  # whole phrases before single words
+        rest = pattern.sub(" ", rest)
+    words = re.findall(r"[^\W\d_]{3,}", rest)
+    known = grammar_words() | set(FILLING.split())
+    return [word for word in dict.fromkeys(words) if word not in known and not any(_misspelt(word, names) for names in values.values())]
 
 
 def _nearest(field: str, value: str, known: Mapping[str, int]) -> str:

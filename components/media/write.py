@@ -10,7 +10,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 MOVFLAGS = "use_metadata_tags"  # keeps keys of our own; without it MP4 drops all but title, comment and the like
 
@@ -93,7 +93,7 @@ def encode_png(image: np.ndarray) -> bytes:
     return b"".join(bytes(packet) for packet in [*codec.encode(frame), *codec.encode(None)])
 
 
-class replacing:  # noqa: N801, reads as a verb: `with replacing(path) as temporary`
+class replacing:
     """A context that hands out a temporary name beside a path and moves it there when the body ends well."""
 
     def __init__(self, path: str | os.PathLike):
@@ -127,7 +127,7 @@ def _encode(target, movflags, frames, fps, pix_fmt, settings, threads, metadata)
         to_yuv = VideoReformatter()  # one for all frames: each builds its own tables, which costs more than the encoding
         for i, picture in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-            frame = to_yuv.reformat(frame, format=pix_fmt, dst_colorspace="ITU709", dst_color_range="MPEG")
+            frame = to_yuv.reformat(frame, format=pix_fmt, dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, threads=1)
             frame.pts, frame.time_base = i, 1 / rate
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))

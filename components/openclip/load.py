@@ -64,7 +64,9 @@ class Coca:
 def coca_config(size: CocaSize, vocab_size: int, context_length: int) -> dict[str, Any]:
     """Answers OpenCLIP's `model_cfg` of a size."""
     if size.embed_dim != size.text_width:
-        raise ValueError(f"a CoCa's decoder reads the picture at its own width: `embed_dim` {size.embed_dim} is not `text_width` {size.text_width}")
+        raise ValueError(
+            f"a CoCa's decoder reads the picture at its own width: `embed_dim` {size.embed_dim} is not `text_width` {size.text_width}"
+        )
     heads = max(1, size.text_width // size.head_width)
     text = {"context_length": context_length, "vocab_size": vocab_size, "width": size.text_width, "heads": heads}
     return {
@@ -200,7 +202,9 @@ def _load_local_dir(folder: Path) -> Coca:
         document = json.loads((folder / f"{CONFIG}.json").read_text())
         config = document["model_cfg"]
     except (FileNotFoundError, json.JSONDecodeError, KeyError) as error:
-        raise CaptionerError(f"`{folder}` has no {CONFIG}.json with a `model_cfg`; hint: a folder in OpenCLIP's local-dir format") from error
+        raise CaptionerError(
+            f"`{folder}` has no {CONFIG}.json with a `model_cfg`; hint: a folder in OpenCLIP's local-dir format"
+        ) from error
     _check_coca(config, str(folder))
     weights = folder / f"{WEIGHTS}.safetensors"
     if not weights.is_file():
@@ -284,7 +288,9 @@ def _by_whole_package(folder: Path) -> tuple[Any, Any]:
 
 def _check_coca(config: Mapping[str, Any], name: str) -> None:
     if "multimodal_cfg" not in config:
-        raise CaptionerError(f"`{name}` is an OpenCLIP model without a caption decoder; hint: one whose config has `multimodal_cfg`, a CoCa")
+        raise CaptionerError(
+            f"`{name}` is an OpenCLIP model without a caption decoder; hint: one whose config has `multimodal_cfg`, a CoCa"
+        )
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:

@@ -28,7 +28,9 @@ class Mosaic:
     def __post_init__(self) -> None:
         if isqrt(self.frames) ** 2 != self.frames:
             below = isqrt(self.frames)
-            raise ValueError(f"a mosaic has a square number of frames, not {self.frames}; the nearest are {below**2} and {(below + 1) ** 2}")
+            raise ValueError(
+                f"a mosaic has a square number of frames, not {self.frames}; the nearest are {below**2} and {(below + 1) ** 2}"
+            )
         if self.image_size % self.grid or self.cell % self.tile:
             raise ValueError(
                 f"{self.grid} x {self.grid} frames cut into tiles of {self.tile} do not fill a picture of {self.image_size} pixels; "

@@ -3,6 +3,7 @@
 import gzip
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def _merges_of(word: str, whole: Any) -> set[int]:
     spelt = [*letters[:-1], letters[-1] + "</w>"]
     ranks: set[int] = set()
     while len(spelt) > 1:
-        rank, at = min((whole.bpe_ranks.get(pair, len(whole.bpe_ranks)), at) for at, pair in enumerate(zip(spelt, spelt[1:], strict=False)))
+        rank, at = min((whole.bpe_ranks.get(pair, len(whole.bpe_ranks)), at) for at, pair in enumerate(pairwise(spelt)))
         if rank == len(whole.bpe_ranks):
             break
         ranks.add(rank)

@@ -14,14 +14,14 @@ from components.config import Config
 from components.models.weights import DamagedFolderError, digest_folder
 from components.stages import STAGES, TRAIN_STAGES, digest, maker
 from components.store import tables
-from components.store.filters import HELD_OUT, KEPT, LABELLED, TRAINING
+from components.store.filters import HELD_OUT, KEPT, LABELLED, LENT, TRAINING
 from components.store.project import Project
 
 # What each stage reads, as the rows and the `_by` columns that decide whether it must run again.
 READ_ROWS: dict[str, tuple[str | None, tuple[str, ...]]] = {
     "curate": (None, ("clip_by",)),
     "train_captioner": (LABELLED, ("clip_by", "label_by")),
-    "caption": (KEPT, ("clip_by", "label_by")),
+    "caption": (KEPT, ("clip_by", "label_by", "lent")),
     "train_vae": (TRAINING, ("clip_by",)),
     "encode": (KEPT, ("clip_by", "caption_by")),
     "train_dit": (TRAINING, ("latents_by", "text_embeds_by")),
@@ -160,12 +160,12 @@ def stale_rows(stage: str, config: Config, project: Project) -> dict[str, list[s
 
 
 def _stale_captions(clips: tables.Table, config: Config, project: Project) -> list[str]:
-    lent = f"(label_caption IS NOT NULL AND (caption_by IS DISTINCT FROM label_by) AND {KEPT})"
+    lent = f"({LENT} AND (caption_by IS DISTINCT FROM label_by) AND {KEPT})"
     record = project.record("train_captioner")
     if record is not None and not weights_of("train_captioner", project):
         return clips.keys(lent)  # no captioner, so what nobody described stays without a caption
     made = tables.distinct("caption_by", stage_maker("caption", config, project))
-    return clips.keys(f"{lent} OR (label_caption IS NULL AND {made} AND {KEPT})")
+    return clips.keys(f"{lent} OR (lent IS DISTINCT FROM true AND {made} AND {KEPT})")
 
 
 def changed_settings(stage: str, config: Config, record: dict[str, Any]) -> str:

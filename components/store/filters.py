@@ -5,7 +5,8 @@ from collections.abc import Iterable
 KEPT = "keep = true AND quarantine IS NULL"
 TRAINING = f"{KEPT} AND split = 'train'"
 HELD_OUT = f"{KEPT} AND split IN ('val', 'test')"
-LABELLED = f"{TRAINING} AND label_caption IS NOT NULL"
+LENT = "lent = true"  # its label is its caption, and may teach the captioner
+LABELLED = f"{TRAINING} AND {LENT}"
 
 
 def distinct(column: str, value: str) -> str:

@@ -66,6 +66,7 @@ CLIPS = pa.schema(
         pa.field("rights", pa.string()),
         pa.field("label_caption", pa.string()),  # lent by a manifest or a sidecar
         pa.field("label_by", pa.string()),  # manifest:<digest> or sidecar:<digest>
+        pa.field("lent", pa.bool_()),  # the label is lent to the captioner's training and is the caption
         pa.field("truth", pa.string()),  # JSON fields of the synthetic world; evaluation alone reads it
         pa.field("luma", pa.float32()),
         pa.field("contrast", pa.float32()),

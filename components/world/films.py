@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -67,7 +68,7 @@ def recipe_for(
     return Recipe(preset.name, seed, index, scenes, height, width, str(Fraction(fps)), (shortest, longest), share, allow)
 
 
-def render_film(path: str | os.PathLike, preset: str | Preset, seed: int, **choices) -> dict:
+def render_film(path: str | os.PathLike, preset: str | Preset, seed: int, **choices: Any) -> dict[str, Any]:
     """Renders one film and, before it, its sidecar `<stem>.json`; whoever finds a film finds its truth.
 
     Args:
@@ -89,7 +90,7 @@ def render_films(
     unseen_films: int = 0,
     workers: int = 2,
     on_film: Callable[[int, int], None] | None = None,
-    **choices,
+    **choices: Any,
 ) -> list[Path]:
     """Renders what is missing of a folder of films: `film_0000.mp4` and on, then `unseen_0000.mp4` with held-out triples alone.
 
@@ -120,7 +121,7 @@ def render_films(
     return list(recipes)
 
 
-def _in_processes(tasks: list[tuple[Path, Recipe]], workers: int):
+def _in_processes(tasks: list[tuple[Path, Recipe]], workers: int) -> Iterator[None]:
     if workers <= 1:
         yield from map(_write_task, tasks)
         return
@@ -143,11 +144,11 @@ def _stands(path: Path, recipe: Recipe) -> bool:
         return False
 
 
-def _plain(recipe: Recipe) -> dict:
+def _plain(recipe: Recipe) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(recipe)))
 
 
-def _write_film(path: Path, recipe: Recipe) -> dict:
+def _write_film(path: Path, recipe: Recipe) -> dict[str, Any]:
     frames, sidecar = draw_film(recipe)
     path.unlink(missing_ok=True)
     with replacing(path.with_suffix(".json")) as temporary:
@@ -156,16 +157,16 @@ def _write_film(path: Path, recipe: Recipe) -> dict:
     return sidecar
 
 
-def draw_film(recipe: Recipe) -> tuple[np.ndarray, dict]:
+def draw_film(recipe: Recipe) -> tuple[np.ndarray, dict[str, Any]]:
     """Draws a film's frames, uint8 (T, H, W, 3), and its truth."""
     preset, fps = get_preset(recipe.preset), Fraction(recipe.fps)
     rng = np.random.default_rng([recipe.seed, recipe.index, recipe.allow == "unseen", recipe.version])
     scenes = _draw_scenes(rng, preset, recipe)
     gaps = [_draw_gap(rng, recipe.gradual_share) for _ in scenes[1:]]  # (type, frames) of each boundary
     parts: list[np.ndarray] = []
-    sidecar = {"format": FORMAT, "version": VERSION, "preset": recipe.preset, "seed": recipe.seed, "fps": recipe.fps}
+    sidecar: dict[str, Any] = {"format": FORMAT, "version": VERSION, "preset": recipe.preset, "seed": recipe.seed, "fps": recipe.fps}
     sidecar |= {"held_out": recipe.allow == "unseen", "recipe": asdict(recipe), "scenes": [], "cuts": [], "gradual": []}
-    at, tail = 0, None  # tail: the last scene's frames that the next gap mixes with
+    at, tail = 0, np.empty((0, recipe.height, recipe.width, 3), np.uint8)  # tail: what the next gap mixes with
     for i, (scene, count) in enumerate(scenes):
         (kind, before), after = gaps[i - 1] if i else ("cut", 0), gaps[i][1] if i < len(gaps) else 0
         middle = before + (count - 1) / 2
@@ -211,7 +212,7 @@ def _mix(kind: str, before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return np.where(step < 0.5, (1 - 2 * step) * before, (2 * step - 1) * after).clip(0, 255).astype(np.uint8)
 
 
-def _truth(scene: Scene, first: int, count: int, fps: Fraction) -> dict:
+def _truth(scene: Scene, first: int, count: int, fps: Fraction) -> dict[str, Any]:
     return {
         "first_frame": first,
         "last_frame": first + count - 1,

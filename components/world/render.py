@@ -20,6 +20,8 @@ from components.world.vocabulary import (
     held_out,
 )
 
+Pair = tuple[float, float]
+
 BAR_HALF_WIDTH = 0.055
 BAR_COLOUR = np.array([16.0, 16.0, 20.0], np.float32)
 BUSH_DARKNESS = 0.55
@@ -71,7 +73,7 @@ def draw_scene(
     *,
     triples: tuple[Triple, ...] | None = None,
     seconds: float = 1.0,
-    aspect: tuple[float, float] = (1.0, 1.0),
+    aspect: Pair = (1.0, 1.0),
 ) -> Scene:
     """Draws the truth of one scene.
 
@@ -89,13 +91,13 @@ def draw_scene(
     if preset.max_things > 1 and rng.random() < 0.4:
         things.append(_draw_second(rng, preset, things[0], triples, camera_velocity(camera, rate), seconds, aspect))
     backgrounds = [name for name in preset.backgrounds if not (name == "striped" and camera.startswith("tilt"))]  # unseeable
-    base = rng.uniform(*preset.base_grey) + np.array(preset.slate) + preset.tint * rng.uniform(-1, 1, 3)
+    red, green, blue = rng.uniform(*preset.base_grey) + np.array(preset.slate) + preset.tint * rng.uniform(-1, 1, 3)
     return Scene(
         things=tuple(things),
         background=backgrounds[rng.integers(len(backgrounds))],
         camera=camera,
         camera_rate=0.0 if camera == "still" else float(rate),
-        base=tuple(float(value) for value in base),
+        base=(float(red), float(green), float(blue)),
         contrast=float(rng.uniform(*preset.contrast)),
         wavelength=float(rng.uniform(*preset.wavelength)),
         phase_x=float(rng.uniform(0, 1)),
@@ -106,14 +108,14 @@ def draw_scene(
     )
 
 
-def camera_velocity(camera: str, rate: float) -> tuple[float, float]:
+def camera_velocity(camera: str, rate: float) -> Pair:
     """The camera's own velocity in the world, in short sides a second: still things move the other way on screen."""
     kind, _, way = camera.partition("-")
     dx, dy = DIRECTIONS[way] if kind in ("pan", "tilt") else (0, 0)
     return dx * rate, dy * rate
 
 
-def _draw_thing(rng, preset: Preset, triple: Triple, camera: tuple[float, float], seconds: float, aspect: tuple[float, float]) -> Thing:
+def _draw_thing(rng: np.random.Generator, preset: Preset, triple: Triple, camera: Pair, seconds: float, aspect: Pair) -> Thing:
     """Draws one object whose path on screen crosses the middle of the frame half-way, and stays inside where it can."""
     colour, shape, motion = triple
     dx, dy = DIRECTIONS.get(motion, (0, 0))
@@ -147,7 +149,9 @@ def _draw_thing(rng, preset: Preset, triple: Triple, camera: tuple[float, float]
     return thing
 
 
-def _draw_second(rng, preset: Preset, first: Thing, triples, camera, seconds, aspect) -> Thing:
+def _draw_second(
+    rng: np.random.Generator, preset: Preset, first: Thing, triples: tuple[Triple, ...], camera: Pair, seconds: float, aspect: Pair
+) -> Thing:
     """Draws a smaller companion, of another colour and shape, off to one side."""
     others = [t for t in triples if t[0] != first.colour and t[1] != first.shape] or list(triples)
     thing = _draw_thing(rng, preset, others[rng.integers(len(others))], camera, seconds, aspect)
@@ -237,7 +241,7 @@ def _draw_bar(frames: np.ndarray, scene: Scene, xs: np.ndarray, ys: np.ndarray, 
     frames[:] = frames + cover * (BAR_COLOUR - frames) + 0.5
 
 
-def _draw_on(frames: np.ndarray, thing: Thing, times: np.ndarray, camera: tuple[float, float], zoom: np.ndarray, unit: int) -> None:
+def _draw_on(frames: np.ndarray, thing: Thing, times: np.ndarray, camera: Pair, zoom: np.ndarray, unit: int) -> None:
     """Draws one object into frames uint8 (T, H, W, 3), touching only the box around it."""
     _, height, width, _ = frames.shape
     hop = np.zeros_like(times)

@@ -61,7 +61,7 @@ def find_blob(frames: np.ndarray, colours: tuple[str, ...], bridge: int = 1) -> 
     return best[1] if best else None
 
 
-def _blob(off, far, mine, ways, colours, bridge) -> Blob | None:
+def _blob(off: np.ndarray, far: np.ndarray, mine: np.ndarray, ways: np.ndarray, colours: tuple[str, ...], bridge: int) -> Blob | None:
     """Turns the pixels nearest to one colour into a soft mask: how much of the object's own colour each pixel holds."""
     core = mine & (far >= 0.8 * np.quantile(far[mine], 0.7))
     own = np.median(off[core], axis=0)

@@ -297,7 +297,8 @@ CAMERA_PATTERNS = (
     rf"\b(?P<still>{STILL_CAMERA})\W+(?:camera|shot|view|frame)\b",
     rf"\b(?:camera|shot|view)\W+(?:\w+\W+){{0,3}}?(?P<still>{STILL_CAMERA}|(?:not|\w+n't|never) move)\b",
 )
-IN_PASSING = r"from (?:the )?(?:left|right|top|bottom)\b|\b(?:left|right|top|bottom)(?:most)? (?:side|corner|half|edge|part)\b|close[ -]up|right (?:now|away)"
+SIDE = "(?:left|right|top|bottom)"
+IN_PASSING = rf"from (?:the )?{SIDE}\b|\b{SIDE}(?:most)? (?:side|corner|half|edge|part)\b|close[ -]up|right (?:now|away)"
 
 
 def parse(text: str) -> dict[str, str | None]:

@@ -4,7 +4,7 @@ import pytest
 
 from components.measure.camera import camera
 from components.world.render import render_clips
-from tests.measure.test_optical_flow import sliding
+from tests.measure.moving import sliding
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from components.measure.consistency import (
     warp_error,
 )
 from components.measure.optical_flow import flow
-from tests.measure.test_optical_flow import sliding
+from tests.measure.moving import sliding
 
 
 def steady(x: float, y: float, num_frames: int = 4, side: int = 16) -> np.ndarray:

@@ -58,15 +58,17 @@ class Pipeline:
         if stage == "curate":
             clips.update([{"clip_id": key, "keep": True, "curated_by": found.maker} for key in found.stale["curate"]])
         elif stage == "caption":
-            for row in clips.read(["clip_id", "label_caption", "label_by"], tables.among("clip_id", found.stale["caption"])):
-                by = caption_maker(self.config, self.project, row["label_by"])
-                clips.update([{"clip_id": row["clip_id"], "caption": row["label_caption"] or "a film", "caption_by": by}])
+            rows = clips.read(["clip_id", "label_caption", "label_by"], tables.among("clip_id", found.stale["caption"]))
+            for row in rows:
+                row["caption_by"] = caption_maker(self.config, self.project, row.pop("label_by"))
+                row["caption"] = row.pop("label_caption") or "a film"
+            clips.update(rows)
         elif stage == "encode":
             by = latents_maker(self.config, self.project)
             clips.update([{"clip_id": key, "latents_by": by} for key in found.stale["latents"]])
             by_text = text_maker(self.config, self.project)
-            for row in clips.read(["clip_id", "caption_by"], tables.among("clip_id", found.stale["text_embeds"])):
-                clips.update([{"clip_id": row["clip_id"], "text_embeds_by": by_text(row["caption_by"])}])
+            rows = clips.read(["clip_id", "caption_by"], tables.among("clip_id", found.stale["text_embeds"]))
+            clips.update([{"clip_id": row["clip_id"], "text_embeds_by": by_text(row["caption_by"])} for row in rows])
         elif stage in TRAIN_STAGES:
             with new_folder(self.project.model(stage, found.key)) as draft:
                 (draft / "weights.json").write_text(json.dumps(found.key))

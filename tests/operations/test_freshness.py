@@ -11,15 +11,22 @@ from components.store import tables
 from tests.operations.pipeline import Pipeline, settings
 
 
-@pytest.fixture
-def done(tmp_path: Path) -> Pipeline:
-    """A project of 20 labelled and 20 unlabelled training clips and some held out, all stages finished."""
-    pipeline = Pipeline(tmp_path)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of a project of 20 labelled and 20 unlabelled training clips and some held out, all stages finished."""
+    pipeline = Pipeline(tmp_path_factory.mktemp("finished"))
     pipeline.add_clips(*range(20), label="a red ball")
     pipeline.add_clips(*range(20, 40))
     pipeline.add_clips(*range(40, 45), split="val")
     pipeline.run()
-    return pipeline
+    return pipeline.project.root
+
+
+@pytest.fixture
+def done(finished: Path, tmp_path: Path) -> Pipeline:
+    """A copy of the finished project, for one test."""
+    shutil.copytree(finished, tmp_path / "runs")
+    return Pipeline(tmp_path / "runs")
 
 
 def test_nothing_is_stale_after_a_whole_run(done: Pipeline) -> None:

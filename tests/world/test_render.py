@@ -22,8 +22,11 @@ def test_the_same_seed_draws_the_same_clips(preset):
     frames, scenes = render_clips(preset, 6, seed=11)
     again, same = render_clips(preset, 6, seed=11)
     other, _ = render_clips(preset, 6, seed=12)
-    assert frames.dtype == np.uint8 and frames.shape == (6, 9, 64, 64, 3)
-    assert scenes == same and np.array_equal(frames, again) and not np.array_equal(frames, other)
+    assert frames.dtype == np.uint8
+    assert frames.shape == (6, 9, 64, 64, 3)
+    assert scenes == same
+    assert np.array_equal(frames, again)
+    assert not np.array_equal(frames, other)
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 64), (96, 128), (128, 96)])
@@ -86,4 +89,5 @@ def test_a_tilt_is_never_drawn_over_stripes_that_cannot_show_it():
     _, scenes = render_clips("rich", 300, num_frames=1, height=8, width=8, seed=8)
     assert not any(scene.camera.startswith("tilt") and scene.background == "striped" for scene in scenes)
     assert {len(scene.things) for scene in scenes} == {1, 2}
-    assert any(scene.occluder for scene in scenes) and any(scene.parallax for scene in scenes)
+    assert any(scene.occluder for scene in scenes)
+    assert any(scene.parallax for scene in scenes)

@@ -38,15 +38,20 @@ def test_a_persons_own_words_are_understood(text, said):
 
 def test_demo_is_as_small_and_as_large_as_agreed():
     demo = get_preset("demo")
-    assert len(demo.shapes) >= 4 and len(demo.colours) >= 6 and len(demo.motions) == 4 and len(demo.backgrounds) == 2
-    assert len(all_triples("demo")) == 96 and len(held_out("demo")) == 8
+    assert len(demo.shapes) >= 4
+    assert len(demo.colours) >= 6
+    assert len(demo.motions) == 4
+    assert len(demo.backgrounds) == 2
+    assert len(all_triples("demo")) == 96
+    assert len(held_out("demo")) == 8
 
 
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("seed", [0, 1, 7])
 def test_held_out_triples_are_few_and_balanced_and_every_pair_is_still_seen(name, seed):
     triples, unseen = set(all_triples(name)), held_out(name, seed)
-    assert unseen <= triples and 0 < len(unseen) <= 0.1 * len(triples)
+    assert unseen <= triples
+    assert 0 < len(unseen) <= 0.1 * len(triples)
     preset = get_preset(name)
     for i, values in enumerate((preset.colours, preset.shapes, preset.motions)):
         counts = Counter(triple[i] for triple in unseen)
