@@ -71,6 +71,7 @@ class Footage(Section):
     max_frames: Positive
     max_seconds: float
     max_file_bytes: Positive
+    max_held_bytes: Positive
 
 
 class Clip(Section):
@@ -81,6 +82,7 @@ class Clip(Section):
     width: Positive
     fps: Positive
     max_clips_per_scene: Positive
+    max_clips_per_video: Positive
     crf: Count
 
     @model_validator(mode="after")

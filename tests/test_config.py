@@ -8,8 +8,8 @@ import yaml
 from pydantic import BaseModel
 
 from components.config import Config, SettingsError, find_settings_file, load_config, load_deployments
+from components.operations.plan import FLOW_STAGES
 from components.stages import STAGES
-from flows.runner import FLOWS
 
 PROFILES = ("test", "laptop", "gpu", "cluster")
 
@@ -167,7 +167,7 @@ def test_deployments_name_flows_and_profiles_that_exist() -> None:
     deployments = load_deployments()
     assert deployments
     for deployment in deployments:
-        assert deployment.flow in FLOWS
+        assert deployment.flow in FLOW_STAGES
         load_config(deployment.profile, deployment.overrides)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from components.measure.change import Look, blend, change, look
+from components.measure.change import Look, blend, change, look, resemblance
 
 if TYPE_CHECKING:
     from components.config import Scenes
@@ -24,6 +24,7 @@ MIN_STEP = 0.1  # change of one step of a dissolve
 STEADY = (0.35, 4.0)  # the smallest and largest step of a dissolve, in median ones
 OUTSIDE_QUIET = 0.15
 MAX_BLEND_ERROR = 0.4  # of the whole change, in the middle of a dissolve
+MAX_RESEMBLANCE = 0.55  # of the scenes on its two sides
 MAX_FADE_SECONDS = 3.0  # of one side
 DIP = 0.35  # how far luma and contrast sink in a fade, of what they are beside it
 SLOPE = 0.3  # a fade's side ends where its steps fall below this share of their mean
@@ -130,7 +131,8 @@ class Watcher:
         if whole < self.settings.dissolve_change:
             return
         share, left = blend(start[1], end[1], middle[1])
-        if abs(share - 0.5) < 0.25 and left <= MAX_BLEND_ERROR * whole:
+        dips = middle[1].contrast < (start[1].contrast + end[1].contrast) / 2
+        if dips and abs(share - 0.5) < 0.25 and left <= MAX_BLEND_ERROR * whole and resemblance(start[1], end[1]) < MAX_RESEMBLANCE:
             self._dissolves.append(_Dissolve(start[0], end[0], contrast * min(whole, 20.0)))
 
 

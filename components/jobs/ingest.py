@@ -38,7 +38,7 @@ def _render_world(run: Run) -> None:
     from components.world.films import render_films
 
     world = run.config.world
-    render_films(
+    films = render_films(
         run.footage,
         world.preset,
         world.num_films,
@@ -53,6 +53,9 @@ def _render_world(run: Run) -> None:
         gradual_share=world.gradual_share,
         on_film=lambda done, total: run.progress(done, total, "films rendered"),
     )
+    wanted = {film.with_suffix(suffix) for film in films for suffix in (".mp4", ".json")}
+    for surplus in set(run.footage.iterdir()) - wanted:  # of a world that had more films
+        surplus.unlink()
 
 
 def _is_stale(source: Source, row: Mapping[str, Any] | None, maker: str) -> bool:

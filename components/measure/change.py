@@ -61,3 +61,10 @@ def blend(a: Look, b: Look, middle: Look) -> tuple[float, float]:
     share = float(((middle.small - start) * way).sum()) / length
     mixed = (start + np.float32(min(1.0, max(0.0, share))) * way + 0.5).astype(np.uint8)
     return share, change(look(mixed), middle)
+
+
+def resemblance(a: Look, b: Look) -> float:
+    """Answers how alike two pictures are in structure: the correlation of their values, -1 to 1; 0 where one is flat."""
+    left, right = (picture.small.astype(np.float32) - cv2.mean(picture.small)[:3] for picture in (a, b))
+    length = float(np.sqrt((left * left).sum() * (right * right).sum()))
+    return float((left * right).sum()) / length if length else 0.0

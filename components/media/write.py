@@ -34,7 +34,7 @@ def write_video(
         path: where to write, at once and whole, with the index in front; None answers the bytes instead.
         frames: uint8 (T, H, W, 3), RGB.
         crf: x264's quality, 0 (lossless) to 51.
-        threads: of the encoder; the bytes are the same on every machine with one.
+        threads: of the encoder; with one, the bytes do not depend on how many cores there are.
 
     Raises:
         ValueError: frames of another shape or type, or none at all.
@@ -105,7 +105,7 @@ class replacing:
         os.close(handle)
         return self.temporary
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             os.chmod(self.temporary, 0o644)
             os.replace(self.temporary, self.path)
@@ -113,7 +113,16 @@ class replacing:
             os.unlink(self.temporary)
 
 
-def _encode(target, movflags, frames, fps, pix_fmt, settings, threads, metadata) -> None:
+def _encode(
+    target: str | io.BytesIO,
+    movflags: str,
+    frames: np.ndarray,
+    fps: Fraction | int,
+    pix_fmt: str,
+    settings: dict[str, str],
+    threads: int,
+    metadata: dict[str, str] | None,
+) -> None:
     rate = Fraction(fps).limit_denominator(1001)
     with av.open(target, "w", format="mp4", options={"movflags": movflags}) as container:
         container.metadata.update({key: str(value) for key, value in (metadata or {}).items()})
@@ -124,7 +133,7 @@ def _encode(target, movflags, frames, fps, pix_fmt, settings, threads, metadata)
         codec.thread_count = threads
         codec.time_base = 1 / rate
         codec.color_primaries, codec.color_trc, codec.colorspace, codec.color_range = 1, 1, 1, 1  # BT.709, limited
-        to_yuv = VideoReformatter()  # one for all frames: each builds its own tables, which costs more than the encoding
+        to_yuv = VideoReformatter()  # one for all, and no threads: else setting up costs more than the encoding
         for i, picture in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
             frame = to_yuv.reformat(frame, format=pix_fmt, dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, threads=1)

@@ -8,15 +8,15 @@ import difflib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.models.sizes import CocaSize
-from components.models.weights import MANIFEST, digest_folder, load_json, load_tensors, new_folder, sha256_of, write_tensors
+from components.models.weights import MANIFEST, digest_folder, load_json, load_tensors, new_folder, read_manifest, sha256_of, write_tensors
 from components.openclip.mosaic import Mosaic
 from components.openclip.parts import part
-from components.openclip.tokenizer import VOCABULARY, fit_vocabulary, load_tokenizer, longest, write_vocabulary
+from components.openclip.tokenizer import VOCABULARY, fit_vocabulary, load_tokenizer, longest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,7 +39,8 @@ class Coca:
         mean, std: of the picture's channels, on a scale from 0 to 1.
         origin: `trained`, `untrained` (a text encoder alone, of random weights) or `pretrained`.
         max_tokens: longest caption it writes, both marks counted.
-        style: what `caption/upsample.py` rewrites prompts by; empty when it saw no captions.
+        vocabulary: the bytes of the tokenizer's file; None for OpenCLIP's whole vocabulary.
+        measured: what its training measured last, by name; empty when nothing was.
     """
 
     model: Any
@@ -50,7 +51,8 @@ class Coca:
     std: tuple[float, float, float]
     origin: str
     max_tokens: int
-    style: dict[str, Any]
+    vocabulary: bytes | None = None
+    measured: dict[str, float] = field(default_factory=dict)
 
     @property
     def text_width(self) -> int:
@@ -96,33 +98,22 @@ def build_coca(
     mosaic_tile: int,
     mean: Sequence[float],
     std: Sequence[float],
-    merges: Path,
-    seed: int = 0,
+    seed: int,
     origin: str = "trained",
-    style: Mapping[str, Any] | None = None,
 ) -> Coca:
-    """Builds an untrained CoCa whose vocabulary and context fit the captions; the same captions and seed are the same weights.
-
-    Args:
-        merges: where the vocabulary is written.
-    """
-    write_vocabulary(merges, fit_vocabulary(captions, size.vocab_size))
-    words = longest(load_tokenizer(merges, size.context_length), captions)
-    context_length = min(size.context_length, 8 * math.ceil(max(words, 8) / 8))
-    tokenizer = load_tokenizer(merges, context_length)
+    """Builds a CoCa whose vocabulary and context length fit the captions; the same captions and seed are the same weights."""
+    vocabulary = fit_vocabulary(captions, size.vocab_size)
+    words = longest(load_tokenizer(vocabulary, size.context_length), captions)
+    context_length = min(size.context_length, 8 * math.ceil(words / 8))
+    tokenizer = load_tokenizer(vocabulary, context_length)
     config = coca_config(size, tokenizer.vocab_size, context_length)
     model = _new_model(config, seed)
     mosaic = Mosaic(mosaic_frames, size.image_size, mosaic_tile)
-    channels = _three(mean), _three(std)
-    return Coca(model, tokenizer, config, mosaic, *channels, origin, min(words, context_length), dict(style or {}))
+    return Coca(model, tokenizer, config, mosaic, _three(mean), _three(std), origin, min(words, context_length), vocabulary)
 
 
-def save_coca(folder: Path, coca: Coca, merges: Path | None) -> str:
-    """Writes a CoCa in OpenCLIP's local-dir format, whole or not at all, and answers the folder's digest.
-
-    Args:
-        merges: the vocabulary file of its tokenizer; None for OpenCLIP's whole one.
-    """
+def save_coca(folder: Path, coca: Coca) -> str:
+    """Writes a CoCa in OpenCLIP's local-dir format, whole or not at all, and answers the folder's digest."""
     preprocess = {"mean": list(coca.mean), "std": list(coca.std), "interpolation": "bicubic", "resize_mode": "squash"}
     kinora = {
         "format": "kinora-captioner",
@@ -130,14 +121,14 @@ def save_coca(folder: Path, coca: Coca, merges: Path | None) -> str:
         "origin": coca.origin,
         "max_tokens": coca.max_tokens,
         "text_width": coca.text_width,
-        "style": coca.style,
+        "measured": coca.measured,
     }
     with new_folder(folder) as draft:
         _write_json(draft / f"{CONFIG}.json", {"model_cfg": coca.config, "preprocess_cfg": preprocess})
         _write_json(draft / f"{KINORA}.json", kinora)
         write_tensors(draft / f"{WEIGHTS}.safetensors", coca.model.state_dict())
-        if merges is not None:
-            (draft / VOCABULARY).write_bytes(Path(merges).read_bytes())
+        if coca.vocabulary is not None:
+            (draft / VOCABULARY).write_bytes(coca.vocabulary)
     return digest_folder(folder)
 
 
@@ -177,11 +168,11 @@ def source_digest(source: str | Path) -> str:
 def _load_ours(folder: Path) -> Coca:
     document, kinora = load_json(folder, CONFIG), load_json(folder, KINORA)
     config, preprocess = document["model_cfg"], document["preprocess_cfg"]
-    merges = folder / VOCABULARY if (folder / VOCABULARY).is_file() else None
+    vocabulary = (folder / VOCABULARY).read_bytes() if VOCABULARY in read_manifest(folder) else None
     if _is_plain(config):
         model = _new_model(config, seed=None)
         model.load_state_dict(load_tensors(folder, WEIGHTS))
-        tokenizer = load_tokenizer(merges, config["text_cfg"]["context_length"])
+        tokenizer = load_tokenizer(vocabulary, config["text_cfg"]["context_length"])
     else:
         model, tokenizer = _by_whole_package(folder)
     return Coca(
@@ -193,7 +184,8 @@ def _load_ours(folder: Path) -> Coca:
         _three(preprocess["std"]),
         kinora["origin"],
         int(kinora["max_tokens"]),
-        kinora["style"],
+        vocabulary,
+        kinora["measured"],
     )
 
 
@@ -246,7 +238,7 @@ def _pretrained(model: Any, tokenizer: Any, config: dict[str, Any], preprocess: 
     constants = part("constants")
     mean, std = preprocess.get("mean") or constants.OPENAI_DATASET_MEAN, preprocess.get("std") or constants.OPENAI_DATASET_STD
     context_length = int(config["text_cfg"].get("context_length", 77))
-    return Coca(model, tokenizer, config, Mosaic(1, side, side), _three(mean), _three(std), "pretrained", min(40, context_length), {})
+    return Coca(model, tokenizer, config, Mosaic(1, side, side), _three(mean), _three(std), "pretrained", min(40, context_length))
 
 
 def _new_model(config: dict[str, Any], seed: int | None) -> "nn.Module":

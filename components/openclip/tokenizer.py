@@ -2,7 +2,8 @@
 
 import gzip
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ BYTES_AND_MARKS = 514  # 256 bytes, 256 bytes that end a word, start and end of 
 VOCABULARY = "vocabulary.txt.gz"
 
 
-def fit_vocabulary(captions: Iterable[str], vocab_size: int) -> list[str]:
+def fit_vocabulary(captions: Iterable[str], vocab_size: int) -> bytes:
     """Chooses merges of OpenCLIP's vocabulary: those that spell the captions' words, most frequent first, then its first ones.
 
     A word keeps the very tokens that the whole vocabulary gives it, since merges apply in the order of the vocabulary.
@@ -22,7 +23,7 @@ def fit_vocabulary(captions: Iterable[str], vocab_size: int) -> list[str]:
         vocab_size: tokens in all, at least 514.
 
     Returns:
-        `vocab_size - 514` lines for `write_vocabulary`, in the vocabulary's order.
+        a vocabulary file in the format of OpenCLIP's own, for its SimpleTokenizer; the same captions are the same bytes.
     """
     if vocab_size < BYTES_AND_MARKS:
         raise ValueError(f"a vocabulary has at least {BYTES_AND_MARKS} tokens, not {vocab_size}")
@@ -41,27 +42,16 @@ def fit_vocabulary(captions: Iterable[str], vocab_size: int) -> list[str]:
         if len(kept) >= room:
             break
         kept.add(rank)
-    lines = _lines(Path(module.default_bpe()))
-    return [lines[1 + rank] for rank in sorted(kept)]
+    lines = gzip.decompress(Path(module.default_bpe()).read_bytes()).decode("utf-8").split("\n")
+    chosen = [lines[0], *(lines[1 + rank] for rank in sorted(kept))]
+    return gzip.compress("\n".join(chosen).encode("utf-8"), mtime=0)
 
 
-def write_vocabulary(path: Path, merges: Sequence[str]) -> None:
-    """Writes merges in the format of OpenCLIP's own file; the same merges are the same bytes."""
-    text = "\n".join(["#version: 0.2", *merges])
-    Path(path).write_bytes(gzip.compress(text.encode(), mtime=0))
-
-
-def load_tokenizer(path: Path | None, context_length: int) -> Any:
-    """Answers OpenCLIP's SimpleTokenizer over a vocabulary file, or over its own whole one.
-
-    Raises:
-        ValueError: the file is not a vocabulary.
-    """
+def load_tokenizer(vocabulary: bytes | None, context_length: int) -> Any:
+    """Answers OpenCLIP's SimpleTokenizer over a vocabulary file's bytes, or over its own whole vocabulary."""
     module = part("tokenizer")
-    try:
-        return module.SimpleTokenizer(str(path) if path else module.default_bpe(), context_length=context_length)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise ValueError(f"`{path}` is not a vocabulary of OpenCLIP ({type(error).__name__}); hint: train the captioner again") from error
+    source = module.default_bpe() if vocabulary is None else BytesIO(vocabulary)
+    return module.SimpleTokenizer(source, context_length=context_length)
 
 
 def longest(tokenizer: Any, texts: Iterable[str]) -> int:
@@ -81,7 +71,3 @@ def _merges_of(word: str, whole: Any) -> set[int]:
         ranks.add(rank)
         spelt[at : at + 2] = [spelt[at] + spelt[at + 1]]
     return ranks
-
-
-def _lines(path: Path) -> list[str]:
-    return gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")

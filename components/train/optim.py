@@ -98,8 +98,11 @@ class Muon(torch.optim.Optimizer):
 def orthogonal(matrix: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
     """Brings all singular values of a matrix near one by a quintic Newton-Schulz iteration.
 
+    Every iterate is (a polynomial of the first Gram matrix) times the matrix, so on a CPU the iteration runs on that small
+    square alone: a quarter of the work for a long matrix. On a GPU it runs in bfloat16 on the matrix, which bears rounding better.
+
     Args:
-        matrix: (rows, columns); on a GPU the iteration runs in bfloat16.
+        matrix: (rows, columns).
 
     Returns:
         (rows, columns), in the dtype of the input, singular values in about [0.7, 1.2].
@@ -109,9 +112,18 @@ def orthogonal(matrix: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
     tall = x.shape[0] > x.shape[1]
     x = x.mT if tall else x
     x = x / x.norm().clamp(min=1e-7)
-    for _ in range(steps):
-        gram = x @ x.mT  # (short, short)
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    if matrix.is_cuda:
+        for _ in range(steps):
+            gram = x @ x.mT  # (short, short)
+            x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    else:
+        gram, product = x @ x.mT, torch.eye(len(x))  # (short, short)
+        for step in range(steps):
+            factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+            factor.diagonal().add_(a)
+            product = factor @ product if step else factor
+            gram = factor @ gram @ factor if step < steps - 1 else gram
+        x = product @ x
     return (x.mT if tall else x).to(matrix.dtype).contiguous()
 
 

@@ -50,9 +50,9 @@ def test_gain_and_noise_are_of_the_size_they_say():
 
 @pytest.mark.parametrize("preset", ["demo", "rich"])
 def test_the_score_puts_clips_of_the_world_above_their_spoilt_copies(preset):
-    clips, _ = render_clips(preset, 24, seed=101)
+    clips, _ = render_clips(preset, 20, seed=101)
     found = ranking(list(clips), 8, 0.02, sharp_reference(clips), MUST_RANK)
-    assert all(result["num_clips"] >= 23 for result in found.values())
+    assert all(result["num_clips"] >= 19 for result in found.values())
     assert all(result["share"] >= 0.95 for result in found.values()), found
 
 
@@ -69,7 +69,7 @@ def test_still_clips_are_not_counted():
 
 @pytest.mark.slow
 def test_the_score_puts_real_clips_above_their_spoilt_copies(repository):
-    from components.media.read import UnusableFile, cover, read_frames
+    from components.media.read import UnusableFile, fit, read_frames
 
     footage = sorted((repository.parent / "shared" / "footage" / "clips").glob("*"))
     if not footage:
@@ -80,8 +80,9 @@ def test_the_score_puts_real_clips_above_their_spoilt_copies(repository):
         try:
             for frame in read_frames(path):
                 if frame.seconds * 8 >= len(frames):
-                    height, width, (x, y, *_) = cover(frame.height, frame.width, 64, 64)
-                    frames.append(frame.resized(height, width)[y : y + 64, x : x + 64])
+                    height, width = fit(frame.height, frame.width, 64)
+                    top, left = (height - 64) // 2, (width - 64) // 2
+                    frames.append(frame.resized(height, width)[top : top + 64, left : left + 64])
                 if len(frames) == 9:
                     return np.stack(frames)
         except UnusableFile:

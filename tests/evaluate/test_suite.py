@@ -43,12 +43,22 @@ def evaluate(samples, prompts, **more):
 
 @pytest.fixture(scope="module")
 def prompts():
-    return make_prompts("demo", 12, 12, seed=3)
+    return make_prompts("demo", 8, 8, seed=3)
 
 
 @pytest.fixture(scope="module")
 def samples(prompts):
     return films_of(prompts)
+
+
+@pytest.fixture(scope="module")
+def obedient(prompts, samples):
+    return evaluate(samples, prompts)
+
+
+@pytest.fixture(scope="module")
+def frozen(prompts, samples):
+    return evaluate([freeze(sample) for sample in samples], prompts)
 
 
 def test_prompts_say_their_truth_and_keep_seen_and_unseen_apart():
@@ -86,8 +96,8 @@ def test_real_captions_become_prompts_by_turns():
     assert caption_prompts(["", " "], 5, seed=0) == []
 
 
-def test_a_model_that_does_as_told_gets_every_field_and_chance_when_prompts_are_shuffled(prompts, samples):
-    rows, found = evaluate(samples, prompts)
+def test_a_model_that_does_as_told_gets_every_field_and_is_far_above_shuffled_prompts(obedient):
+    rows, found = obedient
     for group in ("seen", "unseen"):
         fields = found["groups"][group]["fields"]
         assert all(fields[field]["value"] >= 0.9 for field in (*FIELDS, "triple"))
@@ -99,16 +109,14 @@ def test_a_model_that_does_as_told_gets_every_field_and_chance_when_prompts_are_
 
 
 def test_shuffled_samples_follow_no_better_than_the_shuffled_control_says(prompts, samples):
-    _, whole = evaluate(samples, prompts)
-    others = [samples[(i + 5) % 12 + i // 12 * 12] for i in range(24)]
+    others = [samples[(i + 3) % 8 + i // 8 * 8] for i in range(16)]
     _, found = evaluate(others, prompts)
     assert found["following"]["value"] < 0.6
     assert found["above_shuffled"]["low"] < 0.05
-    assert found["groups"]["seen"]["shuffled"] == pytest.approx(whole["groups"]["seen"]["shuffled"], abs=0.1)
 
 
-def test_frozen_samples_have_no_temporal_score_and_no_motion_right(prompts, samples):
-    _, found = evaluate([freeze(sample) for sample in samples], prompts)
+def test_frozen_samples_have_no_temporal_score_and_no_motion_right(frozen):
+    _, found = frozen
     assert found["temporal"]["score"] is None
     assert found["temporal"]["moving_share"]["value"] == 0.0
     assert found["groups"]["seen"]["fields"]["motion"]["value"] <= 0.2
@@ -149,16 +157,15 @@ def test_few_clips_stand_for_all_in_the_ranking():
     assert rank_degradations([], fps=8, min_motion=0.02, sharp_at=1.0, count=4)["blur"] == {"share": None, "num_clips": 0}
 
 
-def test_a_model_compared_with_itself_differs_by_nothing(prompts, samples):
-    rows, _ = evaluate(samples, prompts)
+def test_a_model_compared_with_itself_differs_by_nothing(obedient):
+    rows, _ = obedient
     found = compare(rows, rows, 200, seed=0)
     assert all((row["value"], row["low"], row["high"]) == (0, 0, 0) for row in found.values())
-    assert found["following"]["pairs"] == 24
+    assert found["following"]["pairs"] == 16
 
 
-def test_a_worse_model_is_worse_by_pairs(prompts, samples):
-    good, _ = evaluate(samples, prompts)
-    bad, _ = evaluate([freeze(sample) for sample in samples], prompts)
+def test_a_worse_model_is_worse_by_pairs(obedient, frozen):
+    good, bad = obedient[0], frozen[0]
     found = compare(bad, good, 500, seed=0)
     assert found["moving"]["value"] == -1.0
     assert found["following"]["high"] < 0

@@ -36,6 +36,7 @@ class Pipeline:
                     "clip_by": "ingest",
                     "label_caption": label,
                     "label_by": f"manifest:{label}" if label else None,
+                    "lent": label is not None,
                     "split": split,
                 }
                 for number in numbers

@@ -1,0 +1,298 @@
+"""One training as one Ray Train run: named entry in, metrics out line by line, errors in one sentence."""
+
+import contextlib
+import fcntl
+import importlib
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.cluster.session import ray_is_local
+
+logger = logging.getLogger("kinora")
+
+CONTEXT = "components.train.context:of_worker"
+MAX_FAILURES = 2
+TAIL_SECONDS = 0.5
+WAIT_FOR_OLD_WORKER_SECONDS = 300
+
+
+class TrainingFailedError(RuntimeError):
+    """A training that ended with an error; the message is the cause in one sentence."""
+
+
+@dataclass
+class _Outcome:
+    """How a Ray Train run ended: what its worker told, or the error that Ray raised."""
+
+    told: dict[str, Any] | None = None
+    error: BaseException | None = None
+
+
+def fit(
+    entry: str,
+    payload: Mapping[str, Any],
+    *,
+    name: str,
+    storage: Path,
+    num_workers: int,
+    cpus_per_worker: int,
+    threads: int,
+    use_gpu: bool,
+    metrics_file: Path,
+    on_metrics: Callable[[int, dict[str, float]], None],
+) -> None:
+    """Trains by Ray Train and waits for the end; needs a `ray_session` around it.
+
+    A worker that dies is replaced up to twice; what it resumes from are the entry's own checkpoints, never Ray's.
+
+    Args:
+        entry: "module:function", called in each worker as function(payload, context) with a TrainContext.
+        payload: JSON-like settings for the entry.
+        name: of the run; each call makes a fresh one of it, so no finished run is taken for this one.
+        storage: Ray's own folder, emptied of this name's runs before and after.
+        metrics_file: where rank 0 writes a line a step.
+        on_metrics: called in this thread with each line once, in order; lines of an earlier, killed call are among them.
+
+    Raises:
+        ValueError, OSError: what the entry raised, when it is one of these.
+        TrainingFailedError: anything else that ended it.
+    """
+    storage, metrics_file = Path(storage).resolve(), Path(metrics_file).resolve()
+    _check_room(num_workers, cpus_per_worker, use_gpu)
+    for old in storage.glob(f"{name}-*"):
+        shutil.rmtree(old, ignore_errors=True)
+    run_name = f"{name}-{uuid.uuid4().hex[:8]}"
+    folder = storage / run_name
+    folder.mkdir(parents=True)
+    config = {
+        "entry": entry,
+        "payload": dict(payload),
+        "threads": threads,
+        "use_gpu": use_gpu,
+        "metrics_file": str(metrics_file),
+        "trace_file": str(folder / "error.txt"),
+        "folder": os.getcwd(),
+    }
+    outcome = _Outcome()
+    ray_train = threading.Thread(
+        target=_run_ray_train,
+        args=(config, run_name, storage, num_workers, cpus_per_worker, use_gpu, outcome),
+        name="ray-train",
+        daemon=True,  # Ctrl-C is answered here, in the thread that called; the end of the session ends the run
+    )
+    ray_train.start()
+    tail = _Tail(metrics_file)
+    while ray_train.is_alive():
+        ray_train.join(TAIL_SECONDS)
+        for step, metrics in tail.new_lines():
+            on_metrics(step, metrics)
+    for step, metrics in tail.new_lines():
+        on_metrics(step, metrics)
+    _raise_error(outcome, entry, folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_room(num_workers: int, cpus_per_worker: int, use_gpu: bool) -> None:
+    import ray
+
+    has = ray.cluster_resources()
+    needs = {"CPU": num_workers * cpus_per_worker} | ({"GPU": num_workers} if use_gpu else {})
+    for resource, count in needs.items():
+        if has.get(resource, 0) < count:
+            setting = "cluster.use_gpu=false" if resource == "GPU" else "cluster.num_workers=1, or cluster.num_cpus"
+            raise ValueError(
+                f"the training asks for {count} {resource}s and this Ray has {has.get(resource, 0):g}; hint: `--set {setting}`, or RAY_ADDRESS of a cluster"
+            )
+
+
+def _run_ray_train(
+    config: dict[str, Any], name: str, storage: Path, num_workers: int, cpus: int, use_gpu: bool, outcome: "_Outcome"
+) -> None:
+    try:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+
+        options: dict[str, Any] = {
+            "train_loop_config": config,
+            "scaling_config": ScalingConfig(num_workers=num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus}),
+            "run_config": RunConfig(name=name, storage_path=str(storage), failure_config=FailureConfig(max_failures=MAX_FAILURES)),
+        }
+        if use_gpu:
+            options["scaling_config"].resources_per_worker["GPU"] = 1
+        outcome.told = _trainer(num_workers, use_gpu, options).fit().return_value
+    except BaseException as error:
+        outcome.error = error
+
+
+def _trainer(num_workers: int, use_gpu: bool, options: dict[str, Any]) -> Any:
+    """Answers the trainer of Ray Train V2 that fits: one that is quick to start for a lone worker on this machine."""
+    if num_workers == 1 and ray_is_local():
+        try:
+            from components.cluster.lone_worker import LoneWorkerTrainer
+        except ImportError:
+            logger.warning("this Ray has other internals than the pinned one, so a training starts slower")
+        else:
+            return LoneWorkerTrainer(train_worker, **options)
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    return TorchTrainer(train_worker, torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"), **options)
+
+
+def train_worker(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What each worker runs: threads, device and process group in a context, then the entry by its name.
+
+    Returns:
+        A lone worker's error; raised, Ray would only start it twice more to fail the same way.
+    """
+    import ray.train
+
+    place = ray.train.get_context()
+    rank, world_size = place.get_world_rank(), place.get_world_size()
+    with contextlib.suppress(OSError):
+        os.chdir(config["folder"])
+    try:
+        with _alone(Path(f"{config['metrics_file']}.{rank}.lock")):
+            _import_torch(config["threads"])
+            device = "cuda:0" if config["use_gpu"] else "cpu"
+            if world_size > 1:
+                from ray.train.torch import get_device
+
+                device = str(get_device())
+            context = load(CONTEXT)(
+                rank, world_size, device, config["threads"], Path(config["metrics_file"]), _wrapper(world_size, device)
+            )
+            load(config["entry"])(dict(config["payload"]), context)
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            Path(config["trace_file"]).write_text(traceback.format_exc())
+        if world_size > 1:
+            raise  # the others wait for this rank; Ray ends them
+        return _told(error)
+    return None
+
+
+def load(name: str) -> Any:
+    """Answers the object that "module:name" stands for."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _import_torch(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    for method in vars(torch.optim.Optimizer).values():
+        # the first optimiser would import all of torch.compile, for seconds, only to keep these methods out of it
+        plain = getattr(method, "__wrapped__", None)
+        if plain is not None:
+            setattr(plain, "__dynamo_disable", plain)  # noqa: B010 - inside a class the name would be mangled
+
+
+def _wrapper(world_size: int, device: str) -> Callable[[Any], Any]:
+    if world_size == 1:
+        return _unwrapped
+    from torch.nn.parallel import DistributedDataParallel
+
+    devices = [device] if device.startswith("cuda") else None
+    return lambda model: DistributedDataParallel(model, device_ids=devices)
+
+
+def _unwrapped(model: Any) -> Any:
+    return model
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Holds a lock for as long as this worker lives, after waiting for the worker of a killed run to notice its end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as handle:
+        until = time.monotonic() + WAIT_FOR_OLD_WORKER_SECONDS
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise TrainingFailedError(f"another process still trains here (`{path}` is locked); hint: end it first") from None
+                time.sleep(0.2)
+        yield
+
+
+def _told(error: BaseException) -> dict[str, Any]:
+    kind = "OSError" if isinstance(error, OSError) and error.errno else "ValueError" if isinstance(error, ValueError) else "other"
+    told: dict[str, Any] = {"kind": kind, "type": type(error).__name__, "message": str(error)}
+    if isinstance(error, OSError):
+        told["arguments"] = [error.errno, error.strerror, str(error.filename) if error.filename else None]
+    return told
+
+
+def _raise_error(outcome: _Outcome, entry: str, folder: Path) -> None:
+    told, cause = outcome.told, outcome.error
+    failures = getattr(cause, "worker_failures", None)
+    if failures:  # of several workers, the one that raised says more than those that lost it
+        cause = next((error for error in failures.values() if not _is_a_death(error)), next(iter(failures.values())))
+        told = None if _is_a_death(cause) else _told(getattr(cause, "_base_exc", cause))
+    if told is not None:
+        match told["kind"]:
+            case "OSError":
+                raise OSError(*told["arguments"])
+            case "ValueError":
+                raise ValueError(_one_line(told["message"]))
+        sentence = _one_line(told["message"]) or "without a word"
+        raise TrainingFailedError(f"`{entry}` ended with {told['type']}: {sentence}; hint: the whole story is in `{folder / 'error.txt'}`")
+    if cause is not None:
+        raise TrainingFailedError(
+            f"a training worker of `{entry}` died {MAX_FAILURES + 1} times ({_one_line(str(cause)) or type(cause).__name__}); "
+            "hint: memory is the usual cause, try a smaller batch_size; the same command goes on from the last checkpoint"
+        ) from cause
+
+
+def _is_a_death(error: BaseException) -> bool:
+    from ray.exceptions import RayActorError
+
+    return isinstance(error, RayActorError) or type(error).__name__ in ("WorkerHealthCheckFailedError", "WorkerHealthCheckTimeoutError")
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 500 else f"{line[:500]}..."
+
+
+class _Tail:
+    """Reads a metrics file as it grows; a step that was read once is not read again when a resumed worker rewrites it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.last_step = -1
+        self.seen: tuple[int, int, int] | None = None
+
+    def new_lines(self) -> list[tuple[int, dict[str, float]]]:
+        try:
+            state = self.path.stat()
+            seen = (state.st_ino, state.st_size, state.st_mtime_ns)
+            if seen == self.seen:
+                return []
+            text = self.path.read_text()
+        except FileNotFoundError:
+            return []
+        self.seen = seen
+        found = []
+        for line in text.splitlines(keepends=True):
+            if not line.endswith("\n"):
+                break
+            with contextlib.suppress(ValueError, KeyError, AttributeError):
+                metrics = json.loads(line)
+                step = int(metrics.pop("step"))
+                if step > self.last_step:
+                    self.last_step = step
+                    found.append((step, metrics))
+        return found

@@ -1,0 +1,225 @@
+"""Cuts clips out of scenes: frames nearest to the ticks of the clip rate, never across a cut, and what is said of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from components.media.read import Frame, cover
+from components.media.write import write_video
+
+if TYPE_CHECKING:
+    from components.config import Clip
+    from components.ingest.transitions import Transition
+
+WORLD_FORMAT = "kinora-world"
+MIN_OVERLAP = 0.8  # of a clip with the one scene whose words it takes
+GAP_SECONDS = 2.0  # a longer wait between two frames is a hole, not a slow film
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Frames `first` to `last` between two transitions; `transition` is how it begins: start, cut, dissolve, fade or gap."""
+
+    first: int
+    last: int
+    start_seconds: float
+    end_seconds: float
+    transition: str
+    usable_from: float
+    usable_to: float
+
+
+@dataclass(frozen=True)
+class Window:
+    """One clip to be made: the scene it lies in and the source frame of each of its frames."""
+
+    scene: int
+    frames: tuple[int, ...]
+    start_seconds: float
+
+
+def find_scenes(seconds: Sequence[float], transitions: Sequence[Transition], trim_gradual_seconds: float) -> list[Scene]:
+    """Answers the scenes between transitions; near gradual ones some time is left unused."""
+    scenes: list[Scene] = []
+    interval = frame_interval(seconds)
+    first, begins = 0, "start"
+    for i in range(len(transitions) + 1):
+        ends = transitions[i] if i < len(transitions) else None
+        last = ends.first - 1 if ends is not None else len(seconds) - 1
+        if last >= first:
+            end = seconds[last + 1] if last + 1 < len(seconds) else seconds[last] + interval
+            before = trim_gradual_seconds if begins in ("dissolve", "fade") else 0.0
+            after = trim_gradual_seconds if ends is not None and ends.kind in ("dissolve", "fade") else 0.0
+            scenes.append(Scene(first, last, seconds[first], end, begins, seconds[first] + before, seconds[last] - after))
+        if ends is not None:
+            first, begins = ends.last + 1, ends.kind
+    return scenes
+
+
+def frame_interval(seconds: Sequence[float]) -> float:
+    """Answers the usual time from one frame to the next; 0 for a single frame."""
+    return float(np.median(np.diff(seconds))) if len(seconds) > 1 else 0.0
+
+
+class Reel:
+    """Keeps, at the size of clips, the frames that lie nearest to the ticks of the clip rate.
+
+    It holds at most `max_bytes`; beyond that it lets all pictures go, `full` tells so, and the film is read again for its clips.
+    """
+
+    def __init__(self, clip: Clip, max_bytes: int) -> None:
+        self.clip = clip
+        self.max_bytes = max_bytes
+        self.ticks: list[tuple[int, int]] = []  # (tick, frame), the ticks counted from the first frame
+        self.pictures: dict[int, np.ndarray] = {}
+        self.full = False
+        self.crop: list[int] | None = None
+        self._start = 0.0
+        self._waiting: Frame | None = None
+        self._next_tick = 0
+
+    def offer(self, frame: Frame) -> None:
+        """Takes in the next frame; whether it is kept shows when the one after it comes."""
+        before, self._waiting = self._waiting, frame
+        if before is None:
+            self._start = frame.seconds
+            self.crop = cover(frame.height, frame.width, self.clip.height, self.clip.width)[2]
+        elif frame.seconds - before.seconds > GAP_SECONDS:
+            self._settle(before, before.seconds)
+            self._next_tick = max(self._next_tick, round((frame.seconds - self._start) * self.clip.fps))
+        else:
+            self._settle(before, (before.seconds + frame.seconds) / 2)
+
+    def finish(self, interval: float) -> None:
+        """Settles the last frame, which is shown for one more interval."""
+        if self._waiting is not None:
+            self._settle(self._waiting, self._waiting.seconds + interval / 2)
+            self._waiting = None
+
+    def _settle(self, frame: Frame, until: float) -> None:
+        wanted = False
+        while self._start + self._next_tick / self.clip.fps <= until + 1e-6:
+            self.ticks.append((self._next_tick, frame.index))
+            self._next_tick += 1
+            wanted = True
+        if wanted and not self.full:
+            self.pictures[frame.index] = clip_picture(frame, self.clip)
+            if len(self.pictures) * self.clip.height * self.clip.width * 3 > self.max_bytes:
+                self.full = True
+                self.pictures.clear()
+
+    def windows(self, seconds: Sequence[float], scenes: Sequence[Scene], min_scene_seconds: float) -> tuple[list[Window], int, int]:
+        """Spreads clips over scenes.
+
+        Returns:
+            the windows in order; how many scenes are too short; the most ticks that any scene has.
+        """
+        windows, short, longest = [], 0, 0
+        for number, scene in enumerate(scenes):
+            ticks = [
+                (tick, frame)
+                for tick, frame in self.ticks
+                if scene.first <= frame <= scene.last and scene.usable_from - 1e-6 <= seconds[frame] <= scene.usable_to + 1e-6
+            ]
+            longest = max(longest, len(ticks))
+            if len(ticks) < self.clip.num_frames or scene.end_seconds - scene.start_seconds < min_scene_seconds - 1e-6:
+                short += 1
+                continue
+            for at in spread(len(ticks), self.clip.num_frames, self.clip.max_clips_per_scene):
+                chosen = ticks[at : at + self.clip.num_frames]
+                if chosen[-1][0] - chosen[0][0] == self.clip.num_frames - 1:  # a hole in the film makes ticks miss
+                    windows.append(Window(number, tuple(frame for _, frame in chosen), self._start + chosen[0][0] / self.clip.fps))
+        return windows, short, longest
+
+
+def spread(available: int, length: int, most: int) -> list[int]:
+    """Answers where to begin up to `most` pieces of `length`, without overlap, the gaps around them as even as can be."""
+    count = min(most, available // length)
+    slack = available - count * length
+    return [i * length + round((i + 1) * slack / (count + 1)) for i in range(count)]
+
+
+def thin(windows: list[Window], most: int) -> list[Window]:
+    """Keeps at most so many windows, evenly over the film."""
+    if len(windows) <= most:
+        return windows
+    return [windows[i * len(windows) // most] for i in range(most)]
+
+
+def clip_picture(frame: Frame, clip: Clip) -> np.ndarray:
+    """Answers a frame at the size of clips: the short side resized over area, the rest cropped away from both ends."""
+    height, width, _ = cover(frame.height, frame.width, clip.height, clip.width)
+    top, left = (height - clip.height) // 2, (width - clip.width) // 2
+    return np.ascontiguousarray(frame.resized(height, width)[top : top + clip.height, left : left + clip.width])
+
+
+def cut_clips(windows: Sequence[Window], pictures: Mapping[int, np.ndarray], again: Iterator[Frame] | None, clip: Clip) -> Iterator[np.ndarray]:
+    """Yields the frames of each window, uint8 (T, H, W, 3): from the pictures held, or else by reading the film again."""
+    if again is None:
+        for window in windows:
+            yield np.stack([pictures[index] for index in window.frames])
+        return
+    held: dict[int, np.ndarray] = {}
+    waiting = list(windows)
+    for frame in again:
+        while waiting and frame.index > waiting[0].frames[-1]:
+            window = waiting.pop(0)
+            yield np.stack([held[index] for index in window.frames])
+            held = {index: picture for index, picture in held.items() if waiting and index >= waiting[0].frames[0]}
+        if not waiting:
+            return
+        if waiting[0].frames[0] <= frame.index and any(frame.index in window.frames for window in waiting[:2]):
+            held[frame.index] = clip_picture(frame, clip)
+    for window in waiting:
+        yield np.stack([held[index] for index in window.frames])
+
+
+def encode(frames: np.ndarray, clip: Clip) -> bytes:
+    """Encodes a clip for the table: full chroma, since only this house's own reader will open it."""
+    return write_video(None, frames, clip.fps, crf=clip.crf, pix_fmt="yuv444p") or b""
+
+
+def clip_id(video_id: str, start_seconds: float) -> str:
+    """Names a clip by its content and its start, counted from the film's first frame."""
+    return f"{video_id[:16]}-{max(0, round(start_seconds * 1000)):09d}"
+
+
+class Words:
+    """What is said of a film's clips: the true scene of a sidecar of the synthetic world, or a manifest's caption of the whole file."""
+
+    def __init__(self, source: Mapping[str, Any]) -> None:
+        self.caption, self.by = source["label_caption"], source["label_by"]
+        self.scenes: list[dict[str, Any]] = []
+        self.unseen = False
+        if source["sidecar"] is not None:
+            self._read(Path(source["sidecar"]))
+
+    def _read(self, path: Path) -> None:
+        try:
+            data = path.read_bytes()
+            truth = json.loads(data)
+        except (OSError, ValueError):
+            return
+        if not isinstance(truth, dict) or truth.get("format") != WORLD_FORMAT:
+            return
+        self.scenes, self.unseen = truth["scenes"], bool(truth["held_out"])
+        self.caption, self.by = None, f"sidecar:{hashlib.sha256(data).hexdigest()[:8]}"
+
+    def of(self, start: float, end: float) -> dict[str, str | None]:
+        """Answers label_caption, label_by and truth of the clip between two times, counted from the film's first frame."""
+        if not self.scenes:
+            return {"label_caption": self.caption, "label_by": self.by if self.caption else None, "truth": None}
+        overlaps = [min(end, scene["end_seconds"]) - max(start, scene["start_seconds"]) for scene in self.scenes]
+        number = int(np.argmax(overlaps))
+        if overlaps[number] < MIN_OVERLAP * (end - start):
+            return {"label_caption": None, "label_by": None, "truth": None}
+        scene = self.scenes[number]
+        truth = {"fields": scene["fields"], "unseen": self.unseen, "scene": number}
+        return {"label_caption": scene["caption"], "label_by": self.by, "truth": json.dumps(truth, sort_keys=True)}

@@ -1,0 +1,103 @@
+"""Trains a CoCa on pictures and their captions: one straight loop, exact to resume. Needs torch alone."""
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from components.train.checkpoint import Checkpoints, load_optimizer_tensors, optimizer_tensors
+from components.train.context import TrainContext
+from components.train.optim import clip_gradients, cosine_schedule, muon_for, set_learning_rate
+
+if TYPE_CHECKING:
+    from components.config import Captioner
+
+logger = logging.getLogger("kinora")
+
+ADAMW = ("visual.conv1", "visual.positional_embedding", "visual.attn_pool.query", "visual.proj", "text.token_embedding",
+         "text.positional_embedding", "text.text_projection", "text_decoder.text_projection")  # fmt: skip
+MAX_LOGIT_SCALE = math.log(100)
+
+
+@dataclass(frozen=True)
+class CaptionBatch:
+    """Pictures float (B, 3, image_size, image_size), and the tokens of their captions (B, context_length)."""
+
+    pictures: Tensor
+    tokens: Tensor
+
+
+class UnstableTrainingError(RuntimeError):
+    """The loss was not finite for many steps on end; the message says at which step and what to try."""
+
+
+def train_captioner(
+    settings: "Captioner",
+    model: nn.Module,
+    loss: Callable[..., Mapping[str, Tensor]],
+    batches: Callable[[int], Iterator[CaptionBatch]],
+    checkpoints: Checkpoints,
+    context: TrainContext,
+) -> nn.Module:
+    """Trains for `settings.steps` steps, from the newest checkpoint on, and answers the model.
+
+    Args:
+        model: a CoCa; what it answers to (pictures, tokens) is passed to the loss by name.
+        loss: answers its weighted parts by name, as OpenCLIP's CoCaLoss does with `output_dict=True`.
+        batches: answers the batches from a step on; a step's batch depends on nothing but the step.
+    """
+    torch.manual_seed(settings.seed)
+    model.to(context.device).train()
+    optimizer = muon_for(model, settings.learning_rate, settings.weight_decay, adamw=ADAMW, betas=(0.9, 0.99))
+    first = _resume(model, optimizer, checkpoints)
+    called = context.wrap(model)
+    skipped = 0
+    for step, batch in zip(range(first, settings.steps), batches(first), strict=False):
+        scale = cosine_schedule(step, settings.steps, settings.warmup_steps)
+        rate = set_learning_rate(optimizer, scale)
+        optimizer.zero_grad(set_to_none=True)
+        parts = loss(**called(batch.pictures.to(context.device), batch.tokens.to(context.device)), output_dict=True)
+        torch.stack(list(parts.values())).sum().backward()
+        norm = clip_gradients(model.parameters(), settings.max_grad_norm)
+        if math.isfinite(norm):
+            optimizer.step()
+            skipped = 0
+        else:
+            skipped = _skip(step, skipped)
+        with torch.no_grad():
+            model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)  # type: ignore[operator]
+        done = step + 1
+        if context.rank == 0 and (done % settings.report_every == 0 or done == settings.steps):
+            context.report(done, {**{name: part.item() for name, part in parts.items()}, "gradient_norm": norm, "learning_rate": rate})
+        if context.rank == 0 and (done % settings.checkpoint_every == 0 or done == settings.steps):
+            _save(done, model, optimizer, checkpoints, context)
+    return model.eval()
+
+
+def _resume(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoints: Checkpoints) -> int:
+    newest = checkpoints.newest()
+    if newest is None:
+        return 0
+    step, tensors, _ = newest
+    model.load_state_dict({name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")})
+    load_optimizer_tensors(optimizer, dict(model.named_parameters()), tensors)
+    logger.info("the captioner goes on from step %d", step)
+    return step
+
+
+def _save(step: int, model: nn.Module, optimizer: torch.optim.Optimizer, checkpoints: Checkpoints, context: TrainContext) -> None:
+    weights = {f"model.{name}": value for name, value in model.state_dict().items()}
+    state = optimizer_tensors(optimizer, dict(model.named_parameters()))
+    checkpoints.save(step, {**weights, **state}, {"threads": context.threads, "world_size": context.world_size})
+
+
+def _skip(step: int, skipped: int) -> int:
+    """Counts a step without a finite gradient, and gives up when there are too many on end."""
+    logger.warning("step %d had a gradient that is not finite and was left out", step)
+    if skipped + 1 >= 20:
+        raise UnstableTrainingError(f"20 steps on end up to {step} had no finite gradient; hint: a lower `captioner.learning_rate`")
+    return skipped + 1

@@ -1,0 +1,177 @@
+"""Trains the diffusion transformer by flow matching on cached latents and text embeddings.
+
+Everything random in step k comes from a generator seeded by (seed, k, rank), so a run that was killed and resumed ends with
+the same bits as one that was not.
+"""
+
+import copy
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from components.diffusion.flow_matching import interpolate, sample_timesteps, velocity_loss
+from components.train.checkpoint import Checkpoints, load_optimizer_tensors, optimizer_tensors
+from components.train.context import TrainContext
+from components.train.optim import adamw_for, clip_gradients, linear_schedule, set_learning_rate, update_ema
+
+if TYPE_CHECKING:
+    from components.config import Dit
+
+logger = logging.getLogger("kinora")
+CLIPS_NAMED = 4  # of a bad step, in its warning
+
+
+@dataclass(frozen=True)
+class DitBatch:
+    """Clips of one shape: latents (B, C, T, H, W), text_embeds (B, S, C), text_mask (B, S), and their ids."""
+
+    latents: Tensor
+    text_embeds: Tensor
+    text_mask: Tensor
+    clip_ids: tuple[str, ...]
+
+
+def train_dit(
+    settings: "Dit",
+    model: nn.Module,
+    batches: Callable[[int], Iterator[DitBatch]],
+    empty_prompt: Tensor,
+    checkpoints: Checkpoints,
+    context: TrainContext,
+    on_sample: Callable[[int, nn.Module], None] | None = None,
+) -> nn.Module:
+    """Trains to `settings.steps`, from the newest checkpoint when there is one, and answers the average of the weights.
+
+    Args:
+        batches: answers the batches from a step on, the same ones whenever it is asked.
+        empty_prompt: (S, C), the embeddings of the empty prompt, which stand in for a dropped caption.
+        on_sample: called on rank 0 with (steps done, averaged model) every `settings.sample_every` steps.
+    """
+    device = torch.device(context.device)
+    model = model.to(device)
+    average = copy.deepcopy(model).requires_grad_(False)
+    optimizer = adamw_for(model, settings.learning_rate, settings.weight_decay)
+    names = dict(model.named_parameters())
+    first = _resume(checkpoints, model, average, optimizer, names)
+    wrapped = context.wrap(model)
+    model.train()
+    empty_prompt = empty_prompt.to(device)
+    tally = _Tally()
+    for step, batch in zip(range(first, settings.steps), batches(first), strict=False):
+        generator = torch.Generator().manual_seed(_seed_of(settings.seed, step, context.rank))
+        learning_rate = set_learning_rate(optimizer, linear_schedule(step, settings.steps, settings.warmup_steps))
+        losses = _losses(settings, wrapped, batch, empty_prompt, generator, device)
+        losses.mean().backward()
+        norm = clip_gradients(model.parameters(), settings.max_grad_norm)
+        if math.isfinite(norm):
+            optimizer.step()
+            update_ema(average, model, settings.ema_decay, step)
+        else:
+            tally.skipped += 1
+            logger.warning("step %d is skipped, its gradient is not finite; clips: %s", step + 1, _blame(batch, losses))
+        optimizer.zero_grad(set_to_none=True)
+        tally.add(losses, norm, len(batch.clip_ids))
+        done = step + 1
+        last = done == settings.steps
+        if context.rank == 0 and (last or done % settings.report_every == 0):
+            context.report(done, {**tally.take(), "learning_rate": learning_rate})
+        if context.rank == 0 and (last or done % settings.checkpoint_every == 0):
+            checkpoints.save(done, _state(model, average, optimizer, names), {"threads": context.threads})
+        if on_sample is not None and context.rank == 0 and done % settings.sample_every == 0 and not last:
+            on_sample(done, average)
+    return average.eval()
+
+
+def _losses(
+    settings: "Dit", model: nn.Module, batch: DitBatch, empty_prompt: Tensor, generator: torch.Generator, device: torch.device
+) -> Tensor:
+    """Answers the loss of each clip of a batch, (B,), at timesteps, noise and dropped captions that the generator draws."""
+    latents = batch.latents.to(device)
+    count = len(latents)
+    t = sample_timesteps(count, generator, settings.timestep_mean, settings.timestep_std, settings.timestep_shift).to(device)
+    noise = torch.randn(latents.shape, generator=generator).to(device)
+    dropped = (torch.rand(count, generator=generator) < settings.caption_dropout).to(device)
+    embeds, mask = drop_captions(batch.text_embeds.to(device), batch.text_mask.to(device), dropped, empty_prompt)
+    velocity = model(interpolate(latents, noise, t), t, embeds, mask)
+    return velocity_loss(velocity, latents, noise, t, settings.clip_loss_weight)
+
+
+def drop_captions(embeds: Tensor, mask: Tensor, dropped: Tensor, empty_prompt: Tensor) -> tuple[Tensor, Tensor]:
+    """Puts the empty prompt in place of the captions that are dropped.
+
+    Args:
+        embeds: (B, S, C); mask: (B, S); dropped: (B,), True where a caption goes; empty_prompt: (S', C), S' <= S.
+    """
+    empty_embeds, empty_mask = torch.zeros_like(embeds[0]), torch.zeros_like(mask[0])
+    empty_embeds[: len(empty_prompt)] = empty_prompt
+    empty_mask[: len(empty_prompt)] = True
+    return torch.where(dropped[:, None, None], empty_embeds, embeds), torch.where(dropped[:, None], empty_mask, mask)
+
+
+def _seed_of(seed: int, step: int, rank: int) -> int:
+    """Mixes three whole numbers into one seed; neighbours are far apart."""
+    mixed = 0
+    for value in (seed, step, rank):
+        mixed = (mixed ^ (value + 0x9E3779B97F4A7C15 + (mixed << 6) + (mixed >> 2))) * 0xBF58476D1CE4E5B9 % 2**63
+    return mixed
+
+
+def _blame(batch: DitBatch, losses: Tensor) -> str:
+    """Names the clips whose loss is not finite, or the whole batch where each by itself is."""
+    bad = [name for name, loss in zip(batch.clip_ids, losses.tolist(), strict=True) if not math.isfinite(loss)]
+    named = bad or list(batch.clip_ids)
+    more = f" and {len(named) - CLIPS_NAMED} more" if len(named) > CLIPS_NAMED else ""
+    return ", ".join(named[:CLIPS_NAMED]) + more
+
+
+def _resume(
+    checkpoints: Checkpoints, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, names: dict[str, nn.Parameter]
+) -> int:
+    """Puts back the newest whole checkpoint and answers how many steps it had done; 0 without one."""
+    found = checkpoints.newest()
+    if found is None:
+        return 0
+    step, tensors, _ = found
+    for prefix, module in (("model.", model), ("average.", average)):
+        module.load_state_dict({name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)})
+    load_optimizer_tensors(optimizer, names, tensors)
+    return step
+
+
+def _state(model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, names: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    state = {f"model.{name}": value for name, value in model.state_dict().items()}
+    state |= {f"average.{name}": value for name, value in average.state_dict().items()}
+    return state | optimizer_tensors(optimizer, names)
+
+
+class _Tally:
+    """Means of what happened since the last report."""
+
+    def __init__(self) -> None:
+        self.skipped = 0
+        self._clear()
+
+    def _clear(self) -> None:
+        self._losses: list[float] = []
+        self._norms: list[float] = []
+        self._clips, self._since = 0, time.monotonic()
+
+    def add(self, losses: Tensor, norm: float, clips: int) -> None:
+        if math.isfinite(norm):
+            self._losses.append(losses.detach().mean().item())
+            self._norms.append(norm)
+        self._clips += clips
+
+    def take(self) -> dict[str, float]:
+        seconds = max(1e-6, time.monotonic() - self._since)
+        metrics: dict[str, Any] = {"clips_per_second": self._clips / seconds, "skipped_steps": self.skipped}
+        if self._losses:
+            metrics |= {"loss": sum(self._losses) / len(self._losses), "grad_norm": sum(self._norms) / len(self._norms)}
+        self._clear()
+        return metrics

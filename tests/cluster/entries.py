@@ -1,0 +1,74 @@
+"""What the tests of components/cluster hand to Ray's workers by name."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from components.train.checkpoint import Checkpoints, load_optimizer_tensors, optimizer_tensors
+from components.train.context import TrainContext
+
+
+class Double:
+    """A stage that doubles, notes who did it, and misbehaves on demand."""
+
+    def __init__(self, factor: int, marks: str) -> None:
+        self.factor = factor
+        self.marks = Path(marks)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        if batch.get("raise"):
+            raise ValueError("a batch that cannot be doubled")
+        time.sleep(batch.get("sleep", 0.0))
+        once = self.marks / "killed"
+        if batch.get("kill") == "always" or (batch.get("kill") == "once" and not once.exists()):
+            once.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"value": batch["value"] * self.factor, "pid": os.getpid()}
+
+
+class Refuses:
+    def __init__(self) -> None:
+        raise ValueError("these weights are not here")
+
+
+def train(payload: dict[str, Any], context: TrainContext) -> None:
+    """A tiny exact training that resumes, and dies where it is told to."""
+    assert torch.get_num_threads() == context.threads
+    torch.manual_seed(0)
+    model = torch.nn.Linear(6, 3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    checkpoints = Checkpoints(Path(payload["folder"]) / "checkpoints")
+    step = 0
+    found = checkpoints.newest()
+    if found:
+        step, tensors, _ = found
+        model.load_state_dict({name: tensors[name] for name in model.state_dict()})
+        load_optimizer_tensors(optimizer, dict(model.named_parameters()), tensors)
+    wrapped = context.wrap(model)
+    marks = Path(payload["folder"])
+    with (marks / "starts").open("a") as handle:
+        handle.write(f"{context.rank}/{context.world_size} {os.getpid()} from {step}\n")
+    while step < payload["steps"]:
+        step += 1
+        generator = torch.Generator().manual_seed(step * 1000 + context.rank)
+        loss = wrapped(torch.randn(8, 6, generator=generator)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        time.sleep(payload.get("sleep", 0.0))
+        if step == payload.get("raise_at") and context.rank == payload.get("raise_rank", 0):
+            raise {"value": ValueError, "disk": lambda text: OSError(28, "No space left on device", "/full/disk"), "other": KeyError}[
+                payload["raises"]
+            ]("`vae.steps` is wrong")
+        if step == payload.get("kill_at") and not (marks / "killed").exists():
+            (marks / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if step == payload.get("always_kill_at"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        context.report(step, {"loss": loss.item()})
+        if context.rank == 0 and (step % 5 == 0 or step == payload["steps"]):
+            checkpoints.save(step, model.state_dict() | optimizer_tensors(optimizer, dict(model.named_parameters())), {})
