@@ -237,7 +237,11 @@ class Gate(Section):
     min_above_shuffled: float
     min_moving_share: Share
     min_temporal: float
+    max_repeat_share: Share
+    min_ranked_share: Share
     margin: float
+    confidence: Annotated[float, Field(ge=0.5, lt=1.0)]
+    bootstrap_samples: Positive
 
 
 class Cluster(Section):

@@ -59,9 +59,9 @@ def _exit_code(arguments: list[str]) -> int:
         code = kinora.main(arguments, prog_name="kinora", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt):  # click has ended the line already
         hint = "; the same command resumes where it was" if arguments[:1] == ["run"] else ""
-        click.echo(f"\ninterrupted{hint}", err=True)
+        click.echo(f"interrupted{hint}", err=True)
         return INTERRUPTED
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())

@@ -98,9 +98,9 @@ class Reel:
             self._settle(before, (before.seconds + frame.seconds) / 2)
 
     def finish(self, interval: float) -> None:
-        """Settles the last frame, which is shown for one more interval."""
+        """Settles the last frame, which is shown for one more interval, but makes no tick of its own by that."""
         if self._waiting is not None:
-            self._settle(self._waiting, self._waiting.seconds + interval / 2)
+            self._settle(self._waiting, self._waiting.seconds + min(interval, 0.5 / self.clip.fps))
             self._waiting = None
 
     def _settle(self, frame: Frame, until: float) -> None:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
@@ -64,6 +65,7 @@ class Frame:
     after_gap: bool
     _frame: VideoFrame
     _painter: Painter
+    _made: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
 
     @property
     def rgb(self) -> np.ndarray:
@@ -71,8 +73,10 @@ class Frame:
         return self.resized(self.height, self.width)
 
     def resized(self, height: int, width: int) -> np.ndarray:
-        """uint8 (height, width, 3), averaged over area where it shrinks."""
-        return self._painter.paint(self._frame, height, width)
+        """uint8 (height, width, 3), averaged over area where it shrinks; asked twice, the same array, so it is not to be changed."""
+        if (height, width) not in self._made:
+            self._made[height, width] = self._painter.paint(self._frame, height, width)
+        return self._made[height, width]
 
 
 @dataclass
@@ -80,23 +84,31 @@ class Painter:
     """Turns decoded frames of one stream into upright RGB; keeps one scaler for each size, since building one costs more than using it."""
 
     quarter_turns: int
-    _scalers: dict[tuple[int, int, str], VideoReformatter] = field(default_factory=dict)
+    _scalers: dict[tuple[int, int, int, int, str], tuple[VideoReformatter, dict[str, Any]]] = field(default_factory=dict)
 
     def paint(self, frame: VideoFrame, height: int, width: int) -> np.ndarray:
         stored = (width, height) if self.quarter_turns % 2 else (height, width)
-        clear = is_transparent(frame)
-        target = "rgba" if clear else "rgb24"
-        scaler = self._scalers.setdefault((*stored, target), VideoReformatter())
-        shrinks = stored[0] < frame.height or stored[1] < frame.width
-        method = (Interpolation.AREA if shrinks else Interpolation.BICUBIC) | EXACT
-        matrix, limits = colours(frame)
-        scaled = scaler.reformat(
-            frame, width=stored[1], height=stored[0], format=target, interpolation=method, src_colorspace=matrix, src_color_range=limits, threads=1
-        )
-        rgb = scaled.to_ndarray()
-        if clear:
+        key = (*stored, frame.height, frame.width, frame.format.name)
+        if key not in self._scalers:
+            self._scalers[key] = (VideoReformatter(), self._settings(frame, *stored))
+        scaler, settings = self._scalers[key]
+        rgb = scaler.reformat(frame, **settings).to_ndarray()
+        if settings["format"] == "rgba":
             rgb = (rgb[..., :3] * (rgb[..., 3:].astype(np.uint16)) // 255).astype(np.uint8)
         return np.ascontiguousarray(np.rot90(rgb, self.quarter_turns)) if self.quarter_turns else rgb
+
+    def _settings(self, frame: VideoFrame, height: int, width: int) -> dict[str, Any]:
+        shrinks = height < frame.height or width < frame.width
+        matrix, limits = colours(frame)
+        return {
+            "height": height,
+            "width": width,
+            "format": "rgba" if is_transparent(frame) else "rgb24",
+            "interpolation": (Interpolation.AREA if shrinks else Interpolation.BICUBIC) | EXACT,
+            "src_colorspace": matrix,
+            "src_color_range": limits,
+            "threads": 1,
+        }
 
 
 def open_container(source: str | os.PathLike | bytes, max_side_pixels: int = 16384) -> InputContainer:

@@ -23,6 +23,7 @@ class DitSize:
     num_heads: int
     patch_size: tuple[int, int, int]
     mlp_ratio: float = 4.0
+    text_size: int = 128
     refiner_depth: int = 1
 
 
@@ -50,9 +51,9 @@ VAE_SIZES = {
     "base": VaeSize(latent_channels=16, hidden_channels=128, num_blocks=4),
 }
 DIT_SIZES = {
-    "tiny": DitSize(hidden_size=64, depth=2, num_heads=2, patch_size=(1, 2, 2)),
+    "tiny": DitSize(hidden_size=64, depth=2, num_heads=2, patch_size=(1, 2, 2), text_size=64),
     "demo": DitSize(hidden_size=256, depth=6, num_heads=4, patch_size=(1, 4, 4)),
-    "base": DitSize(hidden_size=1536, depth=30, num_heads=12, patch_size=(1, 2, 2)),
+    "base": DitSize(hidden_size=1536, depth=30, num_heads=12, patch_size=(1, 2, 2), text_size=1024, refiner_depth=2),
 }
 COCA_SIZES = {
     "tiny": CocaSize(64, 96, 16, 64, 2, 64, 2, 1, 24, 1024),

@@ -64,7 +64,7 @@ def curve(chart: Curve) -> str:
         f'<span class="key"><i class="s{i % 4}"></i>{text(name)} <b>{text(number(points[-1][1], chart.unit))}</b></span>'
         for i, (name, points) in enumerate(series.items())
     )
-    scale = ' <small>log scale</small>' if log else ""
+    scale = " <small>log scale</small>" if log else ""
     return (
         f'<figure class="chart"><figcaption>{text(chart.title)}{scale}</figcaption>'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{text(chart.title)} by step">{"".join(parts)}</svg>'
@@ -84,7 +84,7 @@ def funnel(steps: Sequence[FunnelStep]) -> str:
         rows.append(
             f'<div class="step"><span class="name">{text(step.step)}</span><span class="count">{step.kept:,}</span>'
             '<svg viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'
-            f'<rect class="came" x="0" y="0" width="{came:.2f}" height="10"/><rect class="kept" x="0" y="0" width="{kept:.2f}" height="10"/>'
+            f'<rect class="came" width="{came:.2f}" height="10"/><rect class="kept" width="{kept:.2f}" height="10"/>'
             f'</svg><span class="why">{text(dropped)}</span></div>'
         )
     return f'<div class="funnel">{"".join(rows)}</div>'

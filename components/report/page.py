@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from components.media.write import encode_png, write_video
 
+POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"  # nothing from anywhere, no script
 STYLE = Path(__file__).with_name("style.css")
 
 
@@ -26,7 +27,7 @@ def page(title: str, body: str) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'\">\n"
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         f"<title>{text(title)}</title>\n<style>\n{STYLE.read_text()}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
 
@@ -44,7 +45,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequence[
     kind = ["num" if i in numeric else "" for i in range(len(head))]
     top = "".join(f'<th class="{k}">{text(cell)}</th>' for k, cell in zip(kind, head, strict=True))
     lines = "\n".join(
-        "<tr>" + "".join(f'<td class="{k}" data-label="{text(h)}">{cell}</td>' for k, h, cell in zip(kind, head, row, strict=True)) + "</tr>"
+        "<tr>"
+        + "".join(f'<td class="{k}" data-label="{text(h)}">{cell}</td>' for k, h, cell in zip(kind, head, row, strict=True))
+        + "</tr>"
         for row in rows
     )
     return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>\n{lines}\n</tbody></table></div>' if lines else ""
@@ -84,3 +87,27 @@ def film_of(frames: np.ndarray, fps: Fraction | int, alt: str, css: str = "") ->
     if len(frames) == 1:
         return picture(frames[0], alt, css)
     return film(write_video(None, frames, fps, crf=16) or b"", alt, css)
+
+
+def chips(truth: Mapping[str, str | None] | None, found: Mapping[str, str | None] | None) -> str:
+    """Marks each field of a truth as found or not, with a sign beside the colour."""
+    if not truth or found is None:
+        return ""
+    items = []
+    for field, wanted in truth.items():
+        got = found.get(field)
+        if wanted is None:
+            continue
+        right = got == wanted
+        word = wanted if right else f"{got or 'nothing'}, not {wanted}"
+        sign = "&#10003;" if right else "&#10007;"
+        hint = f"{field}: asked {wanted}, read {got}"
+        items.append(f'<li class="{"good" if right else "bad"}" title="{text(hint)}">{sign} {text(word)}</li>')
+    return f'<ul class="chips">{"".join(items)}</ul>'
+
+
+def evenly(items: Sequence, count: int) -> list:
+    """Picks at most so many items, evenly spaced, the first and the last among them."""
+    if not len(items):
+        return []
+    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int))]

@@ -24,7 +24,7 @@ def number(value: float | None, unit: str = "") -> str:
     if value is None:
         return "-"
     if unit == "%":
-        return f"{100 * value:.1f} %" if 0 < value < 1 else f"{100 * value:.0f} %"
+        return f"{100 * value:.1f}".removesuffix(".0") + " %"
     if unit == "s":
         return duration(value)
     if float(value).is_integer() and abs(value) >= 1:

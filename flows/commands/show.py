@@ -35,10 +35,10 @@ def settings(as_json: bool, **options: Any) -> None:
 @json_option
 def funnel(as_json: bool, **options: Any) -> None:
     """Print how many clips each rule kept and dropped."""
+    asked = _with_table(resolve(**options), "clips")
     from components.curate.rules import funnel as funnel_of
     from components.store.tables import clips as clips_of
 
-    asked = _with_table(resolve(**options), "clips")
     steps = funnel_of(clips_of(asked.project).read(["clip_id", "keep", "drop_reason", "duplicate_of", "split", "quarantine"]))
     if as_json:
         print_json([dict(zip(("step", "kept", "dropped", "reason"), step, strict=True)) for step in steps])

@@ -1,0 +1,216 @@
+"""The house rules that a reader of the source can check: one home a library, nothing unpickled, small imports, real columns."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from components.stages import STAGES
+from components.store import schema
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+HOMES = {
+    "prefect": ("flows/",),
+    "ray": ("components/cluster/",),
+    "mlflow": ("components/registry/",),
+    "lance": ("components/store/",),
+    "pyarrow": ("components/store/",),
+    "open_clip": ("components/openclip/",),
+    "scenedetect": ("components/ingest/scenes.py",),
+    "av": ("components/media/",),
+    "cv2": ("components/media/", "components/measure/"),
+    "diffusers": ("components/encode/pretrained_vae.py",),
+    "transformers": ("components/encode/text.py", "components/caption/vlm.py"),
+    "pydantic": ("components/config.py",),
+    "click": ("flows/",),
+    "rich": ("flows/", "components/report/"),
+}
+HEAVY = ("torch", "torchvision", "ray", "prefect", "mlflow", "lance", "pyarrow", "open_clip", "cv2", "av", "scenedetect", "pandas")
+LIGHT_MODULES = (
+    "components.config",
+    "components.stages",
+    "components.store.project",
+    "components.store.tables",
+    "components.operations.plan",
+    "components.operations.freshness",
+    "components.operations.doctor",
+    "components.models.sizes",
+    "flows.__main__",
+    "flows.runner",
+    "flows.environment",
+)
+UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+
+
+def sources() -> list[Path]:
+    return sorted(path for folder in ("components", "flows") for path in (REPOSITORY / folder).rglob("*.py"))
+
+
+def torch_only_sources() -> list[Path]:
+    """models/, diffusion/, and of train/ the loops and what they stand on; batches and jobs may know the store."""
+    folder = REPOSITORY / "components"
+    train = [folder / "train" / f"{name}.py" for name in ("optim", "checkpoint", "context")]
+    return sorted([*folder.glob("models/*.py"), *folder.glob("diffusion/*.py"), *folder.glob("train/*_loop.py"), *train])
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), str(path))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(REPOSITORY).as_posix()
+
+
+def imports(path: Path, type_checking: bool = True) -> Iterator[tuple[str, int]]:
+    """Yields the modules that a file imports anywhere, with their lines."""
+    skipped: set[ast.AST] = set()
+    for node in ast.walk(tree(path)):
+        if not type_checking and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            skipped.update(inner for child in node.body for inner in ast.walk(child))
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module, node.lineno
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module") and isinstance(node.args[0], ast.Constant):
+            yield node.args[0].value, node.lineno
+
+
+def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_a_library_is_imported_at_its_home_only(library: str) -> None:
+    strays = [
+        f"{name_of(path)}:{line}"
+        for path in sources()
+        for module, line in imports(path)
+        if module.split(".")[0] == library and not name_of(path).startswith(HOMES[library])
+    ]
+    assert strays == []
+
+
+def test_networks_and_train_loops_name_torch_safetensors_and_the_standard_library_only() -> None:
+    allowed = {"torch", "safetensors", *sys.stdlib_module_names}
+    below = ("components.models", "components.diffusion", "components.train")
+    strays = [
+        f"{name_of(path)}:{line} imports {module}"
+        for path in torch_only_sources()
+        for module, line in imports(path, type_checking=False)
+        if module.split(".")[0] not in allowed and not module.startswith(below)
+    ]
+    assert strays == []
+
+
+def test_networks_and_train_loops_load_where_nothing_else_is_installed() -> None:
+    """In a process whose importer refuses every other dependency of Kinora, as on a machine that has torch alone."""
+    modules = [name_of(path).removesuffix(".py").replace("/", ".") for path in torch_only_sources() if path.stem != "__init__"]
+    script = f"""
+import importlib, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        package, _, inner = name.partition(".")
+        ours = package == "components" and inner.split(".")[0] not in ("", "models", "diffusion", "train")
+        if ours or package in {refused()!r}:
+            raise ImportError(name + " is not installed here")
+sys.meta_path.insert(0, Refuse())
+for name in {modules!r}:
+    importlib.import_module(name)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def refused() -> set[str]:
+    """The import names of all that Kinora depends on, but for torch and safetensors."""
+    with (REPOSITORY / "pyproject.toml").open("rb") as handle:
+        listed = tomllib.load(handle)["project"]["dependencies"]
+    renamed = {"pylance": "lance", "opencv-python": "cv2", "open-clip-torch": "open_clip", "pyyaml": "yaml"}
+    names = {line.split("[")[0].split(">")[0].split("=")[0].split("<")[0].strip() for line in listed}
+    return {renamed.get(name, name) for name in names} - {"torch", "safetensors", "numpy"}  # torch itself looks for numpy
+
+
+def test_light_modules_import_nothing_heavy() -> None:
+    commands = [f"flows.commands.{path.stem}" for path in (REPOSITORY / "flows" / "commands").glob("[a-z]*.py")]
+    script = f"""
+import importlib, sys
+for name in {[*LIGHT_MODULES, *commands]!r}:
+    importlib.import_module(name)
+print({set(HEAVY)!r} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "set()", done.stdout + done.stderr[-2000:]
+
+
+def test_nothing_is_unpickled() -> None:
+    strays = [f"{name_of(path)}:{line}" for path in sources() for module, line in imports(path) if module.split(".")[0] in UNPICKLERS]
+    for path in sources():
+        for function, call in calls(path):
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+            unsafe = (
+                (function == "torch.load" and given.get("weights_only") != "True")
+                or given.get("allow_pickle") == "True"
+                or function.endswith((".read_pickle", "torch.hub.load", "yaml.load", "yaml.unsafe_load", "yaml.full_load"))
+            )
+            if unsafe:
+                strays.append(f"{name_of(path)}:{call.lineno}")
+    assert strays == []
+
+
+def test_no_text_becomes_a_command_or_code() -> None:
+    strays = []
+    for path in sources():
+        for function, call in calls(path):
+            shell = any(keyword.arg == "shell" and ast.unparse(keyword.value) != "False" for keyword in call.keywords)
+            if shell or function in ("eval", "exec", "os.system", "os.popen"):
+                strays.append(f"{name_of(path)}:{call.lineno}")
+    assert strays == []
+
+
+def test_the_columns_that_stages_read_and_write_exist() -> None:
+    columns = {"videos": set(schema.VIDEOS.names), "clips": set(schema.CLIPS.names), "samples": set(schema.SAMPLES.names)}
+    for stage in STAGES.values():
+        assert set(stage.reads) <= columns["clips"] | columns[stage.table], stage.name
+        assert set(stage.writes) <= columns[stage.table], stage.name
+
+
+def test_the_columns_that_stage_classes_read_and_write_exist() -> None:
+    known = {*schema.VIDEOS.names, *schema.CLIPS.names, *schema.SAMPLES.names}
+    found = {}
+    for path in sources():
+        for place in (node for node in ast.walk(tree(path)) if isinstance(node, ast.Module | ast.ClassDef)):
+            for line in place.body:
+                target = line.target if isinstance(line, ast.AnnAssign) else line.targets[0] if isinstance(line, ast.Assign) else None
+                if isinstance(target, ast.Name) and target.id in ("READS", "WRITES"):
+                    found[f"{name_of(path)}: {getattr(place, 'name', '')}.{target.id}"] = set(ast.literal_eval(line.value))  # type: ignore[union-attr]
+    assert found
+    assert {place: sorted(names - known) for place, names in found.items() if names - known} == {}
+
+
+def test_a_package_file_holds_a_docstring_at_most() -> None:
+    for path in sources():
+        if path.name == "__init__.py":
+            body = tree(path).body
+            assert all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body), name_of(path)
+
+
+def test_no_file_is_named_after_nothing() -> None:
+    assert [name_of(path) for path in sources() if path.stem in ("utils", "util", "common", "base", "helpers", "misc")] == []
+
+
+def test_the_source_is_ascii() -> None:
+    assert [name_of(path) for path in sources() if not path.read_bytes().isascii()] == []
+
+
+def test_every_module_says_what_it_is() -> None:
+    assert [name_of(path) for path in sources() if path.name != "__init__.py" and not ast.get_docstring(tree(path))] == []
