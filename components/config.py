@@ -4,6 +4,7 @@ import difflib
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
+from math import isqrt
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -124,7 +125,7 @@ class Curate(Section):
     min_motion: float
     max_motion: float
     max_repeat_share: Share
-    max_hash_distance: Count
+    max_duplicate_difference: float
     val_share: Share
     test_share: Share
     labelled_share: Share
@@ -138,23 +139,45 @@ class Captioner(Section):
     mosaic_frames: Positive
     min_labelled: Count
     steps: Positive
+    max_epochs: Positive
     batch_size: Positive
     learning_rate: float
     weight_decay: float
+    warmup_steps: Count
+    max_grad_norm: float
     caption_loss_weight: float
     contrastive_loss_weight: float
+    turns: bool
+    shift_share: Share
+    light: Share
     report_every: Positive
     checkpoint_every: Positive
     retrain_when_grown_by: float
     seed: int
 
+    @model_validator(mode="after")
+    def _patches_hold_a_tile_of_every_frame(self) -> "Captioner":
+        grid = isqrt(self.mosaic_frames)
+        if grid**2 != self.mosaic_frames:
+            nearest = f"{grid**2} and {(grid + 1) ** 2}"
+            raise ValueError(f"`captioner.mosaic_frames` must be a square number, not {self.mosaic_frames}; the nearest are {nearest}")
+        if self.size.patch_size % grid or self.size.image_size % self.size.patch_size:
+            raise ValueError(
+                f"`captioner.size`: patches of {self.size.patch_size} pixels do not hold {grid} x {grid} frames "
+                f"and fill a picture of {self.size.image_size}; try {8 * grid} and {8 * grid * max(1, self.size.image_size // (8 * grid))}"
+            )
+        return self
+
 
 class Caption(Section):
-    """Recaptioning of the kept clips."""
+    """Recaptioning of the kept clips, and when captions are worth a warning."""
 
     batch_size: Positive
     num_actors: Count
     cpus_per_actor: float
+    max_words: Positive
+    max_repeated_words: Positive
+    max_same_share: Share
 
 
 class Vae(Section):
@@ -195,6 +218,7 @@ class Dit(Section):
     ema_decay: Share
     max_grad_norm: float
     caption_dropout: Share
+    clip_loss_weight: float
     timestep_mean: float
     timestep_std: float
     timestep_shift: float
@@ -221,6 +245,8 @@ class Evaluate(Section):
     num_seen_prompts: Positive
     num_unseen_prompts: Count
     num_real_clips: Positive
+    num_ranked_clips: Positive
+    num_ranked_clips: Positive
     batch_size: Positive
     min_motion: float
     bootstrap_samples: Positive
@@ -362,7 +388,7 @@ def explain(error: ValidationError) -> str:
     if first["type"] in ("missing", "missing_argument"):
         return f"`{where}` is missing; hint: copy it from the repository's pipelines.yaml"
     message = first["msg"].removeprefix("Value error, ")
-    if message.startswith(("`clip.", "`world.")):
+    if message.startswith(("`clip.", "`world.", "`captioner.")):
         return message
     return f"`{where}` = {first['input']!r}: {message[0].lower()}{message[1:]}"
 

@@ -33,7 +33,7 @@ class Prompt:
 
     prompt_id: str
     text: str
-    group: str  # seen, unseen or real
+    group: str  # seen, unseen, or prompt for the captions of real clips
     seed: int
     truth: Mapping[str, str] | None
 
@@ -125,8 +125,8 @@ def _scenes(preset: Preset, triples: Sequence[Triple], count: int, rng: random.R
 def caption_prompts(captions: Sequence[str], count: int, seed: int) -> list[Prompt]:
     """Takes captions of held-out real clips as prompts, by turns where there are fewer than wanted; nothing is known of them by field."""
     texts = sorted({caption.strip() for caption in captions if caption.strip()})
-    random.Random(f"real {seed}").shuffle(texts)
-    return [Prompt(f"real-{i:04d}", texts[i % len(texts)], "real", seed + i, None) for i in range(count)] if texts else []
+    random.Random(f"prompt {seed}").shuffle(texts)
+    return [Prompt(f"prompt-{i:04d}", texts[i % len(texts)], "prompt", seed + i, None) for i in range(count)] if texts else []
 
 
 def sharp_reference(real: Sequence[np.ndarray]) -> float:
@@ -226,7 +226,7 @@ def aggregate(
     }
     prompts = [row["text"] for row in judged]
     hits = [_mean_right(row) for row in judged]
-    excess = [hit - other for hit, other in zip(hits, _shuffled_hits(judged), strict=True)]
+    excess = [hit - other for hit, other in zip(hits, _mean_shuffled(judged), strict=True)]
     samples = steadiness([row["temporal"] for row in rows], [row["text"] for row in rows], bootstrap_samples, seed)
     reals = steadiness(real, None, bootstrap_samples, seed) if real else None
     return Evaluation(
@@ -251,8 +251,8 @@ def following(rows: Sequence[Row], bootstrap_samples: int, seed: int) -> Followi
     fields = [field for field in (*FIELDS, "triple", "all") if field in right[0]]
     return Following(
         fields={field: share([row[field] for row in right], prompts, bootstrap_samples, seed) for field in fields},
-        chance={field: max(Counter(_labels(row["truth"] or {}, field) for row in rows).values()) / len(rows) for field in fields},
-        shuffled={field: float(np.mean(_shuffled(rows, field))) for field in fields},
+        chance={field: chance(rows, field) for field in fields},
+        shuffled={field: float(np.mean(fits_of_others(rows, field))) for field in fields},
         num_prompts=len(set(prompts)),
         num_samples=len(rows),
     )
@@ -275,24 +275,29 @@ def steadiness(found: Sequence[Temporal], prompts: Sequence[str] | None, bootstr
     )
 
 
+def chance(rows: Sequence[Row], field: str) -> float:
+    """How often the commonest label of a field would be right."""
+    return max(Counter(_labels(row["truth"] or {}, field) for row in rows).values()) / len(rows)
+
+
 def _mean_right(row: Row) -> float:
     return float(np.mean([value for field, value in (row["right"] or {}).items() if field in FIELDS]))
 
 
-def _shuffled_hits(rows: Sequence[Row]) -> list[float]:
+def _mean_shuffled(rows: Sequence[Row]) -> list[float]:
     """For each row the mean over fields of how often its reading fits the other prompts of its group."""
     hits = [0.0] * len(rows)
     for group in dict.fromkeys(row["group"] for row in rows):
         members = [i for i, row in enumerate(rows) if row["group"] == group]
         inside = [rows[i] for i in members]
         fields = [field for field in FIELDS if field in (inside[0]["right"] or {})]
-        by_field = np.array([_shuffled(inside, field) for field in fields])  # (fields, members)
+        by_field = np.array([fits_of_others(inside, field) for field in fields])  # (fields, members)
         for i, hit in zip(members, by_field.mean(0), strict=True):
             hits[i] = float(hit)
     return hits
 
 
-def _shuffled(rows: Sequence[Row], field: str) -> list[float]:
+def fits_of_others(rows: Sequence[Row], field: str) -> list[float]:
     """For each row the share of the other prompts (by text) of these rows that its reading would be right for."""
     asked = Counter(_labels(row["truth"] or {}, field) for row in rows)
     own = Counter(row["text"] for row in rows)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,24 +121,31 @@ class Reel:
         """Spreads clips over scenes.
 
         Returns:
-            the windows in order; how many scenes are too short; the most ticks that any scene has.
+            the windows in order; how many scenes are too short; the most ticks in a row that any scene has.
         """
         windows, short, longest = [], 0, 0
         for number, scene in enumerate(scenes):
-            ticks = [
-                (tick, frame)
-                for tick, frame in self.ticks
-                if scene.first <= frame <= scene.last and scene.usable_from - 1e-6 <= seconds[frame] <= scene.usable_to + 1e-6
-            ]
+            ticks = self._longest_run(seconds, scene)
             longest = max(longest, len(ticks))
             if len(ticks) < self.clip.num_frames or scene.end_seconds - scene.start_seconds < min_scene_seconds - 1e-6:
                 short += 1
                 continue
             for at in spread(len(ticks), self.clip.num_frames, self.clip.max_clips_per_scene):
                 chosen = ticks[at : at + self.clip.num_frames]
-                if chosen[-1][0] - chosen[0][0] == self.clip.num_frames - 1:  # a hole in the film makes ticks miss
-                    windows.append(Window(number, tuple(frame for _, frame in chosen), self._start + chosen[0][0] / self.clip.fps))
+                windows.append(Window(number, tuple(frame for _, frame in chosen), self._start + chosen[0][0] / self.clip.fps))
         return windows, short, longest
+
+    def _longest_run(self, seconds: Sequence[float], scene: Scene) -> list[tuple[int, int]]:
+        """Answers the ticks of a scene between holes in the film, of the longest such part."""
+        best: list[tuple[int, int]] = []
+        run: list[tuple[int, int]] = []
+        for tick, frame in self.ticks[bisect_left(self.ticks, scene.first, key=itemgetter(1)) :]:
+            if frame > scene.last:
+                break
+            if scene.usable_from - 1e-6 <= seconds[frame] <= scene.usable_to + 1e-6:
+                run = [*run, (tick, frame)] if not run or run[-1][0] == tick - 1 else [(tick, frame)]
+                best = max(best, run, key=len)
+        return best
 
 
 def spread(available: int, length: int, most: int) -> list[int]:
@@ -160,7 +169,9 @@ def clip_picture(frame: Frame, clip: Clip) -> np.ndarray:
     return np.ascontiguousarray(frame.resized(height, width)[top : top + clip.height, left : left + clip.width])
 
 
-def cut_clips(windows: Sequence[Window], pictures: Mapping[int, np.ndarray], again: Iterator[Frame] | None, clip: Clip) -> Iterator[np.ndarray]:
+def cut_clips(
+    windows: Sequence[Window], pictures: Mapping[int, np.ndarray], again: Iterator[Frame] | None, clip: Clip
+) -> Iterator[np.ndarray]:
     """Yields the frames of each window, uint8 (T, H, W, 3): from the pictures held, or else by reading the film again."""
     if again is None:
         for window in windows:
@@ -202,14 +213,16 @@ class Words:
             self._read(Path(source["sidecar"]))
 
     def _read(self, path: Path) -> None:
+        """Takes in a sidecar; one that is not of the synthetic world, or torn, says nothing."""
         try:
             data = path.read_bytes()
             truth = json.loads(data)
-        except (OSError, ValueError):
+            if not isinstance(truth, dict) or truth.get("format") != WORLD_FORMAT:
+                return
+            scenes = [{name: scene[name] for name in ("start_seconds", "end_seconds", "caption", "fields")} for scene in truth["scenes"]]
+            self.scenes, self.unseen = scenes, bool(truth["held_out"])
+        except (OSError, ValueError, KeyError, TypeError):
             return
-        if not isinstance(truth, dict) or truth.get("format") != WORLD_FORMAT:
-            return
-        self.scenes, self.unseen = truth["scenes"], bool(truth["held_out"])
         self.caption, self.by = None, f"sidecar:{hashlib.sha256(data).hexdigest()[:8]}"
 
     def of(self, start: float, end: float) -> dict[str, str | None]:

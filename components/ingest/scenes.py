@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scenedetect.common import FrameTimecode
 from scenedetect.detectors import AdaptiveDetector
 
-from components.ingest.clips import Reel, Scene, Words, clip_id, cut_clips, encode, find_scenes, frame_interval, thin
+from components.ingest.clips import GAP_SECONDS, Reel, Scene, Words, clip_id, cut_clips, encode, find_scenes, frame_interval, thin
 from components.ingest.transitions import Watcher
 from components.media.probe import Probe, probe
 from components.media.read import Damage, UnusableFile, fit, read_frames
@@ -105,7 +104,7 @@ class SplitVideo:
         proposed: list[int] = []
         for frame in read_frames(source["uri"], damage, max_frames=limits.max_frames, max_side_pixels=limits.max_side_pixels):
             picture = frame.resized(height, width)
-            hole = bool(watcher.seconds) and frame.seconds - watcher.seconds[-1] > max(2.0, 3 / float(rate))
+            hole = bool(watcher.seconds) and frame.seconds - watcher.seconds[-1] > GAP_SECONDS
             watcher.see(frame.seconds, picture, frame.after_gap or hole)
             bgr = np.ascontiguousarray(picture[..., ::-1])
             proposed += [found.frame_num for found in proposer.process_frame(FrameTimecode(frame.index, fps=rate), bgr)]
@@ -152,8 +151,8 @@ class SplitVideo:
 
     def _too_short(self, ticks: int, longest: int, scenes: int) -> str:
         clip = self.config.clip
-        if ticks < clip.num_frames:
-            return f"shorter than one clip: {ticks} frames at {clip.fps} fps, {clip.num_frames} needed"
+        if ticks < clip.num_frames or scenes == 1:
+            return f"shorter than one clip: {longest} frames at {clip.fps} fps, {clip.num_frames} needed"
         return f"none of its {scenes} scenes is as long as one clip: at most {longest} frames at {clip.fps} fps, {clip.num_frames} needed"
 
 
@@ -228,8 +227,3 @@ def _row(source: Source, facts: Probe | None = None, **columns: Any) -> dict[str
             "has_audio": facts.has_audio,
         }
     return row | columns
-
-
-def file_name(row: Mapping[str, Any]) -> str:
-    """Answers a row's file name for messages."""
-    return Path(row["uri"]).name

@@ -21,8 +21,31 @@ COLUMNS = {  # what a row keeps, and the manifest columns that may say it, best 
     "rights": ("rights",),
     "label_caption": ("caption_or_label", "caption", "label"),
 }
-PLAINLY_NOT_MEDIA = frozenset("csv tsv json jsonl md txt rst yaml yml toml log html pdf xml srt vtt ass parquet sha256 md5".split())
-IMAGES = frozenset("jpg jpeg png webp bmp tif tiff".split())
+PLAINLY_NOT_MEDIA = frozenset(
+    [
+        "csv",
+        "tsv",
+        "json",
+        "jsonl",
+        "md",
+        "txt",
+        "rst",
+        "yaml",
+        "yml",
+        "toml",
+        "log",
+        "html",
+        "pdf",
+        "xml",
+        "srt",
+        "vtt",
+        "ass",
+        "parquet",
+        "sha256",
+        "md5",
+    ]
+)
+IMAGES = frozenset(["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff"])
 BLOCK = 1 << 20
 
 
@@ -206,7 +229,10 @@ def _hashed(entry: Source, video_id: str | None) -> Source:
 def _merge(first: Source, second: Source) -> Source:
     """Joins two places of one content; the first that a manifest speaks of lends its words."""
     keep, other = (second, first) if second.label_caption and not first.label_caption else (first, second)
-    said = {name: getattr(keep, name) or getattr(other, name) for name in ("source", "licence", "rights", "label_caption", "label_by", "sidecar")}
+    said = {
+        name: getattr(keep, name) or getattr(other, name)
+        for name in ("source", "licence", "rights", "label_caption", "label_by", "sidecar")
+    }
     return replace(keep, places=tuple(sorted({*first.places, *second.places})), **said)
 
 
@@ -239,7 +265,10 @@ def _read_manifest(folder: Path, explicit: Path | None) -> dict[str, dict[str, A
 
 def _said(row: Mapping[str, Any]) -> dict[str, str | None]:
     """Picks what is kept of a manifest's row; `label_by` names the words, so that other rows of the manifest may change."""
-    said = {name: next((row[column].strip() for column in columns if (row.get(column) or "").strip()), None) for name, columns in COLUMNS.items()}
+    said = {
+        name: next((row[column].strip() for column in columns if (row.get(column) or "").strip()), None)
+        for name, columns in COLUMNS.items()
+    }
     said["label_by"] = f"manifest:{_sha256(said['label_caption'].encode())[:8]}" if said["label_caption"] else None
     return said
 

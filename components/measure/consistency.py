@@ -19,6 +19,7 @@ BLOCK = 8
 LEAST_CHANGE = (0.5 / 255) ** 2  # mean squared difference below which frames count as equal
 FLICKER_SCALE = 0.1  # relative jitter at which the steadiness falls to 1 / e
 BLUR_WINDOW = 5
+WORKING_SIDE = 128  # larger frames are measured at this short side, sharpness aside
 
 
 class Temporal(TypedDict):
@@ -57,6 +58,7 @@ def temporal(frames: np.ndarray, fps: Fraction | float, min_motion: float, sharp
     )  # fmt: skip
     if len(frames) < 2:
         return found
+    frames = shrunk(frames)
     forward, backward = flow(frames), flow(frames[::-1])[::-1]
     found["motion"] = fastest = motion(forward, fps)
     found["warp_error"], found["unexplained"], found["masked_share"] = warp_error(frames, forward, backward)
@@ -83,6 +85,16 @@ def score(found: Temporal, sharp_at: float) -> float:
         found["sharpness"] / sharp_at,  # blur
     )
     return float(np.prod(np.clip(parts, 0, 1)) ** (1 / len(parts)))
+
+
+def shrunk(frames: np.ndarray) -> np.ndarray:
+    """Averages frames down to the working size; smaller ones stay as they are."""
+    height, width = frames.shape[1:3]
+    scale = WORKING_SIDE / min(height, width)
+    if scale >= 1:
+        return frames
+    size = (round(width * scale), round(height * scale))
+    return np.stack([cv2.resize(np.ascontiguousarray(frame), size, interpolation=cv2.INTER_AREA) for frame in frames])
 
 
 def motion(forward: np.ndarray, fps: Fraction | float) -> float:

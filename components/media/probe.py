@@ -147,7 +147,9 @@ def _notes(container: InputContainer, stream: VideoStream, first: Frame) -> list
     if not is_sane_rotation(picture):
         notes.append("a rotation that makes no sense ignored")
     elif quarter_turns(picture):
-        notes.append(("turned by 90 degrees to the left", "turned by 180 degrees", "turned by 90 degrees to the right")[quarter_turns(picture) - 1])
+        notes.append(
+            ("turned by 90 degrees to the left", "turned by 180 degrees", "turned by 90 degrees to the right")[quarter_turns(picture) - 1]
+        )
     if aspect != 1:
         notes.append(f"pixels {aspect.numerator}:{aspect.denominator} made square")
     if has_clear_pixels(picture):

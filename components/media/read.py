@@ -31,7 +31,7 @@ UNSPECIFIED = 2
 av.logging.set_level(av.logging.PANIC)  # what goes wrong in a file becomes its reason, not lines on stderr
 
 
-class UnusableFile(ValueError):  # noqa: N818, it is about the file
+class UnusableFile(ValueError):
     """A file of which no clip can be made; the message is the reason, without the file's name."""
 
 
@@ -92,7 +92,10 @@ class Painter:
         if key not in self._scalers:
             self._scalers[key] = (VideoReformatter(), self._settings(frame, *stored))
         scaler, settings = self._scalers[key]
-        rgb = scaler.reformat(frame, **settings).to_ndarray()
+        try:
+            rgb = scaler.reformat(frame, **settings).to_ndarray()
+        except av.FFmpegError as error:
+            raise UnusableFile(f"its pictures, {frame.format.name}, cannot be turned into RGB") from error
         if settings["format"] == "rgba":
             rgb = (rgb[..., :3] * (rgb[..., 3:].astype(np.uint16)) // 255).astype(np.uint8)
         return np.ascontiguousarray(np.rot90(rgb, self.quarter_turns)) if self.quarter_turns else rgb
@@ -153,18 +156,21 @@ def read_frames(
         stream.codec_context.options = {"max_pixels": str(max_side_pixels**2)}
         stream.thread_count = 1  # workers run side by side instead
         step = 1 / (sane_rate(stream) or Fraction(25))
-        painter, last, index, gap = None, None, 0, False
+        painter: Painter | None = None
+        last: float | None = None
+        index, gap = 0, False
         for frame in _decode(container, stream, damage):
             if frame is None:
                 gap = True
                 continue
-            seconds = float(frame.pts * frame.time_base) if frame.pts is not None else (last + float(step) if last is not None else 0.0)
+            base = frame.time_base or stream.time_base or step
+            guessed = last + float(step) if last is not None else 0.0
+            seconds = float(frame.pts * base) if frame.pts is not None else guessed
             if last is not None and seconds <= last:
                 damage.out_of_time += 1
                 continue
             painter = painter or Painter(quarter_turns(frame))
             height, width = displayed_size(stream, frame, painter.quarter_turns)
-            base = frame.time_base or step
             pts = frame.pts if frame.pts is not None else round(seconds / float(base))
             yield Frame(index, pts, base, seconds, height, width, gap and index > 0, frame, painter)
             index, last, gap = index + 1, seconds, False

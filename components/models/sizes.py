@@ -29,7 +29,10 @@ class DitSize:
 
 @dataclass(frozen=True)
 class CocaSize:
-    """The shape of an OpenCLIP CoCa captioner; image_size is the side of the square mosaic."""
+    """The shape of an OpenCLIP CoCa captioner; image_size is the side of the square mosaic.
+
+    context_length and vocab_size are ceilings: a model gets what its captions need.
+    """
 
     embed_dim: int
     image_size: int
@@ -56,7 +59,7 @@ DIT_SIZES = {
     "base": DitSize(hidden_size=1536, depth=30, num_heads=12, patch_size=(1, 2, 2), text_size=1024, refiner_depth=2),
 }
 COCA_SIZES = {
-    "tiny": CocaSize(64, 96, 16, 64, 2, 64, 2, 1, 24, 1024),
-    "demo": CocaSize(128, 96, 8, 128, 4, 128, 3, 2, 24, 1024),
-    "base": CocaSize(512, 224, 16, 768, 12, 512, 12, 12, 76, 49408, 64, 256),
+    "tiny": CocaSize(64, 48, 24, 64, 2, 64, 2, 1, 64, 1024),
+    "demo": CocaSize(128, 96, 24, 128, 4, 128, 2, 1, 64, 1024),
+    "base": CocaSize(512, 288, 24, 768, 12, 512, 12, 12, 76, 49408, 64, 256),
 }

@@ -95,20 +95,22 @@ def build_coca(
     captions: Sequence[str],
     *,
     mosaic_frames: int,
-    mosaic_tile: int,
     mean: Sequence[float],
     std: Sequence[float],
     seed: int,
     origin: str = "trained",
 ) -> Coca:
-    """Builds a CoCa whose vocabulary and context length fit the captions; the same captions and seed are the same weights."""
+    """Builds a CoCa whose vocabulary and context length fit the captions; the same captions and seed are the same weights.
+
+    A patch of its pictures holds one tile of every frame, so the first layer sees motion.
+    """
     vocabulary = fit_vocabulary(captions, size.vocab_size)
     words = longest(load_tokenizer(vocabulary, size.context_length), captions)
     context_length = min(size.context_length, 8 * math.ceil(words / 8))
     tokenizer = load_tokenizer(vocabulary, context_length)
     config = coca_config(size, tokenizer.vocab_size, context_length)
     model = _new_model(config, seed)
-    mosaic = Mosaic(mosaic_frames, size.image_size, mosaic_tile)
+    mosaic = Mosaic(mosaic_frames, size.image_size, size.patch_size // math.isqrt(mosaic_frames))
     return Coca(model, tokenizer, config, mosaic, _three(mean), _three(std), origin, min(words, context_length), vocabulary)
 
 

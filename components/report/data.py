@@ -96,7 +96,7 @@ class SampleVideo:
 
     prompt: str
     video: bytes
-    group: str = "prompt"  # seen, unseen, real or prompt
+    group: str = "prompt"  # seen, unseen, or prompt
     seed: int | None = None
     rewritten: str | None = None
     truth: Mapping[str, str | None] | None = None
@@ -107,11 +107,10 @@ class SampleVideo:
 
 @dataclass(frozen=True)
 class Check:
-    """One rule of the gate."""
+    """One rule of the gate, in a sentence with its figures."""
 
-    name: str
     holds: bool
-    said: str  # 0.93 of at least 0.40
+    sentence: str
 
 
 @dataclass(frozen=True)
@@ -123,6 +122,12 @@ class Verdict:
     reasons: Sequence[str] = ()
     checks: Sequence[Check] = ()
     version: str | None = None
+
+    @classmethod
+    def of(cls, model: str, said: Mapping, version: str | None = None) -> Verdict:
+        """Takes over what the gate wrote down: outcome, reasons and checks."""
+        checks = [Check(check["holds"], check["sentence"]) for check in said.get("checks", ())]
+        return cls(model, said["outcome"], list(said.get("reasons", ())), checks, version)
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from components.report.words import number
 GROUPS = {
     "unseen": "Combinations no training film shows",
     "seen": "Combinations seen in training",
-    "real": "Captions of held-out clips",
-    "prompt": "Prompts",
+    "prompt": "Captions of held-out clips",
 }
 SHOWN_PER_GROUP = 18
+FIELD_NAMES = {"triple": "the first three", "all": "all five"}
 MEASURES = {
     "motion": ("motion", "short sides a second, the fastest 5 % of the pixels"),
     "unexplained": ("change that no motion explains", "warping error over the difference of neighbouring frames"),
@@ -45,11 +45,13 @@ def samples(data: ReportData) -> str:
 
 def _sample(sample: SampleVideo) -> str:
     marks = chips(sample.truth, sample.read)
-    score = f"consistency {number(sample.score)}" if sample.score is not None else sample.status
-    small = " &middot; ".join(text(part) for part in (score, f"seed {sample.seed}" if sample.seed is not None else "") if part)
+    score = f"consistency {sample.score:.2f}" if sample.score is not None else sample.status
+    small = " ".join(f"<span>{text(part)}</span>" for part in (score, f"seed {sample.seed}" if sample.seed is not None else "") if part)
     rewritten = sample.rewritten if sample.rewritten and sample.rewritten != sample.prompt else ""
     said = f'<p class="small">as &ldquo;{text(rewritten)}&rdquo;</p>' if rewritten else ""
-    return f'<article>{film(sample.video, sample.prompt)}<p>{text(sample.prompt)}</p>{said}{marks}<p class="small">{small}</p></article>'
+    return (
+        f'<article>{film(sample.video, sample.prompt)}<p>{text(sample.prompt)}</p>{said}{marks}<p class="small facts">{small}</p></article>'
+    )
 
 
 def following(data: ReportData) -> str:
@@ -61,15 +63,15 @@ def following(data: ReportData) -> str:
         return section("following", "Following the prompt", "", f"<p>Not measured: {text(note)}.</p>") if note else ""
     fields = list(dict.fromkeys(field for group in groups.values() for field in group["fields"]))
     rows = {
-        field: [
+        FIELD_NAMES.get(field, field): [
             Dot(name, group["fields"][field]["value"], group["fields"][field]["low"], group["fields"][field]["high"])
             for name, group in groups.items()
             if field in group["fields"]
         ]
         for field in fields
     }
-    chance = {field: max(group["chance"].get(field, 0.0) for group in groups.values()) for field in fields}
-    ceiling = {field: share["value"] for field, share in (evaluation.get("ceiling") or {}).items()}
+    chance = {FIELD_NAMES.get(field, field): max(group["chance"].get(field, 0.0) for group in groups.values()) for field in fields}
+    ceiling = {FIELD_NAMES.get(field, field): share["value"] for field, share in (evaluation.get("ceiling") or {}).items()}
     counts = ", ".join(f"{group['num_samples']} of {name} combinations ({group['num_prompts']} prompts)" for name, group in groups.items())
     more = ""
     if (share := evaluation.get("following")) and (above := evaluation.get("above_shuffled")):
@@ -91,8 +93,8 @@ def consistency(data: ReportData) -> str:
     if not known:
         return ""
     rows = [
-        ("<b>score</b> of those that move", *(_share(found["score"]) for found in known.values())),
-        ("clips that move", *(_share(found["moving_share"]) for found in known.values())),
+        ("<b>score</b> of those that move", *(_share(found["score"], "") for found in known.values())),
+        ("clips that move", *(_share(found["moving_share"], "%") for found in known.values())),
     ]
     for key, (label, explained) in MEASURES.items():
         values = [text(number(found["means"].get(key))) for found in known.values()]
@@ -109,10 +111,11 @@ def consistency(data: ReportData) -> str:
     return section("consistency", "Temporal consistency", lead, body)
 
 
-def _share(found: Mapping | None) -> str:
+def _share(found: Mapping | None, unit: str) -> str:
     if not found:
         return "-"
-    return f'<b>{text(number(found["value"]))}</b> <span class="small">{text(number(found["low"]))} to {text(number(found["high"]))}</span>'
+    value, low, high = (number(found[key], unit) if unit else f"{found[key]:.2f}" for key in ("value", "low", "high"))
+    return f'<b>{text(value)}</b> <span class="small">{text(low)} to {text(high)}</span>'
 
 
 def _ranked(found: Mapping | None) -> str:

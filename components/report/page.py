@@ -67,10 +67,9 @@ def picture(image: np.ndarray, alt: str, css: str = "") -> str:
     return f'<img class="{css}" width="{width}" height="{height}" alt="{text(alt)}" loading="lazy" src="data:image/png;base64,{data}">'
 
 
-def strip(frames: np.ndarray, alt: str, count: int = 4, css: str = "strip") -> str:
-    """Evenly spaced frames side by side, as one image."""
-    picked = frames[np.unique(np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int))]
-    return picture(np.concatenate(list(picked), axis=1), alt, css)
+def strip(frames: np.ndarray, alt: str, count: int = 4) -> str:
+    """Evenly spaced frames side by side."""
+    return f'<div class="strip">{"".join(picture(frame, alt) for frame in evenly(frames, count))}</div>'
 
 
 def film(video: bytes, alt: str, css: str = "") -> str:
@@ -95,18 +94,18 @@ def chips(truth: Mapping[str, str | None] | None, found: Mapping[str, str | None
         return ""
     items = []
     for field, wanted in truth.items():
-        got = found.get(field)
         if wanted is None:
             continue
+        got = found.get(field)
         right = got == wanted
-        word = wanted if right else f"{got or 'nothing'}, not {wanted}"
+        word = ("camera " if field == "camera" else "") + (wanted if right else f"{got or 'nothing'}, not {wanted}")
         sign = "&#10003;" if right else "&#10007;"
         hint = f"{field}: asked {wanted}, read {got}"
         items.append(f'<li class="{"good" if right else "bad"}" title="{text(hint)}">{sign} {text(word)}</li>')
     return f'<ul class="chips">{"".join(items)}</ul>'
 
 
-def evenly(items: Sequence, count: int) -> list:
+def evenly(items: Sequence | np.ndarray, count: int) -> list:
     """Picks at most so many items, evenly spaced, the first and the last among them."""
     if not len(items):
         return []

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from components.report.charts import Dot, curve, funnel, shares
 from components.report.data import ClipExample, Figure, ReportData, Verdict
 from components.report.judged import rightness
-from components.report.page import chips, evenly, film, film_of, mark, picture, section, strip, table, text
+from components.report.page import chips, evenly, film, film_of, mark, section, strip, table, text
 from components.report.words import bar_text, duration, interval_text, number
 
-SHOWN_CLIPS = 18
+SHOWN_CLIPS = 20
 SHOWN_RECONSTRUCTIONS = 6
 
 
@@ -45,7 +43,9 @@ def verdict(one: Verdict) -> str:
     name = text(one.model) + (f" version {text(one.version)}" if one.version else "")
     said = f"{name} was promoted to champion" if promoted else f"{name} was not promoted"
     reasons = "".join(f"<li>{text(reason)}</li>" for reason in one.reasons)
-    checks = "".join(f"<li>{mark(check.holds, check.name, check.name)} {text(check.said)}</li>" for check in one.checks)
+    checks = "".join(
+        f'<li class="{"" if check.holds else "bad"}">{mark(check.holds, "", "")} {text(check.sentence)}</li>' for check in one.checks
+    )
     rules = f"<details><summary>{len(one.checks)} rules of the gate</summary><ul>{checks}</ul></details>" if checks else ""
     why = f"<ul>{reasons}</ul>" if reasons else ""
     return f'<div class="verdict {"good" if promoted else "bad"}"><strong>{said}</strong>{why}{rules}</div>'
@@ -121,11 +121,9 @@ def reconstructions(data: ReportData) -> str:
     """Held-out clips above what the VAE makes of them."""
     cards = []
     for pair in evenly(data.reconstructions, SHOWN_RECONSTRUCTIONS):
-        shown = np.unique(np.linspace(0, len(pair.original) - 1, min(5, len(pair.original))).round().astype(int))
-        both = [np.concatenate(list(clip[shown]), axis=1) for clip in (pair.original, pair.decoded)]
-        image = picture(np.concatenate(both, axis=0), "original above, reconstruction below", "strip")
+        both = strip(pair.original, "original", 5) + strip(pair.decoded, "reconstruction", 5)
         below = f"<figcaption>{text(number(pair.psnr))} dB</figcaption>" if pair.psnr is not None else ""
-        cards.append(f"<figure>{image}{below}</figure>")
+        cards.append(f"<figure>{both}{below}</figure>")
     body = f'<div class="pairs">{"".join(cards)}</div>' if cards else ""
     return section("reconstructions", "Reconstructions", "Clips held out of training above, what the video VAE gives back below.", body)
 

@@ -25,8 +25,8 @@ __all__ = ["Table", "TableError", "among", "clips", "distinct", "exists", "sampl
 Result = TypeVar("Result")
 
 MAX_ATTEMPTS = 30  # of one commit; a loser of a race waits a little longer each time
-MAX_FRAGMENTS = 64  # above this an append compacts
-ROWS_PER_FRAGMENT = 4096  # an update rewrites its columns of the fragments it touches, so these stay small
+ROWS_PER_FRAGMENT = 1024  # an update rewrites its columns of the fragments it touches, so these stay small
+MAX_SMALL_FRAGMENTS = 64  # of less than half of that; above it an append compacts
 KEEP_VERSIONS = timedelta(hours=1)  # readers of another process may still be on an old version
 KEYS_IN_FILTER = 512  # above this a scan of the key column is faster than an IN list
 BLOBS_AT_ONCE = 128
@@ -102,7 +102,7 @@ class Table:
         if batch.num_rows == 0:
             return 0
         done = self._commit(lambda data: data.merge_insert(self.key).when_not_matched_insert_all().execute(batch))
-        if len(self._latest().get_fragments()) > MAX_FRAGMENTS:
+        if len(self._small_fragments()) > MAX_SMALL_FRAGMENTS:
             self.compact()
         return int(done["num_inserted_rows"])
 
@@ -198,6 +198,9 @@ class Table:
         """Joins small fragments, drops deleted rows, and removes versions that are old and not tagged."""
         self._commit(lambda data: data.optimize.compact_files(target_rows_per_fragment=ROWS_PER_FRAGMENT, num_threads=1))
         self._latest().cleanup_old_versions(older_than=KEEP_VERSIONS, error_if_tagged_old_versions=False)
+
+    def _small_fragments(self) -> "list[lance.LanceFragment]":
+        return [part for part in self._latest().get_fragments() if part.metadata.num_rows < ROWS_PER_FRAGMENT // 2]
 
     def _latest(self) -> "lance.LanceDataset":
         if not self._pinned:

@@ -157,7 +157,7 @@ def adamw_for(
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay, "base_lr": learning_rate},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0, "base_lr": learning_rate},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate, betas=betas, foreach=True)
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate, betas=betas, fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, scale: float) -> float:

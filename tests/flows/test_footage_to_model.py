@@ -96,7 +96,9 @@ def test_generate_writes_a_video_that_remembers_its_prompt(folder: Path, project
     import av
 
     newest = sorted((project.folder / "models" / "train_dit").iterdir())[0]
-    done = kinora(folder, "generate", "a crimson box going to the left", "-o", "red.mp4", "--seed", "7", "--model", str(newest), "--profile", "test")
+    done = kinora(
+        folder, "generate", "a crimson box going to the left", "-o", "red.mp4", "--seed", "7", "--model", str(newest), "--profile", "test"
+    )
     assert done.returncode == 0, done.stderr
     with av.open(str(folder / "red.mp4")) as video:
         assert video.streams.video[0].codec_context.name == "h264"

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 
@@ -30,6 +31,14 @@ def test_motion_of_a_slide_is_its_speed_in_short_sides_a_second():
 def test_time_stretch_halves_the_motion():
     frames = sliding((2, 0))
     assert temporal(frames, 4, 0.0)["motion"] == pytest.approx(temporal(frames, 8, 0.0)["motion"] / 2)
+
+
+def test_size_changes_neither_motion_nor_score_by_much():
+    large = sliding((8, 0), 9, 256)
+    small = np.stack([cv2.resize(frame, (64, 64), interpolation=cv2.INTER_AREA) for frame in large])
+    one, other = temporal(large, 8, 0.02, 0.1), temporal(small, 8, 0.02, 0.1)
+    assert one["motion"] == pytest.approx(other["motion"], rel=0.1)
+    assert one["score"] == pytest.approx(other["score"], abs=0.05)
 
 
 def test_an_exact_translation_has_next_to_no_warp_error():
@@ -124,8 +133,6 @@ def test_roughness_is_half_for_even_change_and_one_for_noise():
 
 
 def test_sharpness_falls_with_every_further_blur_and_is_zero_for_one_colour():
-    import cv2
-
     sharp = np.random.default_rng(0).integers(0, 2, (1, 64, 64, 1)).repeat(3, -1).astype(np.uint8) * 255
     blurred = [sharpness(cv2.GaussianBlur(sharp[0], (0, 0), sigma)[None]) for sigma in (0.7, 1.4, 2.8)]
     assert sharpness(sharp) > blurred[0] > blurred[1] > blurred[2] > 0

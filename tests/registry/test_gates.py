@@ -17,7 +17,7 @@ GOOD = {"colour": 0.95, "shape": 0.6, "motion": 0.9, "camera": 0.95}
 
 @pytest.fixture(scope="module")
 def gate() -> Any:
-    return load_config().gate
+    return load_config(overrides=["gate.bootstrap_samples=400"]).gate
 
 
 def draw(rng: np.random.Generator, shares: np.ndarray) -> list[float]:

@@ -178,10 +178,10 @@ def test_a_tagged_version_stays_as_it_was(clips: Table) -> None:
 
 
 def test_fragments_that_pile_up_are_joined(clips: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "MAX_FRAGMENTS", 4)
+    monkeypatch.setattr(tables, "MAX_SMALL_FRAGMENTS", 4)
     for number in range(8):
         clips.append([row(number)])
-    assert len(clips._latest().get_fragments()) <= 4
+    assert len(clips._small_fragments()) <= 4
     assert clips.count() == 8
 
 

@@ -1,0 +1,78 @@
+"""What Ray's actors run for the evaluation: generate and judge samples, reconstruct clips. Weights are loaded once an actor."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from components.config import Config
+
+
+def one_thread() -> None:
+    """Gives an actor one torch thread: two of them then use two cores better than one with two threads."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+class SampleActor:
+    """Generates the samples of prompts and measures them."""
+
+    def __init__(self, config: Config, folder: str, preset: str | None, sharp_at: float) -> None:
+        from components.generate.generator import Generator
+
+        one_thread()
+        self.config = config
+        self.preset = preset
+        self.sharp_at = sharp_at
+        self.generator = Generator.load(folder)
+
+    def __call__(self, prompts: Sequence[Any]) -> list[dict[str, Any]]:
+        """Answers for each `Prompt` its measured row, the prompt as it was rewritten, and the video."""
+        from components.evaluate.suite import score_samples
+        from components.media.write import write_video
+        from components.world.reader import read
+
+        settings, clip = self.config.generate, self.config.clip
+        samples = self.generator.generate(
+            [prompt.text for prompt in prompts],
+            [prompt.seed for prompt in prompts],
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+            negative_prompt=settings.negative_prompt,
+            timestep_shift=settings.timestep_shift,
+            num_frames=clip.num_frames,
+            height=clip.height,
+            width=clip.width,
+        )
+        reader = partial(read, preset=self.preset) if self.preset else None
+        frames = [sample.frames for sample in samples]
+        rows = score_samples(
+            frames, prompts, reader, fps=Fraction(clip.fps), min_motion=self.config.evaluate.min_motion, sharp_at=self.sharp_at
+        )
+        return [
+            {"row": row, "rewritten": sample.rewritten, "frames": sample.frames, "video": write_video(None, sample.frames, Fraction(clip.fps), crf=12)}
+            for row, sample in zip(rows, samples, strict=True)
+        ]
+
+
+class ReconstructActor:
+    """Passes clips through the VAE and back."""
+
+    def __init__(self, folder: str) -> None:
+        from components.models.vae import load_vae
+
+        one_thread()
+        self.vae = load_vae(folder)
+
+    def __call__(self, clips: np.ndarray) -> np.ndarray:
+        """Reconstructs uint8 (N, T, H, W, 3)."""
+        import torch
+
+        with torch.inference_mode():
+            x = torch.from_numpy(clips).permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0  # (N, C, T, H, W)
+            decoded = self.vae.decode(self.vae.encode(x))
+        pixels = ((decoded.clamp(-1, 1) + 1.0) * 127.5).round().to(torch.uint8)
+        return pixels.permute(0, 2, 3, 4, 1).contiguous().numpy()

@@ -1,0 +1,114 @@
+"""Latents and text embeddings of the kept clips, cached in the table for the diffusion transformer."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from components.encode.latents import EncodeLatents
+from components.encode.text import EncodeText
+from components.jobs.rows import Rows, fixed_batches, map_rows, with_videos
+from components.jobs.run import Run
+from components.operations.freshness import Freshness, latents_maker, model_folder, text_maker
+from components.store import tables
+from components.store.filters import KEPT
+
+CAPTIONS_PER_BATCH = 64
+
+
+class LatentRows:
+    """`EncodeLatents` on one thread, for Ray's actors."""
+
+    def __init__(self, folder: str) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        self.stage = EncodeLatents(folder)
+
+    def __call__(self, rows: Rows) -> Rows:
+        return self.stage(rows)
+
+
+class TextRows:
+    """`EncodeText` on one thread, for Ray's actors."""
+
+    def __init__(self, folder: str) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        self.stage = EncodeText(folder)
+
+    def __call__(self, rows: Rows) -> Rows:
+        return self.stage(rows)
+
+
+def encode(run: Run, freshness: Freshness) -> dict[str, Any]:
+    """Encodes what is missing or was encoded by another VAE or text encoder."""
+    latents = _encode_latents(run, freshness.stale["latents"])
+    texts = _encode_texts(run, freshness.stale["text_embeds"])
+    return {"summary": f"{latents} clips and {texts} captions encoded", "amount": f"{latents} clips"}
+
+
+def _encode_latents(run: Run, stale: list[str]) -> int:
+    clips, settings = tables.clips(run.project), run.config.encode
+    maker, wanted = latents_maker(run.config, run.project), set(stale)
+    batches: list[list[str]] = []
+    shapes = clips.read(["clip_id", "num_frames", "height", "width"], KEPT)
+    for shape in sorted({(row["num_frames"], row["height"], row["width"]) for row in shapes}):
+        keys = [row["clip_id"] for row in shapes if (row["num_frames"], row["height"], row["width"]) == shape]
+        batches += fixed_batches(keys, wanted, settings.batch_size)
+
+    def write(rows: Rows) -> None:
+        clips.update([{**row, "latents_by": maker} for row in rows if row["clip_id"] in wanted])
+
+    if batches:
+        map_rows(
+            run,
+            LatentRows,
+            (str(model_folder("train_vae", run.project)),),
+            with_videos(clips, (), batches),
+            write,
+            num_actors=settings.num_actors,
+            cpus_per_actor=settings.cpus_per_actor,
+            total=sum(map(len, batches)),
+            note="clips encoded",
+        )
+    return len(stale)
+
+
+def _encode_texts(run: Run, stale: list[str]) -> int:
+    """Encodes each caption once and writes it to every clip that has it."""
+    clips, settings = tables.clips(run.project), run.config.encode
+    by_text, wanted = text_maker(run.config, run.project), set(stale)
+    if not wanted:
+        return 0
+    rows = clips.read(["clip_id", "caption", "caption_by"], f"{KEPT} AND caption IS NOT NULL")
+    by_caption: dict[str, Rows] = {}
+    for row in rows:
+        by_caption.setdefault(row["caption"], []).append(row)
+    stale_captions = {row["caption"] for row in rows if row["clip_id"] in wanted}
+
+    def batches() -> Iterator[Rows]:
+        for batch in fixed_batches(sorted(by_caption), stale_captions, CAPTIONS_PER_BATCH):
+            yield [{"clip_id": caption, "caption": caption} for caption in batch]
+
+    def write(encoded: Rows) -> None:
+        clips.update(
+            [
+                {**found, "clip_id": row["clip_id"], "text_embeds_by": by_text(row["caption_by"] or "")}
+                for found in encoded
+                for row in by_caption[found["clip_id"]]
+                if row["clip_id"] in wanted
+            ]
+        )
+
+    map_rows(
+        run,
+        TextRows,
+        (str(model_folder("train_captioner", run.project)),),
+        batches(),
+        write,
+        num_actors=min(1, settings.num_actors),
+        cpus_per_actor=settings.cpus_per_actor,
+        total=len(by_caption),
+        note="captions encoded",
+    )
+    return len(stale_captions)

@@ -1,0 +1,80 @@
+"""Turns what was measured into the evidence that the gate judges: plain JSON, one entry a sample or clip."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from components.evaluate import fidelity, suite
+
+JUDGED = ("colour", "shape", "motion", "camera")
+
+
+def text_to_video_evidence(model: str, measured_by: str, rows: Sequence[suite.Row], evaluation: suite.Evaluation) -> dict[str, Any]:
+    """Answers the gate's TextToVideoEvidence; footage without fields has no following, which the gate says and refuses."""
+    following = {}
+    for group, found in (evaluation["groups"] or {}).items():
+        inside = [row for row in rows if row["group"] == group and row["right"] is not None]
+        fields = [field for field in JUDGED if field in found["fields"]]
+        following[group] = {
+            "prompts": [row["text"] for row in inside],
+            "correct": {field: [float((row["right"] or {})[field]) for row in inside] for field in fields},
+            "shuffled": {field: [float(value) for value in suite.fits_of_others(inside, field)] for field in fields},
+            "chance": {field: found["chance"][field] for field in fields},
+            "ceiling": {field: evaluation["ceiling"][field]["value"] if evaluation["ceiling"] else None for field in fields},
+        }
+    asked_to_move = [row for row in rows if (row["truth"] or {}).get("motion") != "still"]
+    scores = [row["temporal"]["score"] for row in asked_to_move]
+    real = evaluation["real"]
+    return {
+        "model": model,
+        "measured_by": measured_by,
+        "following": following,
+        "temporal": {
+            "prompts": [row["text"] for row in asked_to_move],
+            "moving": [float(score is not None) for score in scores],
+            "repeated": [float(row["temporal"]["repeat_share"] or 0.0) for row in asked_to_move],
+            "consistency": scores,
+            "ranked": {name: found["share"] for name, found in evaluation["ranking"].items()},
+            "real": real["score"]["value"] if real and real["score"] else None,
+        },
+    }
+
+
+def vae_evidence(
+    model: str,
+    measured_by: str,
+    rows: Sequence[Mapping[str, Any]],
+    originals: Sequence[np.ndarray],
+    reconstructed: Sequence[np.ndarray],
+    truths: Sequence[Mapping[str, str] | None],
+    reader: Callable[[np.ndarray], Mapping[str, str | None]] | None,
+) -> dict[str, Any]:
+    """Answers the gate's VaeEvidence of held-out clips; without a reader no field is judged."""
+    correct: dict[str, list[float]] = {}
+    known = [(clip, truth) for clip, truth in zip(reconstructed, truths, strict=True) if truth]
+    if reader and len(known) == len(reconstructed):
+        for clip, truth in known:
+            for field, right in fidelity.fields_right(dict(reader(clip)), dict(truth)).items():
+                if field != "all":
+                    correct.setdefault(field, []).append(float(right))
+    return {
+        "model": model,
+        "measured_by": measured_by,
+        "clips": [row["clip_id"] for row in rows],
+        "psnr": [fidelity.psnr(a, b) for a, b in zip(originals, reconstructed, strict=True)],
+        "correct": correct,
+    }
+
+
+def captioner_evidence(model: str, measured_by: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Answers the gate's CaptionerEvidence.
+
+    Args:
+        rows: held-out clips that the captioner described: clip_id, caption and the fields of the truth.
+    """
+    correct: dict[str, list[float]] = {}
+    for row in rows:
+        for field, right in fidelity.fields_right(fidelity.parse(row["caption"] or ""), row["fields"]).items():
+            correct.setdefault(field, []).append(float(right))
+    return {"model": model, "measured_by": measured_by, "clips": [row["clip_id"] for row in rows], "correct": correct}

@@ -1,0 +1,182 @@
+"""What a run leaves to look at: report.html, summary.json, a few sample videos, and the lines at its end in the terminal."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from components.curate.funnel import funnel
+from components.evaluate import fidelity
+from components.jobs.figures import figures
+from components.jobs.run import Outcome, Run
+from components.media.read import decode_clip
+from components.operations.freshness import model_folder
+from components.report import build, data, summary
+from components.stages import STAGES, TRAIN_STAGES
+from components.store import tables
+from components.store.filters import KEPT
+from components.train.context import read_metrics
+from components.world.vocabulary import parse
+
+NUM_CLIPS, NUM_PAIRS, SAMPLES_PER_GROUP = 8, 4, 12
+
+
+def finish(run: Run, outcomes: Sequence[Outcome], total_seconds: float, peak_bytes: int) -> data.ReportData:
+    """Writes report, summary and sample files of a project, and answers what they were made of."""
+    report = collect(run, outcomes, total_seconds, peak_bytes)
+    build.build(report, run.project.folder)
+    summary.write_summary(run.project.folder, report.figures, report.stages)
+    return report
+
+
+def collect(run: Run, outcomes: Sequence[Outcome], total_seconds: float, peak_bytes: int) -> data.ReportData:
+    """Gathers what the tables, records and evaluations of a project say."""
+    folder = run.project.folder
+    latest = _json(folder / "evaluations" / "latest.json")
+    verdicts = _json(folder / "evaluations" / "verdicts.json")
+    clips = tables.clips(run.project)
+    return data.ReportData(
+        project=run.project.name,
+        subtitle=str(run.source) if run.source else f"the synthetic world, preset {run.config.world.preset}",
+        made_at=time.strftime("%Y-%m-%d %H:%M"),
+        verdicts=[_verdict(entry) for entry in verdicts.get("verdicts", [])],
+        figures=figures(run, latest, total_seconds, peak_bytes),
+        stages=[_stage(outcome) for outcome in outcomes],
+        funnel=_funnel(run),
+        clips=_clip_examples(run, clips),
+        reconstructions=_reconstructions(run),
+        curves=[curve for stage in TRAIN_STAGES for curve in _curves(run, stage)],
+        samples=_samples(run),
+        evaluation=latest.get("evaluation"),
+        champion_evaluation=verdicts.get("champion_evaluation"),
+        captions=(latest.get("captions") or {}).get("seen"),
+        lineage=_lineage(run),
+        settings=run.config.model_dump(mode="json"),
+        paths=_paths(run),
+        next_commands=_next_commands(run),
+        total_seconds=total_seconds,
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _verdict(entry: Mapping[str, Any]) -> data.Verdict:
+    checks = [data.Check(check["name"], check["holds"], check["sentence"]) for check in entry["checks"]]
+    return data.Verdict(entry["model"], entry["outcome"], entry["reasons"], checks, str(entry["version"]) if entry.get("version") else None)
+
+
+def _stage(outcome: Outcome) -> data.StageRow:
+    return data.StageRow(
+        name=outcome.stage,
+        title=STAGES[outcome.stage].title,
+        seconds=outcome.seconds,
+        amount=str(outcome.result.get("amount", "")),
+        result=str(outcome.result.get("summary", "")),
+        status="fresh" if outcome.action == "skip" else "done",
+    )
+
+
+def _funnel(run: Run) -> list[data.FunnelStep]:
+    videos = tables.videos(run.project).read(["video_id", "status", "reason", "notes", "num_clips", "kind", "uri"])
+    clips = tables.clips(run.project).read(["clip_id", "video_id", "keep", "drop_reason", "duplicate_of", "split", "caption", "quarantine"])
+    return [data.FunnelStep(step.step, step.kept, step.dropped, step.reason) for step in funnel(videos, clips)]
+
+
+def _clip_examples(run: Run, clips: tables.Table) -> list[data.ClipExample]:
+    rows = clips.read(["clip_id", "caption", "caption_by", "label_by", "truth", "fps"], f"{KEPT} AND caption IS NOT NULL")
+    picked = _evenly(rows, NUM_CLIPS)
+    frames = [decode_clip(blob) for _, blob in clips.read_blobs("video", [row["clip_id"] for row in picked])]
+    return [
+        data.ClipExample(
+            frames=clip,
+            caption=row["caption"],
+            caption_by="lent" if row["caption_by"] == row["label_by"] else "the captioner",
+            fps=Fraction(row["fps"]),
+            truth=json.loads(row["truth"])["fields"] if row["truth"] else None,
+            said=parse(row["caption"]) if row["truth"] else None,
+        )
+        for row, clip in zip(picked, frames, strict=True)
+    ]
+
+
+def _reconstructions(run: Run) -> list[data.Reconstruction]:
+    """Reads the pairs that the evaluation kept."""
+    path = run.project.folder / "evaluations" / "reconstructions.npz"
+    if not path.is_file():
+        return []
+    with np.load(path, allow_pickle=False) as kept:
+        pairs = zip(kept["originals"], kept["decoded"], strict=True)
+        return [data.Reconstruction(a, b, fidelity.psnr(a, b)) for a, b in list(pairs)[:NUM_PAIRS]]
+
+
+def _curves(run: Run, stage: str) -> list[data.Curve]:
+    record = run.project.record(stage)
+    metrics = read_metrics(Path(record["result"]["metrics"])) if record and record["result"].get("metrics") else []
+    names = sorted({name for _, values in metrics for name in values if name.startswith("loss") or name.endswith("psnr")})
+    return [
+        data.Curve(f"{STAGES[stage].title}: {name}", {name: [(step, values[name]) for step, values in metrics if name in values]})
+        for name in names
+    ]
+
+
+def _samples(run: Run) -> list[data.SampleVideo]:
+    record = run.project.record("evaluate")
+    if record is None or not tables.exists(run.project, "samples"):
+        return []
+    table = tables.samples(run.project)
+    columns = ["sample_id", "prompt", "rewritten", "group", "truth", "seed", "scores"]
+    rows = table.read(columns, f"model = {tables.quoted(record['result']['model'])}")
+    picked = [row for group in ("seen", "unseen", "real") for row in _evenly([r for r in rows if r["group"] == group], SAMPLES_PER_GROUP)]
+    videos = [blob for _, blob in table.read_blobs("video", [row["sample_id"] for row in picked])]
+    run.project.samples.mkdir(parents=True, exist_ok=True)
+    found = []
+    for row, video in zip(picked, videos, strict=True):
+        scores = json.loads(row["scores"])
+        (run.project.samples / f"{row['group']}-{row['sample_id'][:8]}.mp4").write_bytes(video)
+        found.append(
+            data.SampleVideo(
+                prompt=row["prompt"],
+                video=video,
+                group=row["group"],
+                seed=row["seed"],
+                rewritten=row["rewritten"],
+                truth=json.loads(row["truth"]) if row["truth"] else None,
+                read=scores["read"],
+                score=scores["temporal"]["score"],
+                status=scores["temporal"]["status"],
+            )
+        )
+    return found
+
+
+def _lineage(run: Run) -> list[data.Maker]:
+    found = []
+    for stage, spec in STAGES.items():
+        record = run.project.record(stage)
+        if record is not None:
+            made = str(record["result"].get("weights", ""))[:16]
+            found.append(data.Maker(stage, record["maker"][:16], made, record["finished_at"], spec.upstream))
+    return found
+
+
+def _paths(run: Run) -> dict[str, str]:
+    folder = run.project.folder
+    named = {"report": folder / "report.html", "summary": folder / "summary.json", "samples": run.project.samples, "sheets": folder / "sheets"}
+    return {name: str(path) for name, path in named.items()}
+
+
+def _next_commands(run: Run) -> list[str]:
+    chosen = "" if run.project.name == "demo" and run.source is None else f" --project {run.project.name}"
+    model = "" if (_json(run.project.folder / "evaluations" / "verdicts.json")).get("promoted") else f" --model {model_folder('train_dit', run.project)}"
+    prompt = "a red square moving left" if run.source is None else "a person waving"
+    return [f'kinora generate "{prompt}" -o sample.mp4{chosen}{model}', f"kinora show models{chosen}", f"kinora plan{chosen}"]
+
+
+def _evenly(rows: list[Any], count: int) -> list[Any]:
+    return [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))] if rows else []

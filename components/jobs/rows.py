@@ -1,0 +1,55 @@
+"""Row stages over the clips table: the same batches whatever was done before, written as they come."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from components.cluster.rows import map_batches
+from components.jobs.run import Run
+from components.store.tables import Table
+
+ROWS_PER_COMMIT = 512
+Rows = list[dict[str, Any]]
+
+
+def fixed_batches(keys: Sequence[str], stale: Iterable[str], size: int) -> list[list[str]]:
+    """Cuts all keys into batches and answers those with a stale one in them.
+
+    What a network answers for a row depends, in its last bits, on the batch it is in; batches that do not depend on what an
+    earlier run got done make a resumed run equal to an unbroken one.
+    """
+    wanted = set(stale)
+    batches = [list(keys[at : at + size]) for at in range(0, len(keys), size)]
+    return [batch for batch in batches if wanted.intersection(batch)]
+
+
+def map_rows(
+    run: Run,
+    stage: type,
+    arguments: tuple[Any, ...],
+    batches: Iterable[Rows],
+    write: Callable[[Rows], None],
+    *,
+    num_actors: int,
+    cpus_per_actor: float,
+    total: int,
+    note: str,
+) -> None:
+    """Sends batches of rows through a stage on Ray and writes what it answers some hundred rows at a time."""
+    waiting: Rows = []
+    done = 0
+    for _, rows in map_batches(stage, arguments, batches, num_actors=num_actors, cpus_per_actor=cpus_per_actor):
+        waiting += rows
+        done += len(rows)
+        if len(waiting) >= ROWS_PER_COMMIT:
+            write(waiting)
+            waiting = []
+        run.progress(done, total, note)
+    if waiting:
+        write(waiting)
+
+
+def with_videos(table: Table, columns: Sequence[str], batches: Iterable[Sequence[str]]) -> Iterator[Rows]:
+    """Reads the rows of each batch, the bytes of `video` among them, when the batch is wanted."""
+    rows = {row["clip_id"]: row for row in table.read(["clip_id", *columns])}
+    for batch in batches:
+        yield [{**rows[key], "video": blob} for key, blob in table.read_blobs("video", list(batch))]

@@ -1,0 +1,149 @@
+import pytest
+import torch
+from torch import nn
+
+from components.models.dit import DiT, dit_size, load_dit, pad_to_patches, patchify, positions, token_grid, unpatchify
+from components.models.sizes import DIT_SIZES, DitSize
+from components.models.weights import DamagedFolderError, save_folder
+
+SIZE = DitSize(hidden_size=48, depth=2, num_heads=2, patch_size=(1, 2, 2), text_size=32)
+
+
+def make(seed: int = 0, size: DitSize = SIZE) -> DiT:
+    """A model whose zero layers have moved, as after some training."""
+    torch.manual_seed(seed)
+    model = DiT(size, latent_channels=4, text_width=16)
+    for layer in (model.modulation, model.modulation_out, model.patch_out):
+        nn.init.normal_(layer.weight, std=0.1)
+    return model
+
+
+def inputs(batch: int = 2, frames: int = 3, height: int = 4, width: int = 6):
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.ones(batch, 5, dtype=torch.bool)
+    mask[:, 4:] = False
+    return (
+        torch.randn(batch, 4, frames, height, width, generator=generator),
+        torch.rand(batch, generator=generator),
+        torch.randn(batch, 5, 16, generator=generator),
+        mask,
+    )
+
+
+def test_velocity_has_the_shape_of_the_latents_for_one_frame_and_any_size():
+    model = make()
+    for shape in ((1, 4, 4), (1, 2, 8), (3, 4, 6), (2, 5, 3)):
+        noisy, t, text, mask = inputs(2, *shape)
+        assert model(noisy, t, text, mask).shape == noisy.shape
+
+
+def test_an_untrained_model_sees_the_mean_clip_in_everything():
+    """Its last layer is zero and latents have mean zero, so the velocity is the one that leads to zero."""
+    noisy, t, text, mask = inputs()
+    velocity = DiT(SIZE, 4, 16)(noisy, t.clamp(min=0.1), text, mask)
+    torch.testing.assert_close(noisy - t.clamp(min=0.1).view(-1, 1, 1, 1, 1) * velocity, torch.zeros_like(noisy), atol=1e-5, rtol=0)
+
+
+def test_gradients_reach_every_parameter():
+    model = make()
+    model(*inputs()).square().mean().backward()
+    silent = [name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.abs().sum() > 0]
+    assert silent == []
+
+
+def test_the_same_timestep_for_every_token_is_the_timestep_of_the_clip():
+    model = make()
+    noisy, t, text, mask = inputs()
+    each = t[:, None].expand(-1, 3 * 2 * 3)
+    torch.testing.assert_close(model(noisy, each, text, mask), model(noisy, t, text, mask), atol=1e-5, rtol=1e-4)
+
+
+def test_a_token_of_its_own_timestep_changes_the_answer():
+    model = make()
+    noisy, t, text, mask = inputs()
+    each = t[:, None].repeat(1, 18)
+    each[:, :6] = 0.0  # the first frame is kept
+    assert (model(noisy, each, text, mask) - model(noisy, t, text, mask)).abs().max() > 1e-3
+
+
+def test_clips_of_a_batch_do_not_see_each_other():
+    model = make()
+    noisy, t, text, mask = inputs(3)
+    torch.testing.assert_close(model(noisy, t, text, mask)[1:2], model(noisy[1:2], t[1:2], text[1:2], mask[1:2]), atol=1e-5, rtol=1e-4)
+
+
+def test_text_behind_the_mask_does_not_matter_and_text_before_it_does():
+    model = make()
+    noisy, t, text, mask = inputs()
+    answer = model(noisy, t, text, mask)
+    behind, before = text.clone(), text.clone()
+    behind[:, 4:] = 7.0
+    before[:, 3] = 7.0
+    torch.testing.assert_close(model(noisy, t, behind, mask), answer)
+    torch.testing.assert_close(model(noisy, t, text[:, :4], mask[:, :4]), answer, atol=1e-5, rtol=1e-4)
+    assert (model(noisy, t, before, mask) - answer).abs().max() > 1e-3
+
+
+def test_frames_see_each_other_in_both_directions():
+    model = make()
+    noisy, t, text, mask = inputs()
+    for frame in (0, 2):
+        other = noisy.clone()
+        other[:, :, frame] += 1.0
+        apart = (model(other, t, text, mask) - model(noisy, t, text, mask)).abs().amax(dim=(0, 1, 3, 4))
+        assert (apart > 1e-5).all()
+
+
+def test_tokens_go_back_where_they_came_from():
+    latents = torch.randn(2, 4, 4, 6, 8)
+    for patch in ((1, 2, 2), (2, 3, 4), (1, 1, 1)):
+        tokens = patchify(latents, patch)
+        assert tokens.shape == (2, 4 * 6 * 8 // (patch[0] * patch[1] * patch[2]), 4 * patch[0] * patch[1] * patch[2])
+        assert torch.equal(unpatchify(tokens, token_grid(latents.shape[2:], patch), patch), latents)
+
+
+def test_a_patch_is_a_block_of_the_latents():
+    latents = torch.randn(1, 4, 2, 4, 4)
+    assert torch.equal(patchify(latents, (1, 2, 2))[0, 5].view(4, 1, 2, 2), latents[0, :, 1:2, 0:2, 2:4])
+
+
+def test_odd_sides_are_padded_with_zeros_behind():
+    padded = pad_to_patches(torch.ones(1, 2, 1, 3, 5), (1, 2, 4))
+    assert padded.shape == (1, 2, 1, 4, 8) and padded.sum() == 2 * 3 * 5
+
+
+def test_places_of_a_larger_grid_begin_with_those_of_a_smaller_one():
+    small, large = positions((1, 2, 2), 48), positions((3, 4, 5), 48).view(3, 4, 5, 48)
+    torch.testing.assert_close(small.view(2, 2, 48), large[0, :2, :2])
+    flat = large.flatten(0, 2)
+    assert torch.pdist(flat).min() > 0.1  # no two places look alike
+
+
+def test_a_saved_model_answers_the_same(tmp_path):
+    model = make()
+    notes = {
+        "size": {
+            "hidden_size": 48,
+            "depth": 2,
+            "num_heads": 2,
+            "patch_size": [1, 2, 2],
+            "mlp_ratio": 4.0,
+            "text_size": 32,
+            "refiner_depth": 1,
+        },
+        "latent_channels": 4,
+        "text_width": 16,
+    }
+    save_folder(tmp_path / "dit", {"dit": model.state_dict()}, {"dit": notes})
+    loaded, read = load_dit(tmp_path / "dit")
+    assert read == notes and dit_size(read["size"]) == SIZE
+    assert torch.equal(loaded(*inputs()), model(*inputs()))
+    (tmp_path / "dit" / "dit.safetensors").write_bytes(b"cut")
+    with pytest.raises(DamagedFolderError, match=r"dit\.safetensors"):
+        load_dit(tmp_path / "dit")
+
+
+@pytest.mark.parametrize("name", DIT_SIZES)
+def test_named_sizes_can_be_built(name):
+    with torch.device("meta"):
+        DiT(DIT_SIZES[name], 16, 128)

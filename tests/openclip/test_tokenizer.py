@@ -1,0 +1,52 @@
+import itertools
+
+import pytest
+
+from components.openclip.decode import tidy
+from components.openclip.tokenizer import fit_vocabulary, load_tokenizer, longest
+from components.world import vocabulary
+from components.world.vocabulary import caption_of
+
+
+def all_captions(preset: str) -> list[str]:
+    world = vocabulary.get_preset(preset)
+    fields = itertools.product(world.colours, world.shapes, world.motions, world.backgrounds, world.cameras)
+    return [caption_of(dict(zip(vocabulary.FIELDS, values, strict=True))) for values in fields]
+
+
+@pytest.mark.parametrize("preset", ["demo", "rich"])
+def test_world_captions_survive_the_trimmed_vocabulary(preset):
+    captions = all_captions(preset)
+    tokenizer = load_tokenizer(fit_vocabulary(captions, 1024), 32)
+    assert tokenizer.vocab_size == 1024
+    for caption in captions[::7]:
+        row = tokenizer([caption])[0].tolist()
+        assert row[0] == tokenizer.sot_token_id
+        words = row[1 : row.index(tokenizer.eot_token_id)]
+        assert tidy(tokenizer.decode(words)) == caption
+
+
+def test_captions_keep_the_tokens_of_the_whole_vocabulary():
+    captions = [*all_captions("demo"), "hands shuffling three red cups (shell game)"]
+    whole, trimmed = load_tokenizer(None, 77), load_tokenizer(fit_vocabulary(captions, 1024), 77)
+    for caption in captions[::11] + captions[-1:]:
+        assert [trimmed.decoder[token] for token in trimmed.encode(caption)] == [whole.decoder[token] for token in whole.encode(caption)]
+
+
+def test_words_the_captions_never_said_are_spelt_in_pieces():
+    tokenizer = load_tokenizer(fit_vocabulary(all_captions("demo"), 1024), 77)
+    tokens = tokenizer.encode("un caf\u00e9 \U0001f600 zyzzyva")
+    assert tidy(tokenizer.decode(tokens)) == "un caf\u00e9 \U0001f600 zyzzyva"
+
+
+def test_the_same_captions_make_the_same_file():
+    captions = all_captions("demo")
+    assert fit_vocabulary(captions, 768) == fit_vocabulary(captions[::-1], 768)
+
+
+def test_a_vocabulary_that_is_too_small_for_all_words_keeps_the_frequent_ones():
+    captions = ["a red square"] * 5 + ["hippopotamus"]
+    tokenizer = load_tokenizer(fit_vocabulary(captions, 524), 77)
+    assert longest(tokenizer, captions[:1]) == 5
+    with pytest.raises(ValueError, match="at least 514"):
+        fit_vocabulary(captions, 100)
