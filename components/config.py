@@ -246,7 +246,6 @@ class Evaluate(Section):
     num_unseen_prompts: Count
     num_real_clips: Positive
     num_ranked_clips: Positive
-    num_ranked_clips: Positive
     batch_size: Positive
     min_motion: float
     bootstrap_samples: Positive

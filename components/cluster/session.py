@@ -30,6 +30,7 @@ WORKER_ENVIRONMENT = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
 }
+START_ATTEMPTS = 3
 LOCAL_ENVIRONMENT = WORKER_ENVIRONMENT | {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -130,13 +131,25 @@ def _keep(session: _Session, config: Any, root: Path) -> None:
         if session.address:
             _connect(session.address)
         else:
-            session.folder = _new_folder()
-            _start_local(session.folder, config.cluster, root)
+            _start_patiently(session, config.cluster, root)
     except Exception as error:
         session.error = error
     session.ready.set()
     session.stop.wait()
     _shut_down(session.folder)
+
+
+def _start_patiently(session: _Session, cluster: Any, root: Path) -> None:
+    """Starts a local Ray; on a busy machine its processes may miss the 30 seconds that Ray gives them, so it is tried again."""
+    for attempt in range(1, START_ATTEMPTS + 1):
+        session.folder = _new_folder()
+        try:
+            return _start_local(session.folder, cluster, root)
+        except Exception as error:
+            if attempt == START_ATTEMPTS:
+                raise
+            logger.warning("Ray did not start at once (%s), it is tried again", " ".join(str(error).split())[:120])
+            _shut_down(session.folder)
 
 
 def _explained(session: _Session) -> RayUnavailableError:

@@ -1,4 +1,4 @@
-"""Walks the flow from noise at t = 1 to a clip at t = 0, with Euler's or Heun's rule, and classifier-free guidance."""
+"""Walks the flow from noise at t = 1 to a clip at t = 0, by Euler's or Heun's rule."""
 
 from collections.abc import Callable
 
@@ -47,23 +47,6 @@ def heun(velocity: Velocity, noise: Tensor, timesteps: Tensor, on_step: Callable
         if on_step is not None:
             on_step(index + 1, len(timesteps) - 1)
     return sample
-
-
-def guided(conditional: Velocity, unconditional: Velocity | None, guidance_scale: float) -> Velocity:
-    """Answers classifier-free guidance: from the unconditional velocity, `guidance_scale` times the way to the conditional one.
-
-    At scale 1 the unconditional velocity is never asked for.
-
-    Source: Ho and Salimans (arXiv 2207.12598).
-    """
-    if guidance_scale == 1.0 or unconditional is None:
-        return conditional
-
-    def velocity(noisy: Tensor, t: Tensor) -> Tensor:
-        without = unconditional(noisy, t)
-        return without + guidance_scale * (conditional(noisy, t) - without)
-
-    return velocity
 
 
 SAMPLERS = {"euler": euler, "heun": heun}

@@ -33,7 +33,7 @@ class Prompt:
 
     prompt_id: str
     text: str
-    group: str  # seen, unseen, or prompt for the captions of real clips
+    group: str  # seen, unseen, or real for the captions of real clips
     seed: int
     truth: Mapping[str, str] | None
 
@@ -125,8 +125,8 @@ def _scenes(preset: Preset, triples: Sequence[Triple], count: int, rng: random.R
 def caption_prompts(captions: Sequence[str], count: int, seed: int) -> list[Prompt]:
     """Takes captions of held-out real clips as prompts, by turns where there are fewer than wanted; nothing is known of them by field."""
     texts = sorted({caption.strip() for caption in captions if caption.strip()})
-    random.Random(f"prompt {seed}").shuffle(texts)
-    return [Prompt(f"prompt-{i:04d}", texts[i % len(texts)], "prompt", seed + i, None) for i in range(count)] if texts else []
+    random.Random(f"real {seed}").shuffle(texts)
+    return [Prompt(f"real-{i:04d}", texts[i % len(texts)], "real", seed + i, None) for i in range(count)] if texts else []
 
 
 def sharp_reference(real: Sequence[np.ndarray]) -> float:

@@ -137,15 +137,15 @@ class Reel:
 
     def _longest_run(self, seconds: Sequence[float], scene: Scene) -> list[tuple[int, int]]:
         """Answers the ticks of a scene between holes in the film, of the longest such part."""
-        best: list[tuple[int, int]] = []
-        run: list[tuple[int, int]] = []
+        runs: list[list[tuple[int, int]]] = [[]]
         for tick, frame in self.ticks[bisect_left(self.ticks, scene.first, key=itemgetter(1)) :]:
             if frame > scene.last:
                 break
             if scene.usable_from - 1e-6 <= seconds[frame] <= scene.usable_to + 1e-6:
-                run = [*run, (tick, frame)] if not run or run[-1][0] == tick - 1 else [(tick, frame)]
-                best = max(best, run, key=len)
-        return best
+                if runs[-1] and runs[-1][-1][0] != tick - 1:
+                    runs.append([])
+                runs[-1].append((tick, frame))
+        return max(runs, key=len)
 
 
 def spread(available: int, length: int, most: int) -> list[int]:

@@ -151,8 +151,9 @@ class SplitVideo:
 
     def _too_short(self, ticks: int, longest: int, scenes: int) -> str:
         clip = self.config.clip
-        if ticks < clip.num_frames or scenes == 1:
-            return f"shorter than one clip: {longest} frames at {clip.fps} fps, {clip.num_frames} needed"
+        if ticks < clip.num_frames or scenes < 2:
+            ticks = min(ticks, longest or ticks)
+            return f"shorter than one clip: {ticks} frames at {clip.fps} fps, {clip.num_frames} needed"
         return f"none of its {scenes} scenes is as long as one clip: at most {longest} frames at {clip.fps} fps, {clip.num_frames} needed"
 
 

@@ -22,28 +22,7 @@ COLUMNS = {  # what a row keeps, and the manifest columns that may say it, best 
     "label_caption": ("caption_or_label", "caption", "label"),
 }
 PLAINLY_NOT_MEDIA = frozenset(
-    [
-        "csv",
-        "tsv",
-        "json",
-        "jsonl",
-        "md",
-        "txt",
-        "rst",
-        "yaml",
-        "yml",
-        "toml",
-        "log",
-        "html",
-        "pdf",
-        "xml",
-        "srt",
-        "vtt",
-        "ass",
-        "parquet",
-        "sha256",
-        "md5",
-    ]
+    ["csv", "tsv", "json", "jsonl", "md", "txt", "rst", "yaml", "yml", "toml", "log", "html", "pdf", "xml", "srt", "vtt", "ass", "parquet"]
 )
 IMAGES = frozenset(["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff"])
 BLOCK = 1 << 20
@@ -263,7 +242,7 @@ def _read_manifest(folder: Path, explicit: Path | None) -> dict[str, dict[str, A
     return said
 
 
-def _said(row: Mapping[str, Any]) -> dict[str, str | None]:
+def _said(row: Mapping[str, Any]) -> dict[str, Any]:
     """Picks what is kept of a manifest's row; `label_by` names the words, so that other rows of the manifest may change."""
     said = {
         name: next((row[column].strip() for column in columns if (row.get(column) or "").strip()), None)

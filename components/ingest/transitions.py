@@ -106,7 +106,7 @@ class Watcher:
         return self.changes[t] >= max(settings.cut_change, settings.cut_ratio * (max(beside, default=0.0) + QUIET))
 
     def _windows_ending_at(self, b: int) -> None:
-        """Tries all dissolves whose first pure frame is step `b` of those at hand: steady change inside, little outside, a blend between."""
+        """Tries all dissolves that end before step `b` of those at hand: steady change inside, little outside, a blend in the middle."""
         steps, settings = list(self._steps), self.settings
         if b < MIN_STEPS:
             return

@@ -27,7 +27,7 @@ def curate(run: Run, freshness: Freshness) -> dict[str, Any]:
     _measure(run, clips)
     settings = run.config.curate
     rows = clips.read(["clip_id", "video_id", "crop", "truth", "label_by", "label_caption", "perceptual_hash", *MEASURES])
-    duplicates = find_duplicates(rows, settings.max_hash_distance)
+    duplicates = find_duplicates(rows, settings.max_duplicate_difference)
     unseen = {row["video_id"] for row in rows if row["truth"] and json.loads(row["truth"])["unseen"]}
     split = split_videos(duplicates.groups, unseen, settings.val_share, settings.test_share)
     decided = [

@@ -18,6 +18,7 @@ REPEAT_LEVELS = 1.5  # a frame repeats the one before when no block of 8x8 pixel
 BLOCK = 8
 LEAST_CHANGE = (0.5 / 255) ** 2  # mean squared difference below which frames count as equal
 FLICKER_SCALE = 0.1  # relative jitter at which the steadiness falls to 1 / e
+WORST_PART = 1e-4  # not 0, so that the other parts still tell bad clips from worse ones
 BLUR_WINDOW = 5
 WORKING_SIDE = 128  # larger frames are measured at this short side, sharpness aside
 
@@ -84,7 +85,7 @@ def score(found: Temporal, sharp_at: float) -> float:
         float(np.exp(-(found["flicker"] or 0) / FLICKER_SCALE)),  # gain
         found["sharpness"] / sharp_at,  # blur
     )
-    return float(np.prod(np.clip(parts, 0, 1)) ** (1 / len(parts)))
+    return float(np.prod(np.clip(parts, WORST_PART, 1)) ** (1 / len(parts)))
 
 
 def shrunk(frames: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -43,7 +44,7 @@ def repeat_share(frames: np.ndarray) -> float | None:
     if len(frames) < 2:
         return None
     repeats = 0
-    for before, after in zip(frames, frames[1:], strict=False):
+    for before, after in pairwise(frames):
         difference = cv2.absdiff(before, after)
         cells = cv2.resize(difference, (CELLS, CELLS), interpolation=cv2.INTER_AREA).astype(np.float32)
         repeats += bool(difference.mean() < REPEAT_MEAN and cells.max() < REPEAT_CELL)

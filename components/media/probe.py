@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from components.config import Footage
 
 STILL_FORMATS = ("image2", "jpeg_pipe", "png_pipe", "webp_pipe", "bmp_pipe", "tiff_pipe")
+TURNED = {1: "turned by 90 degrees to the left", 2: "turned by 180 degrees", 3: "turned by 90 degrees to the right"}
 MOOV_BYTES = 1 << 24  # of a header that is searched for the marks of encryption
 
 
@@ -167,7 +169,7 @@ def is_encrypted(path: str | os.PathLike) -> bool:
         return any(b"encv" in handle.read(min(size, MOOV_BYTES)) for kind, size in _boxes(handle) if kind == b"moov")
 
 
-def _boxes(handle: BinaryIO):
+def _boxes(handle: BinaryIO) -> Iterator[tuple[bytes, int]]:
     """Yields (kind, bytes of content) of an MP4 file's outer boxes, the handle at the content; stops at what is no box."""
     start, end = 0, os.fstat(handle.fileno()).st_size
     while start + 8 <= end:

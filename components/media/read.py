@@ -123,7 +123,7 @@ def open_container(source: str | os.PathLike | bytes, max_side_pixels: int = 163
     options = SAFE | {"max_pixels": str(max_side_pixels**2)}
     logged = av.logging.get_last_error()[0]
     try:
-        return av.open(io.BytesIO(source) if isinstance(source, bytes) else os.path.abspath(source), options=options)
+        return av.open(io.BytesIO(source) if isinstance(source, bytes) else os.path.abspath(source), "r", options=options)
     except (av.FFmpegError, OSError) as error:
         count, last = av.logging.get_last_error()
         said = last[2].strip() if last and count > logged else (error.strerror or str(error)).lower()

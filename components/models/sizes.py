@@ -5,11 +5,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class VaeSize:
-    """The shape of a causal video VAE: (1 + T, H, W) pixels to (1 + T / rt, H / rs, W / rs) latents."""
+    """The shape of a causal video VAE: (1 + T, H, W) pixels to (1 + T / rt, H / rs, W / rs) latents.
+
+    Most of the net is in the decoder: `hidden_channels` and `num_blocks` are its own.
+    """
 
     latent_channels: int
     hidden_channels: int
     num_blocks: int
+    encoder_channels: int
+    encoder_blocks: int
     temporal_compression_ratio: int = 4
     spatial_compression_ratio: int = 8
 
@@ -49,9 +54,9 @@ class CocaSize:
 
 
 VAE_SIZES = {
-    "tiny": VaeSize(latent_channels=16, hidden_channels=32, num_blocks=1),
-    "demo": VaeSize(latent_channels=16, hidden_channels=64, num_blocks=2),
-    "base": VaeSize(latent_channels=16, hidden_channels=128, num_blocks=4),
+    "tiny": VaeSize(latent_channels=16, hidden_channels=32, num_blocks=1, encoder_channels=32, encoder_blocks=1),
+    "demo": VaeSize(latent_channels=16, hidden_channels=128, num_blocks=2, encoder_channels=96, encoder_blocks=1),
+    "base": VaeSize(latent_channels=16, hidden_channels=512, num_blocks=5, encoder_channels=256, encoder_blocks=3),
 }
 DIT_SIZES = {
     "tiny": DitSize(hidden_size=64, depth=2, num_heads=2, patch_size=(1, 2, 2), text_size=64),

@@ -96,7 +96,7 @@ class SampleVideo:
 
     prompt: str
     video: bytes
-    group: str = "prompt"  # seen, unseen, or prompt
+    group: str = "prompt"  # seen, unseen, real or prompt
     seed: int | None = None
     rewritten: str | None = None
     truth: Mapping[str, str | None] | None = None
@@ -109,6 +109,7 @@ class SampleVideo:
 class Check:
     """One rule of the gate, in a sentence with its figures."""
 
+    name: str
     holds: bool
     sentence: str
 
@@ -126,7 +127,7 @@ class Verdict:
     @classmethod
     def of(cls, model: str, said: Mapping, version: str | None = None) -> Verdict:
         """Takes over what the gate wrote down: outcome, reasons and checks."""
-        checks = [Check(check["holds"], check["sentence"]) for check in said.get("checks", ())]
+        checks = [Check(check["name"], check["holds"], check["sentence"]) for check in said.get("checks", ())]
         return cls(model, said["outcome"], list(said.get("reasons", ())), checks, version)
 
 

@@ -12,7 +12,7 @@ from components.report.words import number
 GROUPS = {
     "unseen": "Combinations no training film shows",
     "seen": "Combinations seen in training",
-    "prompt": "Captions of held-out clips",
+    "real": "Captions of held-out clips",
 }
 SHOWN_PER_GROUP = 18
 FIELD_NAMES = {"triple": "the first three", "all": "all five"}

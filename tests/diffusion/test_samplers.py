@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from components.diffusion.samplers import SAMPLERS, euler, guided, heun, sampling_timesteps
+from components.diffusion.samplers import SAMPLERS, euler, heun, sampling_timesteps
 
 CLIP, NOISE = torch.randn(2, 3, 2, 4, 4), torch.randn(2, 3, 2, 4, 4)
 
@@ -44,16 +44,3 @@ def test_steps_run_from_noise_to_the_clip_and_are_counted():
 def test_no_steps_are_refused():
     with pytest.raises(ValueError, match="num_inference_steps"):
         sampling_timesteps(0)
-
-
-def test_guidance_one_is_the_conditional_velocity_alone():
-    def never(x, t):
-        raise AssertionError("asked for the unconditional velocity")
-
-    assert guided(lambda x, t: x, never, 1.0)(CLIP, torch.ones(())) is CLIP
-
-
-def test_guidance_goes_past_the_conditional_velocity():
-    with_prompt, without = torch.tensor(3.0), torch.tensor(1.0)
-    assert guided(lambda x, t: with_prompt, lambda x, t: without, 2.5)(CLIP, torch.ones(())) == 1.0 + 2.5 * 2.0
-    assert guided(lambda x, t: with_prompt, lambda x, t: without, 0.0)(CLIP, torch.ones(())) == 1.0

@@ -92,7 +92,7 @@ def test_the_same_seed_gives_the_same_prompts():
 def test_real_captions_become_prompts_by_turns():
     found = caption_prompts(["a dog runs", " a cat ", "", "a dog runs"], 5, seed=0)
     assert Counter(prompt.text for prompt in found) in ({"a dog runs": 3, "a cat": 2}, {"a dog runs": 2, "a cat": 3})
-    assert {prompt.group for prompt in found} == {"prompt"}
+    assert {prompt.group for prompt in found} == {"real"}
     assert caption_prompts(["", " "], 5, seed=0) == []
 
 

@@ -82,7 +82,7 @@ def full(word: str = "plain") -> ReportData:
     video = write_video(None, clip(), 8)
     return ReportData(
         project=word, subtitle=word, profile=word, made_at=word, notes=[word], total_seconds=61,
-        verdicts=[Verdict(word, "promote", [word], [Check(True, word)], word), Verdict(word, "reject", [word])],
+        verdicts=[Verdict(word, "promote", [word], [Check(word, True, word)], word), Verdict(word, "reject", [word])],
         figures=[Figure("a", word, 0.5, 0.4, unit="%", low=0.4, high=0.6, chance=0.2, ceiling=0.9, note=word), Figure("b", word, None)],
         stages=[StageRow(word, word, 3, word, word), StageRow(word, word, None, status="fresh")],
         funnel=[FunnelStep(word, 10), FunnelStep(word, 8, 2, word)],

@@ -1,0 +1,189 @@
+"""Generates video from prompts with a finished text-to-video folder; needs torch, no Ray, Prefect, Lance or MLflow."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from components.caption.upsample import rewrite as rewrite_prompt
+from components.diffusion.samplers import SAMPLERS, sampling_timesteps
+from components.generate.conditioning import encode_prompts, noise_of, told_velocity
+from components.models.dit import DiT, load_dit
+from components.models.vae import VideoVae, load_vae
+from components.models.weights import digest_folder
+
+if TYPE_CHECKING:
+    from components.openclip.load import Coca
+
+Progress = Callable[[int, int, str], None]
+SAMPLES_AT_ONCE = 64
+VIDEO_VAE, TEXT_ENCODER = "video-vae", "text-encoder"
+
+
+class MismatchedModelError(ValueError):
+    """Parts of a text-to-video folder that were not trained together; the message names the one that differs."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One generated video: frames uint8 (T, H, W, 3), the prompt as given and as the model was told it, and the seed."""
+
+    frames: np.ndarray
+    prompt: str
+    rewritten: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A diffusion transformer with the VAE and the text encoder that it was trained against.
+
+    Attributes:
+        notes: what training noted beside the weights: the shape and rate of its clips, defaults of sampling.
+    """
+
+    model: DiT
+    vae: VideoVae
+    coca: "Coca"
+    notes: dict[str, Any]
+    device: str
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str = "cpu") -> "Generator":
+        """Loads a text-to-video folder and checks that its parts belong together.
+
+        Raises:
+            FileNotFoundError: there is no such folder.
+            DamagedFolderError: a file is missing, cut or changed.
+            MismatchedModelError: the VAE or the text encoder is another than the one of the training.
+        """
+        from components.openclip.load import load_coca
+
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"there is no model at `{folder}`; hint: `kinora show models` lists those that there are")
+        model, notes = load_dit(folder, device)
+        vae, coca = load_vae(folder / VIDEO_VAE, device), load_coca(folder / TEXT_ENCODER, device)
+        _check_contract(notes, vae, coca, folder)
+        return cls(model, vae, coca, notes, device)
+
+    @property
+    def fps(self) -> int:
+        return int(self.notes["clip"]["fps"])
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        negative_prompt: str | None = None,
+        timestep_shift: float | None = None,
+        sampler: str | None = None,
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        rewrite: bool = True,
+        progress: Progress | None = None,
+    ) -> list[Sample]:
+        """Generates one video a prompt; what is not given is as the model's notes say.
+
+        Args:
+            seeds: one a prompt; the same seed, prompt and settings make the same video, alone or in a batch.
+            num_frames: 1 + a multiple of the VAE's temporal compression; 1 makes an image.
+            rewrite: whether prompts are first said as the training captions are.
+
+        Raises:
+            ValueError: an empty prompt, or a length, size or setting that does not fit; the nearest that do are named.
+        """
+        given = {
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "negative_prompt": negative_prompt,
+            "timestep_shift": timestep_shift,
+            "sampler": sampler,
+        }
+        settings = {key: self.notes["generate"][key] if value is None else value for key, value in given.items()}
+        clip = self.notes["clip"]
+        shape = self._latents_shape(num_frames or clip["num_frames"], height or clip["height"], width or clip["width"])
+        if len(seeds) != len(prompts):
+            raise ValueError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}")
+        told = [rewrite_prompt(prompt, self.coca.style) if rewrite else _not_empty(prompt) for prompt in prompts]
+        frames: list[np.ndarray] = []
+        for start in range(0, len(told), SAMPLES_AT_ONCE):
+            part = slice(start, start + SAMPLES_AT_ONCE)
+            frames += self._sample(told[part], seeds[part], shape, settings, _within(progress, start, len(told), settings))
+        return [Sample(*made) for made in zip(frames, prompts, told, seeds, strict=True)]
+
+    @torch.inference_mode()
+    def _sample(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        shape: tuple[int, int, int, int],
+        settings: dict[str, Any],
+        on_step: Callable[[int, int], None],
+    ) -> list[np.ndarray]:
+        embeds, mask = encode_prompts(self.coca, [*prompts, settings["negative_prompt"]], self.device)
+        velocity = told_velocity(self.model, embeds, mask, settings["guidance_scale"])
+        timesteps = sampling_timesteps(settings["num_inference_steps"], settings["timestep_shift"])
+        walk = SAMPLERS[settings["sampler"]]
+        latents = walk(velocity, noise_of(seeds, shape, self.device), timesteps, on_step)  # (B, C, T, H, W)
+        return list(_pixels(self.vae.decode(latents)))
+
+    def _latents_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """Answers the shape of the latents of a video, after saying what of it does not fit."""
+        size = self.vae.size
+        frames, side = size.temporal_compression_ratio, size.spatial_compression_ratio
+        if num_frames < 1 or (num_frames - 1) % frames:
+            below = max(0, num_frames - 1) // frames * frames + 1
+            raise ValueError(f"`num_frames` is 1 + a multiple of {frames}, not {num_frames}; the nearest are {below} and {below + frames}")
+        for name, value in (("height", height), ("width", width)):
+            if value < side or value % side:
+                raise ValueError(f"`{name}` is a multiple of {side}, not {value}; the nearest is {max(side, round(value / side) * side)}")
+        return size.latent_channels, 1 + (num_frames - 1) // frames, height // side, width // side
+
+
+def _check_contract(notes: dict[str, Any], vae: VideoVae, coca: "Coca", folder: Path) -> None:
+    """Compares what the transformer was trained on with what lies beside it."""
+    contract = notes["contract"]
+    found = {
+        "latents_mean": vae.latents_mean.tolist(),
+        "latents_std": vae.latents_std.tolist(),
+        "text_width": coca.text_width,
+        "video_vae": digest_folder(folder / VIDEO_VAE),
+        "text_encoder": digest_folder(folder / TEXT_ENCODER),
+    }
+    for name, value in found.items():
+        if contract[name] != value:
+            raise MismatchedModelError(
+                f"`{folder}`: `{name}` is not what the diffusion transformer was trained with; "
+                "hint: keep a text-to-video folder as training exported it"
+            )
+
+
+def _not_empty(prompt: str) -> str:
+    if not prompt.strip():
+        raise ValueError('the prompt is empty; hint: say what should be seen, for example "a red square moves left"')
+    return prompt
+
+
+def _within(progress: Progress | None, done: int, total: int, settings: dict[str, Any]) -> Callable[[int, int], None]:
+    """Answers the callback of a batch's steps, counted over all batches."""
+    steps, batches = settings["num_inference_steps"], -(-total // SAMPLES_AT_ONCE)
+
+    def on_step(step: int, _: int) -> None:
+        if progress is not None:
+            progress(done // SAMPLES_AT_ONCE * steps + step, batches * steps, "steps")
+
+    return on_step
+
+
+def _pixels(clips: Tensor) -> np.ndarray:
+    """Answers clips (B, 3, T, H, W) in [-1, 1] as uint8 (B, T, H, W, 3)."""
+    return ((clips.clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1).contiguous().cpu().numpy()

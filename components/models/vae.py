@@ -1,0 +1,194 @@
+"""The causal video VAE: (1 + T, H, W) pixels to (1 + T / rt, H / rs, W / rs) latents, and back.
+
+Both ways are a linear map of patches plus what a causal convolutional net adds to it on the grid of latents. The linear maps can
+start as the principal components of patches, which is where training begins; the nets start as nothing.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from components.models.causal_conv import CausalConv3d
+from components.models.layers import PlaceNorm, ResidualBlock, channels_first, channels_last, from_patches, to_patches, zero_
+from components.models.sizes import VaeSize
+from components.models.weights import load_json, load_tensors, save_folder
+
+KERNEL = (2, 3, 3)
+FIRST_LOG_VARIANCE = -6.0  # of a latent's noise, whose mean square starts near one
+MAX_FITTED_PATCHES = 2**15
+
+
+class VideoVae(nn.Module):
+    """A variational autoencoder of clips (B, 3, T, H, W) in [-1, 1], RGB; one frame alone is a clip.
+
+    The first frame has patches of its own, one frame deep; later frames share theirs in groups of `temporal_compression_ratio`.
+    `encode` and `decode` speak latents (B, C, T, H, W) that are normalised by channel.
+    """
+
+    latents_mean: Tensor
+    latents_std: Tensor
+
+    def __init__(self, size: VaeSize) -> None:
+        super().__init__()
+        self.size = size
+        self.frames, self.side = size.temporal_compression_ratio, size.spatial_compression_ratio  # of a patch
+        first, later, channels = 3 * self.side**2, 3 * self.frames * self.side**2, size.latent_channels
+        self.first_in, self.first_out = nn.Linear(first, channels), nn.Linear(channels, first)
+        self.later_in, self.later_out = nn.Linear(later, channels), nn.Linear(channels, later)
+        self.encoder_in = nn.Linear(later, size.encoder_channels)
+        self.encoder = _net(size.encoder_channels, size.encoder_blocks)
+        self.encoder_out = nn.Linear(size.encoder_channels, 2 * channels)
+        self.decoder_in = CausalConv3d(channels, size.hidden_channels, KERNEL)
+        self.decoder = _net(size.hidden_channels, size.num_blocks)
+        self.decoder_out = nn.Linear(size.hidden_channels, later)
+        zero_(self.encoder_out)
+        zero_(self.decoder_out)
+        self.register_buffer("latents_mean", torch.zeros(channels))
+        self.register_buffer("latents_std", torch.ones(channels))
+
+    def forward(self, clip: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Passes clips through and back, for training.
+
+        Args:
+            clip: (B, 3, T, H, W).
+            noise: standard normal, (B, C, T, H, W) of the latents; none decodes the mean.
+
+        Returns:
+            the reconstruction (B, 3, T, H, W), and mean and log variance of the latents before their normalisation.
+        """
+        mean, log_variance = self.moments(clip)
+        sampled = mean if noise is None else mean + noise * (0.5 * log_variance).exp()
+        return self._frames_of(sampled), mean, log_variance
+
+    def encode(self, clip: Tensor) -> Tensor:
+        """Encodes (B, 3, T, H, W) as the mean of its latents (B, C, T, H, W), normalised by channel."""
+        mean, _ = self.moments(clip)
+        return (mean - _by_channel(self.latents_mean)) / _by_channel(self.latents_std)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decodes latents (B, C, T, H, W) to (B, 3, 1 + (T - 1) * rt, H * rs, W * rs), near [-1, 1]."""
+        return self._frames_of(latents * _by_channel(self.latents_std) + _by_channel(self.latents_mean))
+
+    def moments(self, clip: Tensor) -> tuple[Tensor, Tensor]:
+        """Answers mean and log variance of a clip's latents, each (B, C, T, H, W), before their normalisation.
+
+        Raises:
+            ValueError: the clip's frames or sides do not fit; the nearest that do are named.
+        """
+        self._check(clip)
+        linear = self._linear(clip)  # (B, T, H, W, C)
+        past = clip[:, :, :1].expand(-1, -1, self.frames - 1, -1, -1)
+        patches = to_patches(torch.cat([past, clip], dim=2), self.frames, self.side)
+        seen = self.encoder(channels_first(self.encoder_in(patches)))
+        mean, log_variance = self.encoder_out(channels_last(seen)).chunk(2, dim=-1)
+        return channels_first(linear + mean), channels_first(log_variance + FIRST_LOG_VARIANCE).clamp(-30.0, 20.0)
+
+    def _frames_of(self, latents: Tensor) -> Tensor:
+        """Decodes latents that are not normalised."""
+        seen = self.decoder(self.decoder_in(latents))
+        added = from_patches(self.decoder_out(channels_last(seen)), self.frames, self.side)[:, :, self.frames - 1 :]
+        places = channels_last(latents)
+        first = from_patches(self.first_out(places[:, :1]), 1, self.side)
+        later = from_patches(self.later_out(places[:, 1:]), self.frames, self.side)
+        return torch.cat([first, later], dim=2) + added
+
+    def _linear(self, clip: Tensor) -> Tensor:
+        first = self.first_in(to_patches(clip[:, :, :1], 1, self.side))
+        later = self.later_in(to_patches(clip[:, :, 1:], self.frames, self.side))
+        return torch.cat([first, later], dim=1)
+
+    def _check(self, clip: Tensor) -> None:
+        _, channels, frames, height, width = clip.shape
+        if channels != 3:
+            raise ValueError(f"a clip is (B, 3, T, H, W), not {tuple(clip.shape)}")
+        if (frames - 1) % self.frames:
+            below = (frames - 1) // self.frames * self.frames + 1
+            raise ValueError(f"a clip of {frames} frames does not fit; the nearest are {below} and {below + self.frames}")
+        for name, value in (("height", height), ("width", width)):
+            if value % self.side or not value:
+                nearest = max(self.side, round(value / self.side) * self.side)
+                raise ValueError(f"a {name} of {value} is not a multiple of {self.side}; the nearest is {nearest}")
+
+    def latents_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """Answers the shape (C, T, H, W) of a clip's latents."""
+        return (self.size.latent_channels, 1 + (num_frames - 1) // self.frames, height // self.side, width // self.side)
+
+    @torch.no_grad()
+    def start_linear(self, clips: Tensor) -> None:
+        """Sets the linear maps to the principal components of patches, the best that a linear codec of this shape can be.
+
+        Latents are scaled by one number, and the first frame's are turned so that a still clip's latents change little over time.
+
+        Args:
+            clips: (B, 3, T, H, W) in [-1, 1]; of many patches an even sample is taken.
+        """
+        channels, frames = self.size.latent_channels, self.frames
+        first = _some(to_patches(clips[:, :, :1], 1, self.side))  # (N, 3 * rs * rs)
+        still = _some(to_patches(clips[:, :, :1].expand(-1, -1, frames, -1, -1), frames, self.side))
+        later = _some(to_patches(clips[:, :, 1:], frames, self.side)) if clips.shape[2] > 1 else still
+        first_mean, first_axes, _ = principal_axes(first, channels)
+        later_mean, later_axes, variances = principal_axes(later, channels)
+        scale = variances.mean().sqrt().clamp(min=1e-6)
+        alone = frames**0.5 * (first - first_mean) @ first_axes  # (N, C), as long as the same frame held still
+        left, _, right = torch.linalg.svd(alone.T @ ((still - later_mean) @ later_axes))
+        first_axes = first_axes @ (left @ right)  # Procrustes
+        for into, out, mean, axes, unit in (
+            (self.first_in, self.first_out, first_mean, first_axes, scale / frames**0.5),
+            (self.later_in, self.later_out, later_mean, later_axes, scale),
+        ):
+            into.weight.copy_((axes / unit).T)
+            into.bias.copy_(-(mean @ axes) / unit)
+            out.weight.copy_(axes * unit)
+            out.bias.copy_(mean)
+
+    @torch.no_grad()
+    def set_normalisation(self, mean: Tensor, std: Tensor) -> None:
+        """Sets what `encode` takes from each channel and divides it by, both (C,)."""
+        self.latents_mean.copy_(mean)
+        self.latents_std.copy_(std.clamp(min=1e-6))
+
+
+def principal_axes(rows: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Answers mean (D,), the first `count` principal axes (D, count) of rows (N, D), and the variances along them."""
+    mean = rows.mean(dim=0)
+    centred = rows - mean
+    variances, axes = torch.linalg.eigh((centred.T @ centred).double() / len(rows))  # rising
+    axes, variances = axes.flip(1)[:, :count], variances.flip(0)[:count]
+    signs = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
+    return mean, (axes * signs).to(rows.dtype), variances.to(rows.dtype)
+
+
+def save_vae(folder: Path, vae: VideoVae, meta: Mapping[str, Any]) -> str:
+    """Writes `vae.safetensors` and `vae.json` and answers the folder's digest.
+
+    Args:
+        meta: JSON values to keep beside the size: clip settings, figures.
+    """
+    size = vars(vae.size)
+    statistics = {"latents_mean": vae.latents_mean.tolist(), "latents_std": vae.latents_std.tolist()}
+    return save_folder(folder, {"vae": vae.state_dict()}, {"vae": {"size": size, **statistics, **meta}})
+
+
+def load_vae(folder: str | Path, device: str = "cpu") -> VideoVae:
+    """Reads a VAE to encode and decode with."""
+    vae = VideoVae(VaeSize(**load_json(Path(folder), "vae")["size"]))
+    vae.load_state_dict(load_tensors(Path(folder), "vae"))
+    return vae.to(device=device, memory_format=torch.channels_last_3d).eval().requires_grad_(False)
+
+
+def _net(channels: int, blocks: int) -> nn.Sequential:
+    return nn.Sequential(*(ResidualBlock(channels, KERNEL) for _ in range(blocks)), PlaceNorm(channels), nn.SiLU())
+
+
+def _some(patches: Tensor) -> Tensor:
+    """Answers an even sample of patches (B, T, H, W, D) as rows (N, D)."""
+    rows = patches.flatten(0, 3)
+    return rows[:: -(-len(rows) // MAX_FITTED_PATCHES)]
+
+
+def _by_channel(values: Tensor) -> Tensor:
+    return values.view(1, -1, 1, 1, 1)

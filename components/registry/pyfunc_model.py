@@ -1,0 +1,87 @@
+"""What MLflow runs when a model of Kinora is loaded or served: code from this file, weights from safetensors, nothing unpickled.
+
+MLflow keeps a copy of this file and of `components` beside the weights, so `mlflow models serve` needs the listed packages alone.
+The model's configuration says which of the three kinds it is.
+"""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+
+Apply = Callable[[pd.DataFrame, dict[str, Any]], pd.DataFrame]
+
+
+def text_to_video(folder: Path) -> Apply:
+    """prompt -> video (MP4 bytes); parameters: seed, num_inference_steps, guidance_scale."""
+    generator = _named("components.generate.generator", "Generator").load(folder)
+    encode = _named("components.media.write", "encode_clip")
+
+    def apply(rows: pd.DataFrame, params: dict[str, Any]) -> pd.DataFrame:
+        prompts = [str(prompt) for prompt in rows["prompt"]]
+        seed = int(params.get("seed", 0))
+        chosen = {name: params[name] for name in ("num_inference_steps", "guidance_scale") if params.get(name) is not None}
+        samples = generator.generate(prompts, [seed + index for index in range(len(prompts))], **chosen)
+        return pd.DataFrame({"video": [encode(sample.frames, sample.fps) for sample in samples]})
+
+    return apply
+
+
+def captioner(folder: Path) -> Apply:
+    """video (bytes of a clip) -> caption."""
+    import torch
+
+    coca = _named("components.openclip.load", "load_coca")(folder)
+    decode_clip = _named("components.media.read", "decode_clip")
+    cells, picture = _named("components.openclip.mosaic", "cells"), _named("components.openclip.mosaic", "picture")
+    caption_pictures = _named("components.openclip.decode", "caption_pictures")
+
+    def apply(rows: pd.DataFrame, params: dict[str, Any]) -> pd.DataFrame:
+        cut = torch.stack([cells(decode_clip(video), coca.mosaic) for video in rows["video"]])
+        found = caption_pictures(coca, picture(cut, coca.mosaic, coca.mean, coca.std))
+        return pd.DataFrame({"caption": [caption for caption, _ in found]})
+
+    return apply
+
+
+def video_vae(folder: Path) -> Apply:
+    """video (bytes of a clip) -> its reconstruction (MP4 bytes); parameter: fps."""
+    import torch
+
+    vae = _named("components.models.vae", "load_vae")(folder)
+    decode_clip, encode_clip = _named("components.media.read", "decode_clip"), _named("components.media.write", "encode_clip")
+
+    def reconstructed(video: bytes) -> Any:
+        clip = torch.from_numpy(decode_clip(video).copy()).permute(3, 0, 1, 2)[None].float() / 127.5 - 1  # (1, 3, T, H, W)
+        with torch.inference_mode():
+            back = vae.decode(vae.encode(clip))[0]
+        return ((back.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0).numpy()
+
+    def apply(rows: pd.DataFrame, params: dict[str, Any]) -> pd.DataFrame:
+        return pd.DataFrame({"video": [encode_clip(reconstructed(video), int(params.get("fps", 8))) for video in rows["video"]]})
+
+    return apply
+
+
+KINDS: dict[str, Callable[[Path], Apply]] = {"text-to-video": text_to_video, "captioner": captioner, "video-vae": video_vae}
+
+
+class KinoraModel(mlflow.pyfunc.PythonModel):
+    """A registered model of Kinora behind MLflow's predict."""
+
+    def load_context(self, context: Any) -> None:
+        self.apply = KINDS[context.model_config["kind"]](Path(context.artifacts["weights"]))
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        return self.apply(model_input, params or {})
+
+
+def _named(module: str, name: str) -> Any:
+    """Imports only what this kind needs, and only when it is loaded."""
+    return getattr(importlib.import_module(module), name)
+
+
+mlflow.models.set_model(KinoraModel())

@@ -1,0 +1,54 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from components.train.dit_batches import Encoded, dit_batches, pad_text
+
+SHAPES = [(4, 3, 2, 2)] * 10 + [(4, 1, 2, 2)] * 3
+ENCODED = Encoded(
+    tuple(f"clip{row:02}" for row in range(13)),
+    [np.full(shape, row, np.float16) for row, shape in enumerate(SHAPES)],
+    [np.full((3 + row % 2, 5), row, np.float16) for row in range(13)],
+)
+
+
+def names(first: int, count: int, **kwargs) -> list[tuple[str, ...]]:
+    batches, _ = dit_batches(ENCODED, 4, seed=3, **kwargs)
+    return [batch.clip_ids for batch in itertools.islice(batches(first), count)]
+
+
+def test_an_epoch_shows_every_clip_and_batches_hold_one_shape():
+    batches, steps_an_epoch = dit_batches(ENCODED, 4, seed=3)
+    epoch = list(itertools.islice(batches(0), steps_an_epoch))
+    assert steps_an_epoch == 4
+    assert {name for batch in epoch for name in batch.clip_ids} == set(ENCODED.clip_ids)
+    for batch in epoch:
+        rows = [ENCODED.clip_ids.index(name) for name in batch.clip_ids]
+        assert len(rows) == 4 and batch.latents.shape[1:] == SHAPES[rows[0]]
+        assert batch.latents[:, 0, 0, 0, 0].tolist() == rows and batch.text_embeds[:, 0, 0].tolist() == rows
+        assert batch.text_mask.sum(1).tolist() == [3 + row % 2 for row in rows]
+
+
+def test_a_later_start_gives_the_same_batches_and_epochs_differ():
+    whole = names(0, 12)
+    assert names(7, 5) == whole[7:]
+    assert whole[:4] != whole[4:8]
+
+
+def test_workers_share_each_batch():
+    together, apart = names(0, 6), [names(0, 6, rank=rank, world_size=2) for rank in (0, 1)]
+    for step in range(6):
+        assert sorted(together[step]) == sorted(apart[0][step] + apart[1][step])
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    with pytest.raises(ValueError, match=r"multiple of `cluster.num_workers` 3; try 3"):
+        dit_batches(ENCODED, 4, seed=0, world_size=3)
+
+
+def test_text_is_padded_behind():
+    embeds, mask = pad_text([torch.ones(2, 3), torch.ones(4, 3)])
+    assert embeds.sum(dim=(1, 2)).tolist() == [6, 12]
+    assert mask.tolist() == [[True, True, False, False], [True] * 4]

@@ -1,0 +1,133 @@
+import logging
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from components.diffusion.samplers import euler, sampling_timesteps
+from components.models.dit import DiT
+from components.models.sizes import DitSize
+from components.train.checkpoint import Checkpoints
+from components.train.context import TrainContext, read_metrics
+from components.train.dit_loop import DitBatch, drop_captions, train_dit
+
+SIZE = DitSize(hidden_size=64, depth=2, num_heads=2, patch_size=(1, 2, 2), text_size=32)
+LATENTS = torch.randn(4, 4, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+TEXT = torch.randn(4, 3, 8, generator=torch.Generator().manual_seed(1))
+MASK = torch.ones(4, 3, dtype=torch.bool)
+EMPTY = torch.zeros(2, 8)
+
+
+def settings(**changes):
+    return SimpleNamespace(
+        **{
+            "steps": 12,
+            "learning_rate": 2e-3,
+            "weight_decay": 0.0,
+            "ema_decay": 0.9,
+            "max_grad_norm": 1.0,
+            "caption_dropout": 0.1,
+            "clip_loss_weight": 1.0,
+            "timestep_mean": 0.5,
+            "timestep_std": 1.0,
+            "timestep_shift": 1.0,
+            "warmup_steps": 2,
+            "report_every": 3,
+            "sample_every": 100,
+            "checkpoint_every": 4,
+            "seed": 7,
+            **changes,
+        }
+    )
+
+
+def batches(repeat: int = 1, poison: int | None = None):
+    def given(first: int):
+        step = first
+        while True:
+            order = torch.randperm(4, generator=torch.Generator().manual_seed(step)).repeat(repeat)
+            latents = LATENTS[order].clone()
+            if step == poison:
+                latents[1] = float("nan")
+            yield DitBatch(latents, TEXT[order], MASK[order], tuple(f"clip{row}" for row in order.tolist()))
+            step += 1
+
+    return given
+
+
+def train(folder, given=None, **changes):
+    torch.manual_seed(0)
+    model = DiT(SIZE, latent_channels=4, text_width=8)
+    return train_dit(settings(**changes), model, given or batches(), EMPTY, Checkpoints(folder), TrainContext.local(folder))
+
+
+def test_four_prompts_bring_back_their_four_clips(tmp_path):
+    model = train(tmp_path, batches(repeat=8), steps=250, checkpoint_every=250, report_every=50, ema_decay=0.95)
+    noise = torch.randn(LATENTS.shape, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        made = euler(lambda x, t: model(x, t.expand(4), TEXT, MASK), noise, sampling_timesteps(12, 2.0))
+    apart = (made[:, None] - LATENTS[None]).square().mean(dim=(2, 3, 4, 5))  # (made, clip)
+    assert apart.diagonal().max() < 0.1
+    assert (apart + 10 * torch.eye(4)).min() > 1.0
+    losses = [metrics["loss"] for _, metrics in read_metrics(tmp_path / "metrics.jsonl")]
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
+    class Killed(Exception):
+        pass
+
+    def dying(first: int):
+        for step, batch in enumerate(batches()(first), start=first):
+            if step == 7:
+                raise Killed
+            yield batch
+
+    whole = train(tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(tmp_path / "killed", dying)
+    assert Checkpoints(tmp_path / "killed").newest()[0] == 4
+    resumed = train(tmp_path / "killed")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    _, kept, _ = Checkpoints(tmp_path / "whole").newest()
+    _, again, _ = Checkpoints(tmp_path / "killed").newest()
+    assert kept.keys() == again.keys() and all(torch.equal(kept[name], again[name]) for name in kept)
+    assert [step for step, _ in read_metrics(tmp_path / "killed" / "metrics.jsonl")] == [3, 6, 9, 12]
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    first = train(tmp_path)
+
+    def never(step: int):
+        assert step == 12
+        return iter(())
+
+    again = train(tmp_path, never)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in first.state_dict().items())
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_its_clip_named(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, logger="kinora"):
+        model = train(tmp_path, batches(poison=5))
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    order = torch.randperm(4, generator=torch.Generator().manual_seed(5)).tolist()
+    assert "step 6 is skipped" in caplog.text and f"clips: clip{order[1]}" in caplog.text
+    assert read_metrics(tmp_path / "metrics.jsonl")[-1][1]["skipped_steps"] == 1
+
+
+def test_the_empty_prompt_stands_in_for_dropped_captions():
+    embeds, mask = drop_captions(TEXT, MASK, torch.tensor([True, False, False, True]), torch.full((2, 8), 5.0))
+    assert torch.equal(embeds[1], TEXT[1]) and mask[1].all()
+    assert mask[0].tolist() == [True, True, False]
+    assert torch.equal(embeds[3, :2], torch.full((2, 8), 5.0))
+
+
+def test_samples_are_asked_for_between_the_steps_with_averaged_weights(tmp_path):
+    asked = []
+    torch.manual_seed(0)
+    model = DiT(SIZE, latent_channels=4, text_width=8)
+    train_dit(
+        settings(sample_every=5), model, batches(), EMPTY, Checkpoints(tmp_path), TrainContext.local(tmp_path), lambda step, _: asked.append(step)
+    )
+    assert asked == [5, 10]
