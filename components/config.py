@@ -237,6 +237,7 @@ class Generate(Section):
     guidance_scale: float
     negative_prompt: str
     timestep_shift: float
+    sampler: Literal["euler", "heun"]
 
 
 class Evaluate(Section):

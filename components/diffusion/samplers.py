@@ -1,5 +1,6 @@
 """Walks the flow from noise at t = 1 to a clip at t = 0, by Euler's or Heun's rule."""
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -25,7 +26,7 @@ def euler(velocity: Velocity, noise: Tensor, timesteps: Tensor, on_step: Callabl
         on_step: told (steps done, steps in all).
     """
     sample = noise
-    for index, (t, following) in enumerate(zip(timesteps[:-1], timesteps[1:], strict=True)):
+    for index, (t, following) in enumerate(itertools.pairwise(timesteps)):
         sample = sample + (following - t) * velocity(sample, t)
         if on_step is not None:
             on_step(index + 1, len(timesteps) - 1)
@@ -38,7 +39,7 @@ def heun(velocity: Velocity, noise: Tensor, timesteps: Tensor, on_step: Callable
     Source: Karras et al., Elucidating the Design Space (arXiv 2206.00364), algorithm 1.
     """
     sample = noise
-    for index, (t, following) in enumerate(zip(timesteps[:-1], timesteps[1:], strict=True)):
+    for index, (t, following) in enumerate(itertools.pairwise(timesteps)):
         first = velocity(sample, t)
         ahead = sample + (following - t) * first
         if following > 0:

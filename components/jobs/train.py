@@ -1,36 +1,129 @@
-"""The three trainings: each one Ray Train job whose metrics the driver carries to MLflow and to whoever watches."""
+"""The three trainings: each one Ray Train job whose metrics the driver carries to MLflow and to whoever watches.
 
-import json
-from dataclasses import replace
+A training never touches the registry; `promote` does.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components.caption.captioner import choose
 from components.cluster.training import fit
 from components.jobs.run import Run
-from components.operations.freshness import Freshness, model_folder
 from components.models.weights import DamagedFolderError, digest_folder
+from components.operations.freshness import Freshness, model_folder
+from components.registry.lineage import TableRead, lineage_tags
 from components.registry.tracking import Tracker
 from components.stages import STAGES
+from components.store import tables
+from components.store.filters import TRAINING
+from components.train.context import read_metrics
+
+ENTRIES = {
+    "train_captioner": "components.train.captioner_job:run",
+    "train_vae": "components.train.vae_job:run",
+    "train_dit": "components.train.dit_job:run",
+}
 
 
 def train_captioner(run: Run, freshness: Freshness) -> dict[str, Any]:
-    """Trains the OpenCLIP CoCa captioner, takes a pretrained one, or leaves it, as `components.caption.captioner` chooses."""
-    return _train(run, freshness, "components.train.captioner_job:run", {})
+    """Trains the OpenCLIP CoCa captioner, takes a pretrained one, or builds a text encoder alone where too little is labelled."""
+    choice = choose(run.config.captioner, freshness.rows)
+    return _train(run, "train_captioner", freshness, {"mode": choice.mode}) | {"mode": choice.mode, "why": choice.why}
 
 
 def train_vae(run: Run, freshness: Freshness) -> dict[str, Any]:
     """Trains the causal video VAE."""
-    return _train(run, freshness, "components.train.vae_job:run", {})
+    _require_clips(run)
+    return _train(run, "train_vae", freshness, {})
 
 
 def train_dit(run: Run, freshness: Freshness) -> dict[str, Any]:
     """Trains the diffusion transformer, and exports it with the VAE and the text encoder it was trained against."""
-    return _train(
-        run,
-        freshness,
-        "components.train.dit_job:run",
-        {
-            "video_vae": str(model_folder("train_vae", run.project)),
-            "text_encoder": str(model_folder("train_captioner", run.project)),
-        },
+    _require_clips(run)
+    stands_on = {"video_vae": model_folder("train_vae", run.project), "text_encoder": model_folder("train_captioner", run.project)}
+    return _train(run, "train_dit", freshness, {name: str(folder) for name, folder in stands_on.items()})
+
+
+def _train(run: Run, stage: str, freshness: Freshness, extra: Mapping[str, Any]) -> dict[str, Any]:
+    config, project = run.config, run.project
+    checkpoints, export = project.checkpoints(stage, freshness.key), project.model(stage, freshness.key)
+    metrics_file = checkpoints / "metrics.jsonl"
+    settings = getattr(config, STAGES[stage].sections[0])
+    tracked = Tracker(project).run(stage, freshness.key)
+    tracked.log_params(config.model_dump(mode="json"))
+    tracked.tag(_lineage(run, stage, freshness))
+    if not _is_whole(export):
+        payload = {
+            "config": config.model_dump(mode="json"),
+            "root": str(project.root.resolve()),
+            "project": project.name,
+            "checkpoints": str(checkpoints.resolve()),
+            "export": str(export.resolve()),
+            **extra,
+        }
+
+        def on_metrics(step: int, metrics: Mapping[str, float]) -> None:
+            tracked.log_metrics([(step, metrics)])
+            run.progress(min(step, settings.steps), settings.steps, _said(metrics))
+
+        cluster = config.cluster
+        fit(
+            ENTRIES[stage],
+            payload,
+            name=f"{stage}-{freshness.key[:16]}",
+            storage=project.folder / "ray-train",
+            num_workers=cluster.num_workers,
+            cpus_per_worker=cluster.cpus_per_worker,
+            threads=cluster.threads,
+            use_gpu=cluster.use_gpu,
+            metrics_file=metrics_file,
+            on_metrics=on_metrics,
+        )
+    metrics = read_metrics(metrics_file)
+    last = {name: value for _, values in metrics for name, value in values.items()}
+    for sheet in sorted([*checkpoints.glob("*.png"), *checkpoints.glob("*.mp4"), *checkpoints.glob("samples/*"), *export.glob("*.png")]):
+        tracked.log_artifact(sheet, "samples")
+    tracked.close()
+    pictures = {"reconstructions": str(export / "reconstructions.png")} if (export / "reconstructions.png").is_file() else {}
+    return {
+        "summary": _said(last) or "exported",
+        "amount": f"{settings.steps} steps",
+        "weights": digest_folder(export),
+        "metrics": str(metrics_file),
+        "last": last,
+        "run_id": tracked.run_id,
+        "show": {"images": pictures} if pictures else {},
+    }
+
+
+def _lineage(run: Run, stage: str, freshness: Freshness) -> dict[str, str]:
+    clips = tables.clips(run.project)
+    return lineage_tags(
+        settings=run.config.model_dump(mode="json"),
+        tables={"clips": TableRead(version=clips.version, rows=freshness.rows, rows_digest=freshness.rows_digest)},
+        makers={stage: freshness.maker},
     )
+
+
+def _require_clips(run: Run) -> None:
+    """Refuses to train on nothing.
+
+    Raises:
+        ValueError: no clip is in the training split.
+    """
+    if tables.clips(run.project).count(TRAINING) == 0:
+        raise ValueError("no clip is left to train on; hint: `kinora show funnel` says why clips were dropped")
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        digest_folder(folder)
+    except DamagedFolderError:
+        return False
+    return True
+
+
+def _said(metrics: Mapping[str, float]) -> str:
+    wanted = [name for name in metrics if name.startswith(("loss", "val_psnr", "val_all", "psnr"))][:3]
+    return ", ".join(f"{name} {metrics[name]:.4g}" for name in wanted)

@@ -45,7 +45,9 @@ def read_encoded(project: "Project") -> Encoded:
     table = clips(project)
     clip_ids = table.keys(READY)
     if not clip_ids:
-        raise ValueError("no clip of the training split has latents and text embeddings; hint: `kinora run encode`, and `kinora show funnel`")
+        raise ValueError(
+            "no clip of the training split has latents and text embeddings; hint: `kinora run encode`, and `kinora show funnel`"
+        )
     return Encoded(tuple(clip_ids), table.read_tensor("latents", clip_ids), table.read_tensor("text_embeds", clip_ids))
 
 

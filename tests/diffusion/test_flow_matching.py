@@ -51,7 +51,8 @@ def test_the_best_velocity_of_gaussian_clips_is_the_closed_form():
 def test_timesteps_cover_every_stratum_and_repeat_by_seed():
     t = sample_timesteps(1000, torch.Generator().manual_seed(1), mean=0.0, std=1.0)
     assert torch.equal(t, sample_timesteps(1000, torch.Generator().manual_seed(1), mean=0.0, std=1.0))
-    assert t.min() > 0 and t.max() < 1
+    assert t.min() > 0
+    assert t.max() < 1
     normal = torch.distributions.Normal(0.0, 1.0).cdf(torch.logit(t)).sort().values  # uniform if logit-normal
     assert (normal - (torch.arange(1000) + 0.5) / 1000).abs().max() < 1.5e-3
 
@@ -59,7 +60,8 @@ def test_timesteps_cover_every_stratum_and_repeat_by_seed():
 def test_a_shift_keeps_the_ends_and_moves_the_rest_towards_noise():
     t = torch.linspace(0, 1, 11)
     shifted = shift_timesteps(t, 3.0)
-    assert shifted[0] == 0 and shifted[-1] == 1
+    assert shifted[0] == 0
+    assert shifted[-1] == 1
     assert (shifted[1:-1] > t[1:-1]).all()
     torch.testing.assert_close(shift_timesteps(shifted, 1 / 3.0), t)
 

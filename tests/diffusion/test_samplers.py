@@ -35,7 +35,9 @@ def test_gaussian_clips_come_out_with_their_spread():
 
 def test_steps_run_from_noise_to_the_clip_and_are_counted():
     timesteps = sampling_timesteps(5, shift=3.0)
-    assert timesteps[0] == 1 and timesteps[-1] == 0 and (timesteps.diff() < 0).all()
+    assert timesteps[0] == 1
+    assert timesteps[-1] == 0
+    assert (timesteps.diff() < 0).all()
     told = []
     euler(lambda x, t: x, NOISE, timesteps, on_step=lambda done, total: told.append((done, total)))
     assert told == [(i, 5) for i in range(1, 6)]

@@ -109,7 +109,8 @@ def test_a_patch_is_a_block_of_the_latents():
 
 def test_odd_sides_are_padded_with_zeros_behind():
     padded = pad_to_patches(torch.ones(1, 2, 1, 3, 5), (1, 2, 4))
-    assert padded.shape == (1, 2, 1, 4, 8) and padded.sum() == 2 * 3 * 5
+    assert padded.shape == (1, 2, 1, 4, 8)
+    assert padded.sum() == 2 * 3 * 5
 
 
 def test_places_of_a_larger_grid_begin_with_those_of_a_smaller_one():
@@ -136,7 +137,8 @@ def test_a_saved_model_answers_the_same(tmp_path):
     }
     save_folder(tmp_path / "dit", {"dit": model.state_dict()}, {"dit": notes})
     loaded, read = load_dit(tmp_path / "dit")
-    assert read == notes and dit_size(read["size"]) == SIZE
+    assert read == notes
+    assert dit_size(read["size"]) == SIZE
     assert torch.equal(loaded(*inputs()), model(*inputs()))
     (tmp_path / "dit" / "dit.safetensors").write_bytes(b"cut")
     with pytest.raises(DamagedFolderError, match=r"dit\.safetensors"):

@@ -26,8 +26,10 @@ def test_an_epoch_shows_every_clip_and_batches_hold_one_shape():
     assert {name for batch in epoch for name in batch.clip_ids} == set(ENCODED.clip_ids)
     for batch in epoch:
         rows = [ENCODED.clip_ids.index(name) for name in batch.clip_ids]
-        assert len(rows) == 4 and batch.latents.shape[1:] == SHAPES[rows[0]]
-        assert batch.latents[:, 0, 0, 0, 0].tolist() == rows and batch.text_embeds[:, 0, 0].tolist() == rows
+        assert len(rows) == 4
+        assert batch.latents.shape[1:] == SHAPES[rows[0]]
+        assert batch.latents[:, 0, 0, 0, 0].tolist() == rows
+        assert batch.text_embeds[:, 0, 0].tolist() == rows
         assert batch.text_mask.sum(1).tolist() == [3 + row % 2 for row in rows]
 
 

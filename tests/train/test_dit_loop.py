@@ -92,7 +92,8 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
         assert torch.equal(value, resumed.state_dict()[name]), name
     _, kept, _ = Checkpoints(tmp_path / "whole").newest()
     _, again, _ = Checkpoints(tmp_path / "killed").newest()
-    assert kept.keys() == again.keys() and all(torch.equal(kept[name], again[name]) for name in kept)
+    assert kept.keys() == again.keys()
+    assert all(torch.equal(kept[name], again[name]) for name in kept)
     assert [step for step, _ in read_metrics(tmp_path / "killed" / "metrics.jsonl")] == [3, 6, 9, 12]
 
 
@@ -112,13 +113,15 @@ def test_a_step_that_is_not_finite_is_skipped_and_its_clip_named(tmp_path, caplo
         model = train(tmp_path, batches(poison=5))
     assert all(value.isfinite().all() for value in model.state_dict().values())
     order = torch.randperm(4, generator=torch.Generator().manual_seed(5)).tolist()
-    assert "step 6 is skipped" in caplog.text and f"clips: clip{order[1]}" in caplog.text
+    assert "step 6 is skipped" in caplog.text
+    assert f"clips: clip{order[1]}" in caplog.text
     assert read_metrics(tmp_path / "metrics.jsonl")[-1][1]["skipped_steps"] == 1
 
 
 def test_the_empty_prompt_stands_in_for_dropped_captions():
     embeds, mask = drop_captions(TEXT, MASK, torch.tensor([True, False, False, True]), torch.full((2, 8), 5.0))
-    assert torch.equal(embeds[1], TEXT[1]) and mask[1].all()
+    assert torch.equal(embeds[1], TEXT[1])
+    assert mask[1].all()
     assert mask[0].tolist() == [True, True, False]
     assert torch.equal(embeds[3, :2], torch.full((2, 8), 5.0))
 
@@ -128,6 +131,12 @@ def test_samples_are_asked_for_between_the_steps_with_averaged_weights(tmp_path)
     torch.manual_seed(0)
     model = DiT(SIZE, latent_channels=4, text_width=8)
     train_dit(
-        settings(sample_every=5), model, batches(), EMPTY, Checkpoints(tmp_path), TrainContext.local(tmp_path), lambda step, _: asked.append(step)
+        settings(sample_every=5),
+        model,
+        batches(),
+        EMPTY,
+        Checkpoints(tmp_path),
+        TrainContext.local(tmp_path),
+        lambda step, _: asked.append(step),
     )
     assert asked == [5, 10]

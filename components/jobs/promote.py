@@ -1,0 +1,89 @@
+"""The gate and the registry: the one place where versions are made and aliases move."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from components.jobs.run import Run
+from components.operations.freshness import Freshness, model_folder, weights_of
+from components.registry import gates, models
+from components.registry.lineage import TableRead, lineage_tags
+from components.registry.tracking import Tracker
+from components.stages import digest
+from components.store import tables
+from components.store.project import Project, write_json
+
+KINDS = {  # the models in the order in which one stands on another, with the stage that trains each
+    "captioner": ("train_captioner", gates.decide_captioner),
+    "video-vae": ("train_vae", gates.decide_vae),
+    "text-to-video": ("train_dit", gates.decide_text_to_video),
+}
+
+
+def promote(run: Run, freshness: Freshness) -> dict[str, Any]:
+    """Registers what this run trained and evaluated, and moves `champion` where the gate says so."""
+    decided = [_decide(run, kind) for kind in KINDS]
+    decided = [entry for entry in decided if entry is not None]
+    champion = next((entry for entry in decided if entry["kind"] == "text-to-video"), None)
+    verdicts = {"verdicts": decided, "promoted": bool(champion and champion["outcome"] in ("promote", "champion"))}
+    write_json(run.project.folder / "evaluations" / "verdicts.json", verdicts)
+    return {
+        "summary": ", ".join(f"{entry['kind']} {entry['version']}: {entry['outcome']}" for entry in decided),
+        "verdicts": {entry["kind"]: entry["outcome"] for entry in decided},
+        "show": {"tables": {"verdicts": [{"model": e["model"], "verdict": e["outcome"], "why": "; ".join(e["reasons"])} for e in decided]}},
+    }
+
+
+def _decide(run: Run, kind: str) -> dict[str, Any] | None:
+    stage, judge = KINDS[kind]
+    project = run.project
+    weights, folder, record = weights_of(stage, project), model_folder(stage, project), project.record(stage)
+    if not weights or folder is None or record is None:
+        return None
+    evidence = _evidence(project, kind, weights) or {"model": weights, "measured_by": ""}
+    champion = models.find(project, kind, "champion")
+    if champion is not None and champion.weights == weights:
+        return _entry(kind, champion, "champion", gates.Verdict())
+    verdict = judge(evidence, _evidence(project, kind, champion.weights) if champion else None, run.config.gate)
+    version = models.register(project, kind, folder, _metrics(verdict), _tags(run, stage, record), record["result"].get("run_id"))
+    models.promote(project, kind, version, verdict, champion)
+    _log_evidence(project, stage, record, kind, weights)
+    return _entry(kind, version, verdict.outcome, verdict)
+
+
+def _evidence(project: Project, kind: str, weights: str) -> dict[str, Any] | None:
+    path = evidence_file(project, kind, weights)
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def evidence_file(project: Project, kind: str, weights: str) -> Path:
+    """Answers where the evaluation keeps what it measured of a model."""
+    return project.folder / "evaluations" / kind / f"{weights[:16]}.json"
+
+
+def _metrics(verdict: gates.Verdict) -> dict[str, float]:
+    return {check.name.replace("/", "."): check.value for check in verdict.checks if check.value is not None}
+
+
+def _tags(run: Run, stage: str, record: Mapping[str, Any]) -> dict[str, str]:
+    clips = tables.clips(run.project)
+    return lineage_tags(
+        settings=run.config.model_dump(mode="json"),
+        tables={"clips": TableRead(version=clips.version, rows=record["rows"], rows_digest=record["rows_digest"])},
+        makers={stage: record["maker"]},
+        upstream={kind: weights_of(trained_by, run.project) for kind, (trained_by, _) in KINDS.items() if trained_by != stage},
+    )
+
+
+def _log_evidence(project: Project, stage: str, record: Mapping[str, Any], kind: str, weights: str) -> None:
+    path = evidence_file(project, kind, weights)
+    if path.is_file():
+        tracked = Tracker(project).run(stage, digest({"maker": record["maker"], "rows": record["rows_digest"]}))
+        tracked.log_artifact(path, "evaluation")
+        tracked.close(None)
+
+
+def _entry(kind: str, version: models.Version, outcome: str, verdict: gates.Verdict) -> dict[str, Any]:
+    judged = verdict.as_json() | {"outcome": outcome}
+    return {"kind": kind, "model": version.name, "version": version.number, **judged}

@@ -1,0 +1,130 @@
+"""The diffusion transformer's training as Ray Train calls it: reads cached latents, trains, exports a folder that generates alone."""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from components.config import Config
+from components.models.dit import DiT
+from components.models.weights import digest_folder, load_json, save_folder
+from components.openclip.embed import encode_text
+from components.openclip.load import load_coca
+from components.store.project import Project
+from components.store.tables import clips
+from components.train.checkpoint import Checkpoints
+from components.train.context import TrainContext
+from components.train.dit_batches import READY, Encoded, dit_batches, read_encoded
+from components.train.dit_loop import train_dit
+
+logger = logging.getLogger("kinora")
+
+SAMPLED_PROMPTS = 4
+SAMPLER_MODULE = "components.generate.preview"  # a program of its own, started by name: training never waits for it
+
+
+def run(payload: Mapping[str, Any], context: TrainContext) -> None:
+    """Trains the diffusion transformer and exports it with its VAE and text encoder.
+
+    Args:
+        payload: `config`, the resolved settings; `root` and `project`; `checkpoints` and `export`, folders; `video_vae` and
+            `text_encoder`, the folders of what made the latents and the text embeddings.
+    """
+    config = Config.model_validate(payload["config"])
+    project = Project(Path(payload["root"]), payload["project"])
+    parts = {"video-vae": Path(payload["video_vae"]), "text-encoder": Path(payload["text_encoder"])}
+    encoded = read_encoded(project)
+    settings = config.dit
+    batches, steps_an_epoch = dit_batches(encoded, settings.batch_size, settings.seed, context.rank, context.world_size)
+    empty_prompt = _empty_prompt(parts["text-encoder"])
+    notes = _notes(config, encoded, parts)
+    torch.manual_seed(settings.seed)
+    model = DiT(settings.size, notes["latent_channels"], notes["text_width"])
+    if context.rank == 0:
+        logger.info(
+            "the diffusion transformer has %.1f million parameters; %d clips, %d steps an epoch",
+            sum(parameter.numel() for parameter in model.parameters()) / 1e6,
+            len(encoded.clip_ids),
+            steps_an_epoch,
+        )
+    sampling = Sampling(project.samples / "train_dit", notes, parts, _some_captions(project)) if context.rank == 0 else None
+    try:
+        average = train_dit(settings, model, batches, empty_prompt, Checkpoints(Path(payload["checkpoints"])), context, sampling)
+    finally:
+        if sampling is not None:
+            sampling.close()
+    if context.rank == 0:
+        export(Path(payload["export"]), average, notes, parts)
+
+
+def export(folder: Path, model: nn.Module, notes: Mapping[str, Any], parts: Mapping[str, Path]) -> str:
+    """Writes a folder that generates by itself, whole or not at all, and answers its digest."""
+    return save_folder(folder, {"dit": model.state_dict()}, {"dit": dict(notes)}, folders=parts)
+
+
+def _empty_prompt(text_encoder: Path) -> Tensor:
+    """Answers what the text encoder makes of the empty prompt, (S, C), rounded as the table's embeddings are."""
+    embeds, mask = encode_text(load_coca(text_encoder), [""])
+    return embeds[0][mask[0]].half().float().clone()
+
+
+def _notes(config: Config, encoded: Encoded, parts: Mapping[str, Path]) -> dict[str, Any]:
+    """Answers what is kept beside the weights: how to build the model, what it must meet again, and how to sample."""
+    vae = load_json(parts["video-vae"], "vae")
+    return {
+        "format": "kinora-text-to-video",
+        "size": vars(config.dit.size) | {"patch_size": list(config.dit.size.patch_size)},
+        "latent_channels": int(encoded.latents[0].shape[0]),
+        "text_width": int(encoded.text_embeds[0].shape[1]),
+        "clip": {name: getattr(config.clip, name) for name in ("num_frames", "height", "width", "fps")},
+        "latents_shapes": [list(shape) for shape in encoded.shapes],
+        "generate": config.generate.model_dump(mode="json"),
+        "training": config.dit.model_dump(mode="json"),
+        "contract": {
+            "latents_mean": vae["latents_mean"],
+            "latents_std": vae["latents_std"],
+            "text_width": int(encoded.text_embeds[0].shape[1]),
+            "video_vae": digest_folder(parts["video-vae"]),
+            "text_encoder": digest_folder(parts["text-encoder"]),
+        },
+    }
+
+
+def _some_captions(project: Project) -> list[str]:
+    """Answers a few captions of the training clips, far apart in the order of clip ids."""
+    captions = list(dict.fromkeys(row["caption"] for row in clips(project).read(["caption"], f"{READY} AND caption IS NOT NULL")))
+    return captions[:: max(1, len(captions) // SAMPLED_PROMPTS)][:SAMPLED_PROMPTS]
+
+
+class Sampling:
+    """Samples of a training under way: a process of its own at the lowest priority, left out while the last one still runs."""
+
+    def __init__(self, folder: Path, notes: Mapping[str, Any], parts: Mapping[str, Path], prompts: list[str]) -> None:
+        self.folder, self.notes, self.parts, self.prompts = folder, notes, parts, prompts
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __call__(self, step: int, model: nn.Module) -> None:
+        """Starts sampling from the averaged weights after a step; leaves `step_N.png` and `step_N.mp4` in the folder."""
+        if not self.prompts or (self._process is not None and self._process.poll() is None):
+            return
+        weights = self.folder / ".weights"
+        export(weights, model, self.notes, self.parts)
+        command = [sys.executable, "-m", SAMPLER_MODULE, str(weights), str(self.folder / f"step_{step:06d}"), json.dumps(self.prompts)]
+        quiet = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        with (self.folder / "log.txt").open("ab") as log:
+            self._process = subprocess.Popen(command, env=quiet, stdout=log, stderr=log)
+
+    def close(self) -> None:
+        """Ends what still runs: the samples of the finished model are about to be made."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait()
+        shutil.rmtree(self.folder / ".weights", ignore_errors=True)
