@@ -188,9 +188,12 @@ class Vae(Section):
     batch_size: Positive
     learning_rate: float
     weight_decay: float
+    warmup_steps: Count
     ema_decay: Share
-    kl_weight: float
+    linear_start_clips: Positive
+    l1_loss_weight: float
     gradient_loss_weight: float
+    kl_weight: float
     max_grad_norm: float
     crop_size: Positive
     report_every: Positive
@@ -388,7 +391,7 @@ def explain(error: ValidationError) -> str:
     if first["type"] in ("missing", "missing_argument"):
         return f"`{where}` is missing; hint: copy it from the repository's pipelines.yaml"
     message = first["msg"].removeprefix("Value error, ")
-    if message.startswith(("`clip.", "`world.", "`captioner.")):
+    if message.startswith(tuple(f"`{section}." for section in Config.model_fields)):
         return message
     return f"`{where}` = {first['input']!r}: {message[0].lower()}{message[1:]}"
 

@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import logging
 import os
 import sys
 import traceback
@@ -49,8 +50,20 @@ def kinora() -> None:
     """From footage to a text-to-video model of your own, with one command: `kinora run`."""
 
 
+class Remarks(logging.Formatter):
+    """Log lines as the command speaks: `warning: ...`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {record.getMessage()}"
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and leaves with its exit code: 0, 2 for bad input, 1 for a failure, 130 after Ctrl-C."""
+    remarks = logging.StreamHandler()
+    remarks.setFormatter(Remarks())
+    logger = logging.getLogger("kinora")
+    logger.addHandler(remarks)
+    logger.propagate = False  # Prefect's handler of all logs would say it again
     sys.exit(_exit_code(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -87,8 +100,8 @@ def explain(error: BaseException) -> tuple[str | None, int]:
             return "the disk is full; hint: free some space, then the same command resumes where it was", FAILED
         if getattr(cause, "errno", None) == errno.EADDRINUSE or "address already in use" in text:
             return f"a port is taken: {_first_line(cause)}; hint: stop what listens there, or leave the port to Kinora", FAILED
-    if isinstance(error, ValueError) and _is_ours(error):
-        return " ".join(str(error).split()), BAD_INPUT
+    if _is_ours(error):
+        return " ".join(str(error).split()), BAD_INPUT if isinstance(error, ValueError | FileNotFoundError) else FAILED
     if isinstance(error, PermissionError) and error.filename is not None:
         return f"`{error.filename}` may not be written or read by you; hint: `--set root=FOLDER` moves all runs elsewhere", FAILED
     if isinstance(error, OSError) and error.filename is not None:
@@ -114,7 +127,9 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Answers whether Kinora raised an error on purpose: a class of ours, or a `raise` in a file of ours."""
+    """Answers whether Kinora raised an error on purpose: a class of ours, or a `raise` of words in a file of ours."""
+    if isinstance(error, AssertionError | LookupError) or (isinstance(error, OSError) and error.errno is not None):
+        return False
     if type(error).__module__.split(".")[0] in ("components", "flows"):
         return True
     frames = traceback.extract_tb(error.__traceback__)

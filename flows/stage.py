@@ -63,7 +63,8 @@ def publish(outcome: Outcome) -> None:
 
 def run_stages(run: Run, stages: Sequence[str]) -> list[Outcome]:
     """Runs stages one after another as tasks of the flow that calls this."""
-    return [_outcome(run, stage, run_stage_task.with_options(name=stage)(run, stage)) for stage in stages]
+    answers: list[Any] = [run_stage_task.with_options(name=stage)(run, stage) for stage in stages]
+    return [_outcome(run, stage, answer) for stage, answer in zip(stages, answers, strict=True)]
 
 
 def _outcome(run: Run, stage: str, answer: Outcome | State[Any]) -> Outcome:
@@ -72,6 +73,10 @@ def _outcome(run: Run, stage: str, answer: Outcome | State[Any]) -> Outcome:
         return answer
     record = run.project.record(stage) or {}
     return Outcome(stage, "skip", answer.message or "", 0.0, record.get("result", {}))
+
+
+def _unseen(done: int, total: int, note: str) -> None:
+    """The progress of a run outside its stages, which nobody watches."""
 
 
 @contextlib.contextmanager
@@ -88,5 +93,5 @@ def opened_run(
             project=place,
             source=Path(source) if source else None,
             manifest=Path(manifest) if manifest else None,
-            progress=lambda done, total, note="": None,
+            progress=_unseen,
         )

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(os.environ.get("KINORA_FOOTAGE") or Path(__file__).resolve().parent.parent.parent / "shared" / "footage")
-needs_footage = pytest.mark.skipif(not (FOLDER / "manifest.csv").is_file(), reason=f"no footage in {FOLDER}; KINORA_FOOTAGE names its folder")
+needs_footage = pytest.mark.skipif(
+    not (FOLDER / "manifest.csv").is_file(), reason=f"no footage in {FOLDER}; KINORA_FOOTAGE names its folder"
+)
 
 
 def clip(name: str) -> Path:

@@ -37,5 +37,5 @@ class EncodeText:
 
         if not texts:
             return []
-        embeds, mask = encode_text(self.coca.model, self.coca.tokenizer, texts)  # (B, S, C), (B, S)
+        embeds, mask = encode_text(self.coca, texts)  # (B, S, C), (B, S)
         return [tokens[kept].cpu().numpy().astype(np.float16) for tokens, kept in zip(embeds.float(), mask.bool(), strict=True)]

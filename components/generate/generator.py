@@ -14,7 +14,7 @@ from components.diffusion.samplers import SAMPLERS, sampling_timesteps
 from components.generate.conditioning import encode_prompts, noise_of, told_velocity
 from components.models.dit import DiT, load_dit
 from components.models.vae import VideoVae, load_vae
-from components.models.weights import digest_folder
+from components.models.weights import digest_folder, load_json
 
 if TYPE_CHECKING:
     from components.openclip.load import Coca
@@ -43,12 +43,14 @@ class Generator:
     """A diffusion transformer with the VAE and the text encoder that it was trained against.
 
     Attributes:
+        style: how the training captions are worded.
         notes: what training noted beside the weights: the shape and rate of its clips, defaults of sampling.
     """
 
     model: DiT
     vae: VideoVae
     coca: "Coca"
+    style: dict[str, Any]
     notes: dict[str, Any]
     device: str
 
@@ -69,7 +71,7 @@ class Generator:
         model, notes = load_dit(folder, device)
         vae, coca = load_vae(folder / VIDEO_VAE, device), load_coca(folder / TEXT_ENCODER, device)
         _check_contract(notes, vae, coca, folder)
-        return cls(model, vae, coca, notes, device)
+        return cls(model, vae, coca, load_json(folder, "style"), notes, device)
 
     @property
     def fps(self) -> int:
@@ -113,7 +115,7 @@ class Generator:
         shape = self._latents_shape(num_frames or clip["num_frames"], height or clip["height"], width or clip["width"])
         if len(seeds) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}")
-        told = [rewrite_prompt(prompt, self.coca.style) if rewrite else _not_empty(prompt) for prompt in prompts]
+        told = [rewrite_prompt(prompt, self.style) if rewrite else _not_empty(prompt) for prompt in prompts]
         frames: list[np.ndarray] = []
         for start in range(0, len(told), SAMPLES_AT_ONCE):
             part = slice(start, start + SAMPLES_AT_ONCE)

@@ -150,28 +150,37 @@ def find_fades(seconds: np.ndarray, luma: np.ndarray, contrast: np.ndarray, fade
         seconds, luma, contrast: (T,) of each frame.
         fade_luma: at or below it a frame is black, as far from 255 it is white.
     """
-    found: list[Transition] = []
+    found: list[tuple[int, int, int, int]] = []  # first, last, and the bottom between them
     for level in (luma, 255.0 - luma):
         scale = level + contrast
-        for first, last in _bottoms(scale, level <= fade_luma):
-            left, left_steps = _side(scale, seconds, first, -1)
-            right, right_steps = _side(scale, seconds, last, +1)
-            solid = bool((level[first : last + 1] <= fade_luma).all())
-            if not solid and (left_steps < 2 or right_steps < 2 or level[first] > DIP * min(level[left], level[right])):
+        for bottom, top in _bottoms(scale, level <= fade_luma):
+            left, left_steps = _side(scale, seconds, bottom, -1)
+            right, right_steps = _side(scale, seconds, top, +1)
+            solid = bool((level[bottom : top + 1] <= fade_luma).all())
+            if not solid and (left_steps < 2 or right_steps < 2 or level[bottom] > DIP * min(level[left], level[right])):
                 continue
             sides = [end for end, steps in ((left, left_steps), (right, right_steps)) if steps]
-            if not sides or any(scale[first : last + 1].min() > DIP * scale[end] for end in sides) or max(left_steps, right_steps) < 2:
+            if max(left_steps, right_steps) < 2 or any(scale[bottom : top + 1].min() > DIP * scale[end] for end in sides):
                 continue
-            if seconds[last] - seconds[first] > 2 * MAX_FADE_SECONDS:  # a black scene of its own between two fades
-                parts = [(left + bool(left_steps), first), (last, right - bool(right_steps))]
-                found += [Transition("fade", a, b) for a, b in parts if a < b]
+            first, last = left + bool(left_steps), right - bool(right_steps)
+            if seconds[top] - seconds[bottom] > 2 * MAX_FADE_SECONDS:  # a black scene of its own between two fades
+                found += [(first, bottom, bottom, bottom)] if left_steps else []
+                found += [(top, last, top, top)] if right_steps else []
             else:
-                found.append(Transition("fade", left + bool(left_steps), right - bool(right_steps)))
-    kept: list[Transition] = []
-    for fade in sorted(found, key=lambda fade: fade.last - fade.first):
-        if not any(_collide(fade, other) for other in kept):
-            kept.append(fade)
-    return sorted(kept, key=lambda fade: fade.first)
+                found.append((first, last, bottom, top))
+    return _apart(found)
+
+
+def _apart(found: list[tuple[int, int, int, int]]) -> list[Transition]:
+    """Parts fades that run into each other, from black to white and back, half-way between their bottoms."""
+    kept: list[tuple[int, int, int, int]] = []
+    for first, last, bottom, top in sorted(found, key=lambda fade: fade[2]):
+        if kept and first <= kept[-1][1]:
+            half = (kept[-1][3] + bottom) // 2
+            kept[-1] = (kept[-1][0], min(kept[-1][1], half), *kept[-1][2:])
+            first = max(first, half + 1)
+        kept.append((first, last, bottom, top))
+    return [Transition("fade", first, last) for first, last, _, _ in kept if first <= last]
 
 
 def _bottoms(scale: np.ndarray, solid: np.ndarray) -> list[tuple[int, int]]:

@@ -12,6 +12,7 @@ import numpy as np
 from components.cluster.rows import map_batches
 from components.evaluate import fidelity, suite
 from components.evaluate.degradations import MUST_RANK
+from components.evaluate.likeness import likeness
 from components.jobs.actors import ReconstructActor, SampleActor
 from components.jobs.evidence import captioner_evidence, text_to_video_evidence, vae_evidence
 from components.jobs.run import Run
@@ -56,22 +57,34 @@ def evaluate(run: Run, freshness: Freshness) -> dict[str, Any]:
     prompts = _prompts(run, preset, real)
     found = _samples(run, prompts, preset, sharp_at)
     rows = [entry["row"] for entry in found]
-    measures = {"fps": Fraction(run.config.clip.fps), "min_motion": settings.min_motion, "sharp_at": sharp_at}
+    fps, floor = Fraction(run.config.clip.fps), settings.min_motion
+    rank = partial(suite.rank_degradations, fps=fps, min_motion=floor, sharp_at=sharp_at, count=settings.num_ranked_clips, names=MUST_RANK)
     evaluation = suite.aggregate(
         rows,
-        real=suite.score_clips(moving, **measures),
+        real=suite.score_clips(moving, fps=fps, min_motion=floor, sharp_at=sharp_at),
         ceiling=ceiling,
         sharp_at=sharp_at,
-        ranking=suite.rank_degradations([entry["frames"] for entry in found], **measures, count=settings.num_ranked_clips, names=MUST_RANK),
-        real_ranking=suite.rank_degradations(moving, **measures, count=settings.num_ranked_clips, names=MUST_RANK),
+        ranking=rank([entry["frames"] for entry in found]),
+        real_ranking=rank(moving),
         bootstrap_samples=settings.bootstrap_samples,
         seed=settings.seed,
     )
     captions = _caption_accuracy(run)
-    measured_by = digest({"settings": settings.model_dump(mode="json"), "generate": run.config.generate.model_dump(mode="json"), "revision": STAGES["evaluate"].revision})
+    measured_by = digest(
+        {
+            "settings": settings.model_dump(mode="json"),
+            "generate": run.config.generate.model_dump(mode="json"),
+            "revision": STAGES["evaluate"].revision,
+            "prompts": [(prompt.text, prompt.seed) for prompt in prompts],
+            "sharp_at": round(sharp_at, 6),
+            "clips": [row["clip_id"] for row in real.rows],
+        }
+    )
     pictures = fidelity.reconstruction(real.frames, reconstructed, real.truths if reader else None, reader)
     evidence = {
-        "text-to-video": text_to_video_evidence(weights_of("train_dit", run.project), measured_by, rows, evaluation),
+        "text-to-video": text_to_video_evidence(
+            weights_of("train_dit", run.project), measured_by, rows, evaluation, None if preset else _likeness(real, found)
+        ),
         "video-vae": vae_evidence(weights_of("train_vae", run.project), measured_by, real.rows, real.frames, reconstructed, real.truths, reader),
         "captioner": captioner_evidence(weights_of("train_captioner", run.project), measured_by, _captioned(run)),
     }
@@ -176,6 +189,14 @@ def _captioned(run: Run) -> list[dict[str, Any]]:
         {"clip_id": row["clip_id"], "caption": row["caption"], **{key: json.loads(row["truth"])[key] for key in ("fields", "unseen")}}
         for row in written
     ]
+
+
+def _likeness(real: RealClips, found: Sequence[dict[str, Any]]) -> np.ndarray | None:
+    """How far each sample looks like the clips of its own caption, and like others; None where there is one caption only."""
+    captions = [row["caption"] or "" for row in real.rows]
+    if len(set(captions)) < 2:
+        return None
+    return likeness([entry["frames"] for entry in found], [entry["row"]["text"] for entry in found], real.frames, captions)
 
 
 def _caption_accuracy(run: Run) -> dict[str, Any]:

@@ -10,9 +10,23 @@ from components.evaluate import fidelity, suite
 JUDGED = ("colour", "shape", "motion", "camera")
 
 
-def text_to_video_evidence(model: str, measured_by: str, rows: Sequence[suite.Row], evaluation: suite.Evaluation) -> dict[str, Any]:
-    """Answers the gate's TextToVideoEvidence; footage without fields has no following, which the gate says and refuses."""
-    following = {}
+def text_to_video_evidence(
+    model: str, measured_by: str, rows: Sequence[suite.Row], evaluation: suite.Evaluation, alike: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Answers the gate's TextToVideoEvidence.
+
+    Args:
+        alike: for footage without fields, (samples, 2) of `evaluate.likeness`; it is the following of the group `prompt`.
+    """
+    following: dict[str, Any] = {}
+    if alike is not None:
+        following["prompt"] = {
+            "prompts": [row["text"] for row in rows],
+            "correct": {"caption": [float(value) for value in alike[:, 0]]},
+            "shuffled": {"caption": [float(value) for value in alike[:, 1]]},
+            "chance": {"caption": 0.5},
+            "ceiling": {"caption": None},
+        }
     for group, found in (evaluation["groups"] or {}).items():
         inside = [row for row in rows if row["group"] == group and row["right"] is not None]
         fields = [field for field in JUDGED if field in found["fields"]]
@@ -76,5 +90,6 @@ def captioner_evidence(model: str, measured_by: str, rows: Sequence[Mapping[str,
     correct: dict[str, list[float]] = {}
     for row in rows:
         for field, right in fidelity.fields_right(fidelity.parse(row["caption"] or ""), row["fields"]).items():
-            correct.setdefault(field, []).append(float(right))
+            if field != "all":
+                correct.setdefault(field, []).append(float(right))
     return {"model": model, "measured_by": measured_by, "clips": [row["clip_id"] for row in rows], "correct": correct}

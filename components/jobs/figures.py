@@ -36,6 +36,7 @@ def figures(run: Run, latest: Mapping[str, Any], total_seconds: float, peak_byte
                         f"{'direction' if field == 'motion' else field}, {group} combinations",
                         share["value"],
                         BARS.get((group, field)) if bars else None,
+                        unit="%",
                         low=share["low"],
                         high=share["high"],
                         chance=following["chance"][field],
@@ -63,8 +64,8 @@ def _cuts(run: Run) -> list[Figure]:
         gradual_found += sum(any(first - 1 <= start <= last + 2 for start in starts) for first, last in gradual)
     f1 = 2 * right / (found_count + true_count) if found_count + true_count else None
     return [
-        Figure("hard_cuts_f1", "hard cuts found, F1 at +-1 frame", f1, 0.98),
-        Figure("gradual_recall", "gradual transitions found, recall", gradual_found / gradual_count if gradual_count else None),
+        Figure("hard_cuts_f1", "hard cuts found, F1 at +-1 frame", f1, 0.98, unit="%"),
+        Figure("gradual_recall", "gradual transitions found, recall", gradual_found / gradual_count if gradual_count else None, unit="%"),
     ]
 
 
@@ -75,7 +76,7 @@ def _captions(captions: Mapping[str, Any]) -> list[Figure]:
         for field, share in (captions.get(group) or {}).items():
             bar = bar_all if field == "all" else bar_field
             found.append(
-                Figure(f"captions_{group}_{field}", f"captions of {where}, {field}", share["value"], bar, low=share["low"], high=share["high"])
+                Figure(f"captions_{group}_{field}", f"captions of {where}, {field}", share["value"], bar, unit="%", low=share["low"], high=share["high"])
             )
     return found
 
@@ -90,5 +91,5 @@ def _vae(run: Run, latest: Mapping[str, Any]) -> list[Figure]:
     found.append(Figure("vae_above_pca", "VAE above the PCA of its shape", pictures["psnr"] - pca if pca else None, 1.5, unit="dB"))
     for field, share in (pictures.get("fields") or {}).items():
         if field != "all":
-            found.append(Figure(f"vae_reader_{field}", f"reader on reconstructions, {field}", share["value"], 0.95, low=share["low"], high=share["high"]))
+            found.append(Figure(f"vae_reader_{field}", f"reader on reconstructions, {field}", share["value"], 0.95, unit="%", low=share["low"], high=share["high"]))
     return found

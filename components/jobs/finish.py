@@ -18,7 +18,7 @@ from components.operations.freshness import model_folder
 from components.report import build, data, summary
 from components.stages import STAGES, TRAIN_STAGES
 from components.store import tables
-from components.store.filters import KEPT
+from components.store.filters import KEPT, quoted
 from components.train.context import read_metrics
 from components.world.vocabulary import parse
 
@@ -83,9 +83,9 @@ def _stage(outcome: Outcome) -> data.StageRow:
 
 
 def _funnel(run: Run) -> list[data.FunnelStep]:
-    videos = tables.videos(run.project).read(["video_id", "status", "reason", "notes", "num_clips", "kind", "uri"])
-    clips = tables.clips(run.project).read(["clip_id", "video_id", "keep", "drop_reason", "duplicate_of", "split", "caption", "quarantine"])
-    return [data.FunnelStep(step.step, step.kept, step.dropped, step.reason) for step in funnel(videos, clips)]
+    videos = tables.videos(run.project).read(["status", "reason"])
+    clips = tables.clips(run.project).read(["keep", "drop_reason"])
+    return [data.FunnelStep(step.what, step.kept, step.dropped, "; ".join(f"{n} {why}" for why, n in step.reasons)) for step in funnel(videos, clips)]
 
 
 def _clip_examples(run: Run, clips: tables.Table) -> list[data.ClipExample]:
@@ -131,7 +131,7 @@ def _samples(run: Run) -> list[data.SampleVideo]:
         return []
     table = tables.samples(run.project)
     columns = ["sample_id", "prompt", "rewritten", "group", "truth", "seed", "scores"]
-    rows = table.read(columns, f"model = {tables.quoted(record['result']['model'])}")
+    rows = table.read(columns, f"model = {quoted(record['result']['model'])}")
     picked = [row for group in ("seen", "unseen", "real") for row in _evenly([r for r in rows if r["group"] == group], SAMPLES_PER_GROUP)]
     videos = [blob for _, blob in table.read_blobs("video", [row["sample_id"] for row in picked])]
     run.project.samples.mkdir(parents=True, exist_ok=True)

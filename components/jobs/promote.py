@@ -1,7 +1,7 @@
 """The gate and the registry: the one place where versions are made and aliases move."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from components.stages import digest
 from components.store import tables
 from components.store.project import Project, write_json
 
-KINDS = {  # the models in the order in which one stands on another, with the stage that trains each
+KINDS: dict[models.Kind, tuple[str, Callable[..., gates.Verdict]]] = {  # the models in the order in which one stands on another, with the stage that trains each
     "captioner": ("train_captioner", gates.decide_captioner),
     "video-vae": ("train_vae", gates.decide_vae),
     "text-to-video": ("train_dit", gates.decide_text_to_video),
@@ -35,7 +35,7 @@ def promote(run: Run, freshness: Freshness) -> dict[str, Any]:
     }
 
 
-def _decide(run: Run, kind: str) -> dict[str, Any] | None:
+def _decide(run: Run, kind: models.Kind) -> dict[str, Any] | None:
     stage, judge = KINDS[kind]
     project = run.project
     weights, folder, record = weights_of(stage, project), model_folder(stage, project), project.record(stage)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from components.caption.captioner import choose
+from components.caption.upsample import build_style
 from components.cluster.training import fit
 from components.jobs.run import Run
 from components.models.weights import DamagedFolderError, digest_folder
@@ -42,7 +43,9 @@ def train_dit(run: Run, freshness: Freshness) -> dict[str, Any]:
     """Trains the diffusion transformer, and exports it with the VAE and the text encoder it was trained against."""
     _require_clips(run)
     stands_on = {"video_vae": model_folder("train_vae", run.project), "text_encoder": model_folder("train_captioner", run.project)}
-    return _train(run, "train_dit", freshness, {name: str(folder) for name, folder in stands_on.items()})
+    captions = tables.clips(run.project).read(["caption"], f"{TRAINING} AND caption IS NOT NULL")
+    style = build_style([row["caption"] for row in captions])
+    return _train(run, "train_dit", freshness, {**{name: str(folder) for name, folder in stands_on.items()}, "style": style})
 
 
 def _train(run: Run, stage: str, freshness: Freshness, extra: Mapping[str, Any]) -> dict[str, Any]:

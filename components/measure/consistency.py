@@ -61,7 +61,7 @@ def temporal(frames: np.ndarray, fps: Fraction | float, min_motion: float, sharp
         return found
     frames = shrunk(frames)
     forward, backward = flow(frames), flow(frames[::-1])[::-1]
-    found["motion"] = fastest = motion(forward, fps)
+    found["motion"] = fastest = peak_motion(forward, fps)
     found["warp_error"], found["unexplained"], found["masked_share"] = warp_error(frames, forward, backward)
     found["repeat_share"] = repeat_share(frames)
     if len(frames) < 3:
@@ -98,7 +98,7 @@ def shrunk(frames: np.ndarray) -> np.ndarray:
     return np.stack([cv2.resize(np.ascontiguousarray(frame), size, interpolation=cv2.INTER_AREA) for frame in frames])
 
 
-def motion(forward: np.ndarray, fps: Fraction | float) -> float:
+def peak_motion(forward: np.ndarray, fps: Fraction | float) -> float:
     """Mean over time of the fastest 5 % of the pixels, in short sides a second."""
     speed = np.linalg.norm(forward, axis=-1).reshape(len(forward), -1)  # (T - 1, H * W)
     fastest = max(1, speed.shape[1] // 20)

@@ -5,7 +5,9 @@ import importlib.metadata
 import os
 import shutil
 import tempfile
+import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,8 @@ WEIGHTS_TAG, VERDICT_TAG, REASONS_TAG = "kinora.weights", "kinora.verdict", "kin
 WEIGHTS_PLACE = "artifacts/weights"
 CODE = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "numpy", "pandas", "safetensors", "av", "open-clip-torch", "torchvision", "opencv-python", "pydantic", "pyyaml", "mlflow")
+
+_address_lock = threading.Lock()
 
 
 class ModelNotFoundError(ValueError):
@@ -75,8 +79,9 @@ def register(
         _ensure_registered(client, name, project)
         found = _by_weights(client, name, kind, weights)
         if found is None:
-            model_id, source = _log_model(client, project, kind, folder, text, metrics, run_id)
-            number = client.create_model_version(name, source, run_id=run_id, tags=text, model_id=model_id).version
+            with _address(tracking_uri(project)):
+                model_id = _log_model(client, project, kind, folder, text, run_id)
+                number = client.create_model_version(name, f"models:/{model_id}", run_id=run_id, tags=text, model_id=model_id).version
         else:
             number = found.number
             for key, value in text.items():
@@ -214,6 +219,19 @@ def _registry(project: Project) -> Iterator[Any]:
         raise RegistryUnavailableError(f"MLflow at `{tracking_uri(project)}` does not do what is asked ({said})") from error
 
 
+@contextlib.contextmanager
+def _address(uri: str) -> Iterator[None]:
+    """Makes an address the process's own for a moment: MLflow's SQLite store looks models up there and not at its own."""
+    with _address_lock:
+        before = os.environ.get("MLFLOW_TRACKING_URI")
+        os.environ["MLFLOW_TRACKING_URI"] = uri
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["MLFLOW_TRACKING_URI"]
+
+
 def _ensure_registered(client: Any, name: str, project: Project) -> None:
     from mlflow.exceptions import MlflowException
 
@@ -221,15 +239,14 @@ def _ensure_registered(client: Any, name: str, project: Project) -> None:
         client.create_registered_model(name, tags={"kinora.project": project.name})
 
 
-def _log_model(
-    client: Any, project: Project, kind: str, folder: Path, tags: Mapping[str, str], metrics: Mapping[str, float], run_id: str | None
-) -> tuple[str, str]:
-    """Stores a pyfunc model made of code and our folder; answers its id and address."""
+def _log_model(client: Any, project: Project, kind: str, folder: Path, tags: Mapping[str, str], run_id: str | None) -> str:
+    """Stores a pyfunc model made of code and our folder; answers its id."""
     import mlflow.pyfunc
 
     logged = client.create_logged_model(experiment_of(project, client), name=kind, source_run_id=run_id, tags=dict(tags), model_type=kind)
     try:
-        with tempfile.TemporaryDirectory(prefix="kinora-") as place:
+        with tempfile.TemporaryDirectory(prefix="kinora-") as place, warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # MLflow would like an input example
             weights = Path(place) / "weights"
             shutil.copytree(folder, weights, copy_function=_link_or_copy)
             mlflow.pyfunc.save_model(
@@ -247,7 +264,7 @@ def _log_model(
         client.finalize_logged_model(logged.model_id, "FAILED")
         raise
     client.finalize_logged_model(logged.model_id, "READY")
-    return logged.model_id, f"models:/{logged.model_id}"
+    return str(logged.model_id)
 
 
 def _signature(kind: str) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from components.measure.consistency import shrunk
 from components.media.write import encode_png, write_video
 
 POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"  # nothing from anywhere, no script
@@ -69,7 +70,7 @@ def picture(image: np.ndarray, alt: str, css: str = "") -> str:
 
 def strip(frames: np.ndarray, alt: str, count: int = 4) -> str:
     """Evenly spaced frames side by side."""
-    return f'<div class="strip">{"".join(picture(frame, alt) for frame in evenly(frames, count))}</div>'
+    return f'<div class="strip">{"".join(picture(frame, alt) for frame in shrunk(np.stack(evenly(frames, count))))}</div>'
 
 
 def film(video: bytes, alt: str, css: str = "") -> str:
@@ -82,7 +83,8 @@ def film(video: bytes, alt: str, css: str = "") -> str:
 
 
 def film_of(frames: np.ndarray, fps: Fraction | int, alt: str, css: str = "") -> str:
-    """Frames uint8 (T, H, W, 3) as a film inside the page; a single frame is a picture."""
+    """Frames uint8 (T, H, W, 3) as a small film inside the page; a single frame is a picture."""
+    frames = shrunk(frames)
     if len(frames) == 1:
         return picture(frames[0], alt, css)
     return film(write_video(None, frames, fps, crf=16) or b"", alt, css)

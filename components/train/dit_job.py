@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,38 +37,59 @@ def run(payload: Mapping[str, Any], context: TrainContext) -> None:
 
     Args:
         payload: `config`, the resolved settings; `root` and `project`; `checkpoints` and `export`, folders; `video_vae` and
-            `text_encoder`, the folders of what made the latents and the text embeddings.
+            `text_encoder`, the folders of what made the latents and the text embeddings; `style`, how captions are worded, as
+            `components.caption.upsample.build_style` describes it.
     """
     config = Config.model_validate(payload["config"])
     project = Project(Path(payload["root"]), payload["project"])
-    parts = {"video-vae": Path(payload["video_vae"]), "text-encoder": Path(payload["text_encoder"])}
     encoded = read_encoded(project)
-    settings = config.dit
-    batches, steps_an_epoch = dit_batches(encoded, settings.batch_size, settings.seed, context.rank, context.world_size)
-    empty_prompt = _empty_prompt(parts["text-encoder"])
-    notes = _notes(config, encoded, parts)
-    torch.manual_seed(settings.seed)
-    model = DiT(settings.size, notes["latent_channels"], notes["text_width"])
-    if context.rank == 0:
-        logger.info(
-            "the diffusion transformer has %.1f million parameters; %d clips, %d steps an epoch",
-            sum(parameter.numel() for parameter in model.parameters()) / 1e6,
-            len(encoded.clip_ids),
-            steps_an_epoch,
-        )
-    sampling = Sampling(project.samples / "train_dit", notes, parts, _some_captions(project)) if context.rank == 0 else None
+    parts = {"video-vae": Path(payload["video_vae"]), "text-encoder": Path(payload["text_encoder"])}
+    exported = Exported(_notes(config, encoded, parts), payload["style"], parts)
+    sampling = Sampling(project.samples / "train_dit", exported, _some_captions(project)) if context.rank == 0 else None
     try:
-        average = train_dit(settings, model, batches, empty_prompt, Checkpoints(Path(payload["checkpoints"])), context, sampling)
+        average = train(config, encoded, exported, Checkpoints(Path(payload["checkpoints"])), context, sampling)
     finally:
         if sampling is not None:
             sampling.close()
     if context.rank == 0:
-        export(Path(payload["export"]), average, notes, parts)
+        exported.write(Path(payload["export"]), average)
 
 
-def export(folder: Path, model: nn.Module, notes: Mapping[str, Any], parts: Mapping[str, Path]) -> str:
-    """Writes a folder that generates by itself, whole or not at all, and answers its digest."""
-    return save_folder(folder, {"dit": model.state_dict()}, {"dit": dict(notes)}, folders=parts)
+@dataclass(frozen=True)
+class Exported:
+    """What is written beside the weights.
+
+    Attributes:
+        notes: how to build the model, what it must meet again, and how to sample.
+        style: how the training captions are worded.
+        parts: the folders of the VAE and the text encoder, by their names in the exported one.
+    """
+
+    notes: dict[str, Any]
+    style: dict[str, Any]
+    parts: dict[str, Path]
+
+    def write(self, folder: Path, model: nn.Module) -> str:
+        """Writes a folder that generates by itself, whole or not at all, and answers its digest."""
+        return save_folder(folder, {"dit": model.state_dict()}, {"dit": self.notes, "style": self.style}, folders=self.parts)
+
+
+def train(
+    config: Config,
+    encoded: Encoded,
+    exported: Exported,
+    checkpoints: Checkpoints,
+    context: TrainContext,
+    on_sample: "Sampling | None" = None,
+) -> nn.Module:
+    """Builds the model from its seed, trains it on encoded clips and answers the average of its weights."""
+    settings, notes = config.dit, exported.notes
+    batches, steps_an_epoch = dit_batches(encoded, settings.batch_size, settings.seed, context.rank, context.world_size)
+    torch.manual_seed(settings.seed)
+    model = DiT(settings.size, notes["latent_channels"], notes["text_width"])
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    logger.info("the diffusion transformer has %.1f million parameters; an epoch is %d steps", millions, steps_an_epoch)
+    return train_dit(settings, model, batches, _empty_prompt(exported.parts["text-encoder"]), checkpoints, context, on_sample)
 
 
 def _empty_prompt(text_encoder: Path) -> Tensor:
@@ -77,13 +99,13 @@ def _empty_prompt(text_encoder: Path) -> Tensor:
 
 
 def _notes(config: Config, encoded: Encoded, parts: Mapping[str, Path]) -> dict[str, Any]:
-    """Answers what is kept beside the weights: how to build the model, what it must meet again, and how to sample."""
     vae = load_json(parts["video-vae"], "vae")
+    text_width = int(encoded.text_embeds[0].shape[1])
     return {
         "format": "kinora-text-to-video",
-        "size": vars(config.dit.size) | {"patch_size": list(config.dit.size.patch_size)},
+        "size": {**vars(config.dit.size), "patch_size": list(config.dit.size.patch_size)},
         "latent_channels": int(encoded.latents[0].shape[0]),
-        "text_width": int(encoded.text_embeds[0].shape[1]),
+        "text_width": text_width,
         "clip": {name: getattr(config.clip, name) for name in ("num_frames", "height", "width", "fps")},
         "latents_shapes": [list(shape) for shape in encoded.shapes],
         "generate": config.generate.model_dump(mode="json"),
@@ -91,7 +113,7 @@ def _notes(config: Config, encoded: Encoded, parts: Mapping[str, Path]) -> dict[
         "contract": {
             "latents_mean": vae["latents_mean"],
             "latents_std": vae["latents_std"],
-            "text_width": int(encoded.text_embeds[0].shape[1]),
+            "text_width": text_width,
             "video_vae": digest_folder(parts["video-vae"]),
             "text_encoder": digest_folder(parts["text-encoder"]),
         },
@@ -107,8 +129,8 @@ def _some_captions(project: Project) -> list[str]:
 class Sampling:
     """Samples of a training under way: a process of its own at the lowest priority, left out while the last one still runs."""
 
-    def __init__(self, folder: Path, notes: Mapping[str, Any], parts: Mapping[str, Path], prompts: list[str]) -> None:
-        self.folder, self.notes, self.parts, self.prompts = folder, notes, parts, prompts
+    def __init__(self, folder: Path, exported: Exported, prompts: list[str]) -> None:
+        self.folder, self.exported, self.prompts = folder, exported, prompts
         self._process: subprocess.Popen[bytes] | None = None
 
     def __call__(self, step: int, model: nn.Module) -> None:
@@ -116,7 +138,7 @@ class Sampling:
         if not self.prompts or (self._process is not None and self._process.poll() is None):
             return
         weights = self.folder / ".weights"
-        export(weights, model, self.notes, self.parts)
+        self.exported.write(weights, model)
         command = [sys.executable, "-m", SAMPLER_MODULE, str(weights), str(self.folder / f"step_{step:06d}"), json.dumps(self.prompts)]
         quiet = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         with (self.folder / "log.txt").open("ab") as log:

@@ -1,5 +1,7 @@
 """`kinora show`: settings, the funnel, clips and models of a project."""
 
+import time
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -34,16 +36,18 @@ def settings(as_json: bool, **options: Any) -> None:
 @settings_options
 @json_option
 def funnel(as_json: bool, **options: Any) -> None:
-    """Print how many clips each rule kept and dropped."""
+    """Print how much of the footage became clips, and how many clips each rule dropped."""
     asked = _with_table(resolve(**options), "clips")
-    from components.curate.rules import funnel as funnel_of
-    from components.store.tables import clips as clips_of
+    from components.curate.funnel import funnel as funnel_of
+    from components.store import tables
 
-    steps = funnel_of(clips_of(asked.project).read(["clip_id", "keep", "drop_reason", "duplicate_of", "split", "quarantine"]))
+    found = tables.videos(asked.project).read(["status", "reason"])
+    steps = funnel_of(found, tables.clips(asked.project).read(["keep", "drop_reason"]))
     if as_json:
-        print_json([dict(zip(("step", "kept", "dropped", "reason"), step, strict=True)) for step in steps])
-    else:
-        print_table(("step", "kept", "dropped", "reason"), steps)
+        print_json([asdict(step) for step in steps])
+        return
+    said = [(step, "; ".join(f"{count} {reason}" for reason, count in step.reasons)) for step in steps]
+    print_table(("step", "kept", "dropped", "why"), [(step.what, step.kept, step.dropped or "", why) for step, why in said])
 
 
 @show.command()
@@ -70,6 +74,41 @@ def clips(as_json: bool, limit: int, where: str | None, **options: Any) -> None:
     print_table(CLIP_COLUMNS, [[_short(name, row[name]) for name in CLIP_COLUMNS] for row in shown])
     if len(shown) < len(rows):
         remark(f"{len(shown)} of {len(rows)} clips; `--limit 0` prints all")
+
+
+@show.command()
+@settings_options
+@json_option
+def models(as_json: bool, **options: Any) -> None:
+    """Print the registered models of a project, newest first."""
+    from typing import get_args
+
+    from components.registry import models as registry
+
+    project = resolve(**options).project
+    versions = [version for kind in get_args(registry.Kind) for version in registry.list_versions(project, kind)]
+    if not versions:
+        raise ValueError(
+            f"project `{project.name}` has no models yet; hint: `kinora run --project {project.name}` trains and registers them"
+        )
+    if as_json:
+        print_json([asdict(version) for version in versions])
+        return
+    print_table(
+        ("model", "version", "aliases", "verdict", "made", "weights", "why"),
+        [
+            (
+                version.name,
+                version.number,
+                ", ".join(version.aliases),
+                version.tags.get(registry.VERDICT_TAG),
+                time.strftime("%Y-%m-%d %H:%M", time.localtime(version.created_seconds)),
+                version.weights[:SHORT],
+                version.tags.get(registry.REASONS_TAG),
+            )
+            for version in versions
+        ],
+    )
 
 
 def _with_table(asked: Invocation, name: str) -> Invocation:

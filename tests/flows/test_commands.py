@@ -145,6 +145,19 @@ def test_clips_are_shown_and_filtered(say: Say, finished: Path) -> None:
     assert err.startswith("error: `--where colour = 'red'` is not a filter of clips")
 
 
+def test_the_funnel_counts_files_and_clips(say: Say, finished: Path) -> None:
+    project = Project(finished / "runs", "films")
+    tables.videos(project).append(
+        [{"video_id": "a", "status": "accepted"}, {"video_id": "b", "status": "rejected", "reason": "its header is cut"}]
+    )
+    tables.clips(project).update([{"clip_id": "c001", "keep": False, "drop_reason": "dark: luma 1.0"}])
+    code, out, _ = say("show", "funnel", "--project", "films")
+    assert code == 0
+    assert "1 its header is cut" in out
+    steps = {step["what"]: (step["kept"], step["dropped"]) for step in json.loads(say("show", "funnel", "--project", "films", "--json")[1])}
+    assert steps == {"files found": (2, 0), "files accepted": (1, 1), "clips cut": (8, 0), "not dark": (7, 1), "clips kept": (7, 0)}
+
+
 def test_a_project_keeps_its_source_and_the_world_and_footage_do_not_mix(say: Say, tmp_path: Path) -> None:
     footage = tmp_path / "My Films"
     footage.mkdir()

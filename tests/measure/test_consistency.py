@@ -5,8 +5,8 @@ import pytest
 from components.measure.consistency import (
     acceleration,
     flicker,
-    motion,
     occluded,
+    peak_motion,
     repeat_share,
     repeats,
     roughness,
@@ -25,7 +25,7 @@ def steady(x: float, y: float, num_frames: int = 4, side: int = 16) -> np.ndarra
 
 
 def test_motion_of_a_slide_is_its_speed_in_short_sides_a_second():
-    assert motion(flow(sliding((2, 0), side=64)), fps=8) == pytest.approx(2 * 8 / 64, rel=0.1)
+    assert peak_motion(flow(sliding((2, 0), side=64)), fps=8) == pytest.approx(2 * 8 / 64, rel=0.1)
 
 
 def test_time_stretch_halves_the_motion():

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 
@@ -21,3 +22,13 @@ def test_the_way_back_is_the_opposite():
 def test_one_frame_has_no_flow_and_tiny_frames_have_one():
     assert flow(np.zeros((1, 64, 64, 3), np.uint8)).shape == (0, 64, 64, 2)
     assert flow(np.zeros((2, 4, 6, 3), np.uint8)).shape == (1, 4, 6, 2)
+
+
+def test_the_number_of_threads_changes_nothing():
+    frames, threads = sliding((3, 1)), cv2.getNumThreads()
+    found = []
+    for count in (1, 2):
+        cv2.setNumThreads(count)
+        found.append(flow(frames))
+    cv2.setNumThreads(threads)
+    np.testing.assert_array_equal(*found)

@@ -116,10 +116,10 @@ def test_a_kill_between_the_aliases_leaves_a_champion_and_is_made_good(project: 
 def test_a_verdict_against_an_older_champion_is_not_carried_out(project: Project, weights: Weights):
     first = promoted(project, weights(1.0))
     late = register(project, KIND, weights(3.0), {}, {})
-    promoted(project, weights(2.0))
+    second = promoted(project, weights(2.0))
     with pytest.raises(ValueError, match="another champion since the evaluation"):
         promote(project, KIND, late, YES, first)
-    assert holders(project)["champion"] == 2
+    assert holders(project)["champion"] == second.number
 
 
 def test_two_promotions_at_once_have_one_winner(project: Project, weights: Weights):

@@ -1,0 +1,56 @@
+"""Latents of clips by the video VAE, cached in the clips table for the diffusion transformer."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class EncodeLatents:
+    """The row stage of latents: reads `video`, writes `latents` (C, T, H, W), the means normalised by channel, float16.
+
+    Clips of one shape are encoded together.
+    """
+
+    READS = ("clip_id", "video")
+    WRITES = ("clip_id", "latents", "latents_shape")
+
+    def __init__(self, folder: "str | Path") -> None:
+        from components.models.vae import load_vae
+
+        self.vae = load_vae(folder)
+
+    def __call__(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Answers the rows with the latents of their videos.
+
+        Raises:
+            ValueError: a clip does not fit the VAE; it is named.
+        """
+        from components.media.read import decode_clip
+
+        frames = [decode_clip(row["video"]) for row in rows]
+        places: dict[tuple[int, ...], list[int]] = {}
+        for place, clip in enumerate(frames):
+            places.setdefault(clip.shape, []).append(place)
+        found: dict[int, np.ndarray] = {}
+        for alike in places.values():
+            try:
+                latents = self.encode(np.stack([frames[place] for place in alike]))
+            except ValueError as error:
+                raise ValueError(f"clip `{rows[alike[0]]['clip_id']}`: {error}") from error
+            found.update(zip(alike, latents, strict=True))
+        return [
+            {"clip_id": row["clip_id"], "latents": found[place], "latents_shape": list(found[place].shape)}
+            for place, row in enumerate(rows)
+        ]
+
+    def encode(self, frames: np.ndarray) -> np.ndarray:
+        """Encodes uint8 (N, T, H, W, 3) as float16 latents (N, C, T, H, W)."""
+        import torch
+
+        with torch.inference_mode():
+            clips = torch.from_numpy(frames).permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0  # (N, 3, T, H, W)
+            latents: np.ndarray = self.vae.encode(clips).half().numpy()
+        return latents

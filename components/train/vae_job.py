@@ -1,0 +1,85 @@
+"""The video VAE's training as Ray Train calls it: starts from principal components, trains, measures and exports its folder."""
+
+import logging
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from components.config import Config
+from components.media.write import write_sheet
+from components.models.vae import VideoVae, save_vae
+from components.store.project import Project
+from components.train.checkpoint import Checkpoints
+from components.train.context import TrainContext
+from components.train.vae_batches import held_out, sample_of, training_clips, vae_batches
+from components.train.vae_loop import ClipBatch, fit_normalisation, measure_psnr, to_pixels, train_vae
+
+logger = logging.getLogger("kinora")
+
+MEASURED_CLIPS = 96
+NORMALISED_BY_CLIPS = 256
+SHEET = "reconstructions.png"
+SHEET_ROWS = 6
+
+
+def run(payload: Mapping[str, Any], context: TrainContext) -> None:
+    """Trains the video VAE and exports it.
+
+    Args:
+        payload: `config`, the resolved settings; `root` and `project`; `checkpoints` and `export`, folders.
+    """
+    config = Config.model_validate(payload["config"])
+    settings, project = config.vae, Project(Path(payload["root"]), payload["project"])
+    shapes = training_clips(project)
+    measured = held_out(project, MEASURED_CLIPS) if context.rank == 0 else []
+    torch.manual_seed(settings.seed)
+    model = VideoVae(settings.size)
+    model.start_linear(torch.cat([to_pixels(batch.frames) for batch in sample_of(project, shapes, settings.linear_start_clips)]))
+    pca = measure_psnr(model, measured)  # all that the nets add is still nothing
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    logger.info("the video VAE has %.2f million parameters; its principal components alone reach %.2f dB", millions, pca)
+    batches = vae_batches(project, shapes, settings.batch_size, settings.seed, context.rank, context.world_size)
+    average = train_vae(settings, model, batches, Checkpoints(Path(payload["checkpoints"])), context)
+    if context.rank != 0:
+        return
+    fit_normalisation(average, sample_of(project, shapes, NORMALISED_BY_CLIPS))
+    reached = measure_psnr(average, measured)
+    figures = {"val_psnr": reached, "val_pca_psnr": pca, "val_psnr_gain": reached - pca}
+    figures = {name: value for name, value in figures.items() if math.isfinite(value)}  # none without a validation split
+    if figures:
+        context.report(settings.steps + 1, figures)
+    _export(Path(payload["export"]), average, config, figures, measured)
+
+
+def _export(folder: Path, vae: VideoVae, config: Config, figures: Mapping[str, float], measured: Sequence[ClipBatch]) -> None:
+    meta = {
+        "format": "kinora-video-vae",
+        "clip": {name: getattr(config.clip, name) for name in ("num_frames", "height", "width", "fps")},
+        "training": config.vae.model_dump(mode="json"),
+        "measured": dict(figures),
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        files = {}
+        if measured:
+            files[SHEET] = Path(scratch) / SHEET
+            write_sheet(files[SHEET], _beside(vae, measured))
+        save_vae(folder, vae, meta, files)
+
+
+@torch.no_grad()
+def _beside(vae: VideoVae, batches: Sequence[ClipBatch]) -> list[np.ndarray]:
+    """Answers clips and what the VAE makes of them, a row each, uint8 (T, H, W, 3)."""
+    rows: list[np.ndarray] = []
+    device = vae.latents_mean.device
+    for frames in (clip for batch in batches for clip in batch.frames):
+        if len(rows) == 2 * SHEET_ROWS:
+            break
+        decoded = vae.decode(vae.encode(to_pixels(frames[None].to(device))))[0]  # (3, T, H, W)
+        pixels = ((decoded.clamp(-1, 1) + 1.0) * 127.5).round().to(torch.uint8)
+        rows += [frames.numpy(), pixels.permute(1, 2, 3, 0).cpu().numpy()]
+    return rows

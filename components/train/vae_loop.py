@@ -1,0 +1,211 @@
+"""Trains the causal video VAE: reconstruction and a small KL, Muon, and an average of the weights. Needs torch alone.
+
+All that is random in step k comes from a generator seeded by (seed, k, rank), so a run that was killed and resumed ends with
+the same bits as one that was not.
+"""
+
+import copy
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from components.models.vae import VideoVae
+from components.train.checkpoint import Checkpoints, load_optimizer_tensors, optimizer_tensors
+from components.train.context import TrainContext
+from components.train.optim import clip_gradients, linear_schedule, muon_for, set_learning_rate, update_ema
+
+if TYPE_CHECKING:
+    from components.config import Vae
+
+logger = logging.getLogger("kinora")
+
+ADAMW = ("first_", "later_")  # the linear maps, which start where they nearly stay
+MAX_SKIPPED_ON_END = 20
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """Clips of one shape: frames uint8 (B, T, H, W, 3), and their ids."""
+
+    frames: Tensor
+    clip_ids: tuple[str, ...]
+
+
+class UnstableTrainingError(RuntimeError):
+    """The gradient was not finite for many steps on end; the message says at which step and what to try."""
+
+
+def train_vae(
+    settings: "Vae",
+    model: VideoVae,
+    batches: Callable[[int], Iterator[ClipBatch]],
+    checkpoints: Checkpoints,
+    context: TrainContext,
+) -> VideoVae:
+    """Trains to `settings.steps`, from the newest checkpoint when there is one, and answers the average of the weights.
+
+    Args:
+        batches: answers the batches from a step on, the same ones whenever it is asked.
+
+    Raises:
+        UnstableTrainingError: step after step without a finite gradient.
+    """
+    device = torch.device(context.device)
+    model.to(device=device, memory_format=torch.channels_last_3d).train()  # type: ignore[call-overload]
+    average = copy.deepcopy(model).requires_grad_(False)
+    optimizer = muon_for(model, settings.learning_rate, settings.weight_decay, adamw=ADAMW)
+    first = _resume(checkpoints, model, average, optimizer)
+    wrapped = context.wrap(model)
+    skipped, on_end = 0, 0
+    for step, batch in zip(range(first, settings.steps), batches(first), strict=False):
+        generator = torch.Generator().manual_seed(_mixed(settings.seed, step, context.rank))
+        rate = set_learning_rate(optimizer, linear_schedule(step, settings.steps, settings.warmup_steps))
+        clips = crop(to_pixels(batch.frames.to(device)), settings.crop_size, model.side, generator)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            losses, figures = vae_losses(settings, wrapped, clips, generator)
+        losses.mean().backward()
+        norm = clip_gradients(model.parameters(), settings.max_grad_norm)
+        if math.isfinite(norm):
+            optimizer.step()
+            update_ema(average, model, settings.ema_decay, step)
+            on_end = 0
+        else:
+            skipped, on_end = skipped + 1, on_end + 1
+            logger.warning("step %d is skipped, its gradient is not finite; clips: %s", step + 1, _blame(batch, losses))
+            if on_end == MAX_SKIPPED_ON_END:
+                raise UnstableTrainingError(
+                    f"{on_end} steps on end up to {step + 1} had no finite gradient; hint: a lower `vae.learning_rate`"
+                )
+        optimizer.zero_grad(set_to_none=True)
+        done = step + 1
+        last = done == settings.steps
+        if context.rank == 0 and (last or done % settings.report_every == 0):
+            figures |= {"gradient_norm": norm, "learning_rate": rate, "skipped_steps": skipped}
+            context.report(done, {name: float(value) for name, value in figures.items()})
+        if context.rank == 0 and (last or done % settings.checkpoint_every == 0):
+            meta = {"size": vars(model.size), "threads": context.threads, "world_size": context.world_size}
+            checkpoints.save(done, _state(model, average, optimizer), meta)
+    return average.eval()
+
+
+def vae_losses(settings: "Vae", model: nn.Module, clips: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    """Answers the loss of each clip, (B,), and the means of its parts.
+
+    Args:
+        model: answers reconstruction, mean and log variance for (clips, noise).
+        clips: (B, 3, T, H, W) in [-1, 1].
+        generator: draws the latents' noise.
+    """
+    noise = torch.randn(latents_like(model, clips), generator=generator).to(clips.device)
+    reconstruction, mean, log_variance = (output.float() for output in model(clips, noise))
+    error = reconstruction - clips
+    square = error.square().flatten(1).mean(1)  # (B,)
+    parts = {
+        "square": square,
+        "absolute": error.abs().flatten(1).mean(1),
+        "gradient": sum(error.diff(dim=axis).abs().flatten(1).mean(1) for axis in (-1, -2)),
+        "kl": 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).flatten(1).mean(1),
+    }
+    losses = (
+        square
+        + settings.l1_loss_weight * parts["absolute"]
+        + settings.gradient_loss_weight * parts["gradient"]
+        + settings.kl_weight * parts["kl"]
+    )
+    means = {name: part.detach().mean() for name, part in parts.items()}
+    return losses, {"loss": losses.detach().mean(), **means, "psnr": psnr(reconstruction.detach(), clips).mean()}
+
+
+def latents_like(model: nn.Module, clips: Tensor) -> tuple[int, ...]:
+    """Answers the shape of the latents of clips, of a model that may be wrapped for several workers."""
+    vae = getattr(model, "module", model)
+    return (len(clips), *vae.latents_shape(*clips.shape[2:]))
+
+
+def to_pixels(frames: Tensor) -> Tensor:
+    """Answers uint8 (B, T, H, W, 3) as (B, 3, T, H, W) in [-1, 1]."""
+    return frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0
+
+
+def crop(clips: Tensor, size: int, multiple: int, generator: torch.Generator) -> Tensor:
+    """Cuts one random square of at most `size` pixels a side out of clips (B, C, T, H, W), the sides multiples of `multiple`."""
+    sides = [max(multiple, min(size, side) // multiple * multiple) for side in clips.shape[-2:]]
+    for axis, side in zip((-2, -1), sides, strict=True):
+        start = int(torch.randint(clips.shape[axis] - side + 1, (), generator=generator))
+        clips = clips.narrow(axis, start, side)
+    return clips
+
+
+def psnr(reconstruction: Tensor, clips: Tensor) -> Tensor:
+    """Answers the peak signal-to-noise ratio of each clip in decibels, (B,); both in [-1, 1]."""
+    error = (reconstruction.clamp(-1, 1) - clips).square().flatten(1).mean(1)
+    return 10.0 * torch.log10(4.0 / error.clamp(min=1e-10))
+
+
+@torch.no_grad()
+def measure_psnr(model: VideoVae, batches: Iterable[ClipBatch]) -> float:
+    """Answers the mean over clips of the PSNR of what the latents' means decode to; not a number without clips."""
+    device, found = model.latents_mean.device, []
+    for batch in batches:
+        clips = to_pixels(batch.frames.to(device))
+        found += psnr(model.decode(model.encode(clips)), clips).tolist()
+    return sum(found) / len(found) if found else math.nan
+
+
+@torch.no_grad()
+def fit_normalisation(model: VideoVae, batches: Iterable[ClipBatch]) -> None:
+    """Sets the model's normalisation to mean and standard deviation of each channel over clips."""
+    total, squares, count = torch.zeros(()), torch.zeros(()), 0
+    for batch in batches:
+        mean, _ = model.moments(to_pixels(batch.frames.to(model.latents_mean.device)))
+        values = mean.transpose(0, 1).flatten(1).double().cpu()  # (C, N)
+        total, squares, count = total + values.sum(1), squares + values.square().sum(1), count + values.shape[1]
+    mean = total / count
+    model.set_normalisation(mean.float(), (squares / count - mean.square()).clamp(min=0).sqrt().float())
+
+
+def _mixed(seed: int, step: int, rank: int) -> int:
+    """Mixes three whole numbers into one seed; neighbours are far apart."""
+    mixed = 0
+    for value in (seed, step, rank):
+        mixed = (mixed ^ (value + 0x9E3779B97F4A7C15 + (mixed << 6) + (mixed >> 2))) * 0xBF58476D1CE4E5B9 % 2**63
+    return mixed
+
+
+def _blame(batch: ClipBatch, losses: Tensor) -> str:
+    """Names the clips whose loss is not finite, or the whole batch where each by itself is."""
+    bad = [name for name, loss in zip(batch.clip_ids, losses.tolist(), strict=True) if not math.isfinite(loss)]
+    return ", ".join(bad or batch.clip_ids)
+
+
+def _resume(checkpoints: Checkpoints, model: VideoVae, average: VideoVae, optimizer: torch.optim.Optimizer) -> int:
+    """Puts back the newest whole checkpoint and answers how many steps it had done; 0 without one.
+
+    Raises:
+        ValueError: it is of a VAE of another size.
+    """
+    found = checkpoints.newest()
+    if found is None:
+        return 0
+    step, tensors, meta = found
+    if meta["size"] != vars(model.size):
+        raise ValueError(
+            f"the checkpoints in `{checkpoints.folder}` are of a VAE of another size; hint: remove that folder, or set `vae.size` back"
+        )
+    for prefix, module in (("model.", model), ("average.", average)):
+        module.load_state_dict({name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)})
+    load_optimizer_tensors(optimizer, dict(model.named_parameters()), tensors)
+    logger.info("the video VAE goes on from step %d", step)
+    return step
+
+
+def _state(model: VideoVae, average: VideoVae, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = {f"model.{name}": value for name, value in model.state_dict().items()}
+    state |= {f"average.{name}": value for name, value in average.state_dict().items()}
+    return state | optimizer_tensors(optimizer, dict(model.named_parameters()))

@@ -1,0 +1,168 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from components.caption.upsample import build_style
+from components.config import load_config
+from components.generate.conditioning import encode_prompts, noise_of, told_velocity
+from components.generate.generator import Generator, MismatchedModelError
+from components.generate.preview import preview
+from components.media.read import decode_clip
+from components.models.dit import DiT
+from components.models.sizes import COCA_SIZES, VAE_SIZES, DitSize
+from components.models.vae import VideoVae, save_vae
+from components.models.weights import digest_folder, save_folder
+from components.openclip.load import build_coca, save_coca
+
+SIZE = DitSize(hidden_size=48, depth=2, num_heads=2, patch_size=(1, 2, 2), text_size=32)
+CAPTIONS = [
+    "a red square moves left over a striped background, the camera is still",
+    "a blue ring moves up over a dotted background, the camera pans right",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A text-to-video folder of small untrained parts whose zero layers have moved."""
+    place = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    vae = VideoVae(VAE_SIZES["tiny"])
+    vae.start_linear(torch.rand(2, 3, 9, 32, 32) * 2 - 1)
+    vae.set_normalisation(torch.linspace(-1, 1, 16), torch.linspace(0.5, 2, 16))
+    save_vae(place / "vae", vae, {})
+    coca = build_coca(COCA_SIZES["tiny"], CAPTIONS, mosaic_frames=4, mean=[0.5] * 3, std=[0.25] * 3, seed=0)
+    save_coca(place / "coca", coca)
+    model = DiT(SIZE, 16, coca.text_width)
+    for layer in (model.modulation, model.modulation_out, model.patch_out):
+        torch.nn.init.normal_(layer.weight, std=0.1)
+    notes = {
+        "size": {**vars(SIZE), "patch_size": [1, 2, 2]},
+        "latent_channels": 16,
+        "text_width": coca.text_width,
+        "clip": {"num_frames": 9, "height": 32, "width": 32, "fps": 8},
+        "generate": load_config("test").generate.model_dump(mode="json"),
+        "contract": {
+            "latents_mean": vae.latents_mean.tolist(),
+            "latents_std": vae.latents_std.tolist(),
+            "text_width": coca.text_width,
+            "video_vae": digest_folder(place / "vae"),
+            "text_encoder": digest_folder(place / "coca"),
+        },
+    }
+    parts = {"video-vae": place / "vae", "text-encoder": place / "coca"}
+    save_folder(place / "whole", {"dit": model.state_dict()}, {"dit": notes, "style": build_style(CAPTIONS)}, folders=parts)
+    return place / "whole"
+
+
+@pytest.fixture(scope="module")
+def generator(folder):
+    return Generator.load(folder)
+
+
+def test_a_prompt_and_a_seed_make_the_same_video_alone_or_in_a_batch(generator):
+    first, second = generator.generate(CAPTIONS, [5, 6])
+    alone = generator.generate([CAPTIONS[1]], [6])[0]
+    assert first.frames.shape == (9, 32, 32, 3)
+    assert first.frames.dtype == np.uint8
+    assert np.array_equal(alone.frames, generator.generate([CAPTIONS[1]], [6])[0].frames)
+    assert np.abs(alone.frames.astype(int) - second.frames).max() <= 1  # sums of another batch round differently
+    assert np.abs(alone.frames.astype(int) - generator.generate([CAPTIONS[1]], [7])[0].frames).max() > 1
+
+
+def test_the_prompt_is_said_as_captions_are(generator):
+    sample = generator.generate(["crimson box going leftwards"], [1], num_inference_steps=1)[0]
+    assert sample.prompt == "crimson box going leftwards"
+    assert sample.rewritten.startswith("a red square moves left over a ")
+    assert generator.generate(["a red box"], [1], num_inference_steps=1, rewrite=False)[0].rewritten == "a red box"
+
+
+def test_the_prompt_and_guidance_change_the_video(generator):
+    frames = [
+        generator.generate([prompt], [1], guidance_scale=scale)[0].frames.astype(int)
+        for prompt, scale in ((CAPTIONS[0], 1.0), (CAPTIONS[1], 1.0), (CAPTIONS[0], 6.0))
+    ]
+    assert np.abs(frames[0] - frames[1]).max() > 0
+    assert np.abs(frames[0] - frames[2]).max() > 0
+
+
+def test_one_frame_and_other_sizes_can_be_asked_for(generator):
+    for frames, height, width in ((1, 32, 32), (5, 24, 40)):
+        made = generator.generate([CAPTIONS[0]], [1], num_frames=frames, height=height, width=width)[0]
+        assert made.frames.shape == (frames, height, width, 3)
+
+
+def test_guidance_one_is_the_prompt_alone(generator):
+    embeds, mask = encode_prompts(generator.coca, [*CAPTIONS, ""])
+    noisy, t = torch.randn(2, 16, 3, 4, 4), torch.tensor(0.7)
+    told = generator.model(noisy, t.expand(2), embeds[:2], mask[:2])
+    without = generator.model(noisy, t.expand(2), embeds[2:].expand(2, -1, -1), mask[2:].expand(2, -1))
+    torch.testing.assert_close(told_velocity(generator.model, embeds, mask, 1.0)(noisy, t), told)
+    twice = told_velocity(generator.model, embeds, mask, 2.0)(noisy, t)
+    torch.testing.assert_close(twice, without + 2.0 * (told - without), atol=1e-4, rtol=1e-4)
+
+
+def test_noise_depends_on_the_seed_alone():
+    both = noise_of([3, 4], (2, 3))
+    assert torch.equal(both[1:], noise_of([4], (2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_frames": 8}, "the nearest are 5 and 9"),
+        ({"height": 30}, "`height` is a multiple of 8, not 30; the nearest is 32"),
+        ({"width": 3}, "the nearest is 8"),
+        ({"num_inference_steps": 0}, "num_inference_steps"),
+        ({"timestep_shift": -1.0}, "timestep_shift"),
+        ({"seeds": [1, 2]}, "1 prompts need as many seeds, not 2"),
+        ({"prompts": ["  "]}, "the prompt is empty"),
+        ({"prompts": ["  "], "rewrite": False}, "the prompt is empty"),
+    ],
+)
+def test_what_cannot_be_made_is_said_in_one_sentence(generator, changes, message):
+    with pytest.raises(ValueError, match=message):
+        generator.generate(**{"prompts": [CAPTIONS[0]], "seeds": [1], **changes})
+
+
+def test_progress_counts_to_its_end(generator):
+    told = []
+    generator.generate(CAPTIONS, [1, 2], num_inference_steps=3, progress=lambda *line: told.append(line))
+    assert told == [(step, 3, "steps") for step in (1, 2, 3)]
+
+
+def test_a_vae_of_another_training_is_refused_by_name(folder, tmp_path):
+    from components.models.dit import load_dit
+    from components.models.weights import load_json
+
+    model, notes = load_dit(folder)
+    other = VideoVae(VAE_SIZES["tiny"])
+    save_vae(tmp_path / "vae", other, {})
+    parts = {"video-vae": tmp_path / "vae", "text-encoder": folder / "text-encoder"}
+    save_folder(tmp_path / "mixed", {"dit": model.state_dict()}, {"dit": notes, "style": load_json(folder, "style")}, folders=parts)
+    with pytest.raises(MismatchedModelError, match="`latents_mean` is not what the diffusion transformer was trained with"):
+        Generator.load(tmp_path / "mixed")
+
+
+def test_a_model_that_is_not_there_is_said_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no model at"):
+        Generator.load(tmp_path / "nothing")
+
+
+def test_a_preview_leaves_a_sheet_and_a_video(folder, tmp_path):
+    preview(folder, tmp_path / "out" / "step_000010", CAPTIONS)
+    assert decode_clip((tmp_path / "out" / "step_000010.mp4").read_bytes()).shape == (9, 32, 64, 3)
+    assert (tmp_path / "out" / "step_000010.png").stat().st_size > 0
+
+
+def test_generating_needs_no_ray_prefect_lance_or_mlflow(folder):
+    program = (
+        "import sys, json; from components.generate.generator import Generator;"
+        f"Generator.load({str(folder)!r}).generate(['a red ring'], [1], num_inference_steps=1);"
+        "print(json.dumps([name for name in ('ray', 'prefect', 'lance', 'pyarrow', 'mlflow') if name in sys.modules]))"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert json.loads(told.stdout.splitlines()[-1]) == []

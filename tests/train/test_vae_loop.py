@@ -1,0 +1,188 @@
+"""The VAE's training: exact resume, steps that are not finite, learning, and the batches it is given."""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from components.models.sizes import VaeSize
+from components.models.vae import VideoVae
+from components.train.checkpoint import Checkpoints
+from components.train.context import TrainContext, read_metrics
+from components.train.vae_loop import (
+    ClipBatch,
+    UnstableTrainingError,
+    crop,
+    fit_normalisation,
+    measure_psnr,
+    psnr,
+    to_pixels,
+    train_vae,
+)
+
+SIZE = VaeSize(latent_channels=4, hidden_channels=16, num_blocks=1, encoder_channels=16, encoder_blocks=1)
+
+
+def settings(**changes: float) -> SimpleNamespace:
+    chosen = {
+        "steps": 6, "batch_size": 2, "learning_rate": 0.004, "weight_decay": 0.01, "warmup_steps": 1, "ema_decay": 0.9,
+        "l1_loss_weight": 0.1, "gradient_loss_weight": 0.1, "kl_weight": 1e-4, "max_grad_norm": 1.0, "crop_size": 16,
+        "report_every": 1, "checkpoint_every": 3, "seed": 3,
+    }  # fmt: skip
+    return SimpleNamespace(**(chosen | changes))
+
+
+def some_frames(count: int, frames: int = 5, side: int = 24) -> Tensor:
+    """Coloured discs that move, uint8 (N, T, H, W, 3)."""
+    generator = torch.Generator().manual_seed(0)
+    x0, y0, vx, vy = (8 + 8 * torch.rand(4, count, generator=generator) - torch.tensor([[0], [0], [12], [12]])).view(4, count, 1, 1, 1)
+    t, y, x = (torch.arange(n).view(shape) for n, shape in ((frames, (-1, 1, 1)), (side, (-1, 1)), (side, (-1,))))
+    inside = torch.sigmoid(5.0 - torch.hypot(x - x0 - vx * t / 4, y - y0 - vy * t / 4))[..., None]  # (N, T, H, W, 1)
+    colours = 255 * torch.rand(count, 1, 1, 1, 3, generator=generator)
+    return (inside * colours + (1 - inside) * 40).to(torch.uint8)
+
+
+def batches_of(frames: Tensor, size: int = 2) -> Callable[[int], Iterator[ClipBatch]]:
+    def batches(first: int) -> Iterator[ClipBatch]:
+        step = first
+        while True:
+            rows = [(step * size + place) % len(frames) for place in range(size)]
+            yield ClipBatch(frames[rows], tuple(f"clip{row}" for row in rows))
+            step += 1
+
+    return batches
+
+
+def fresh_model(frames: Tensor, size: VaeSize = SIZE) -> VideoVae:
+    torch.manual_seed(0)
+    model = VideoVae(size)
+    model.start_linear(to_pixels(frames))
+    return model
+
+
+def test_a_resumed_training_ends_with_the_bits_of_an_unbroken_one(tmp_path: Path) -> None:
+    frames = some_frames(7)
+    whole = train_vae(settings(), fresh_model(frames), batches_of(frames), Checkpoints(tmp_path / "a"), TrainContext.local(tmp_path / "a"))
+
+    class Killed(Exception):
+        pass
+
+    def killed_in_step_five(first: int) -> Iterator[ClipBatch]:
+        for step, batch in enumerate(batches_of(frames)(first), start=first):
+            if step == 4:
+                raise Killed
+            yield batch
+
+    with pytest.raises(Killed):
+        train_vae(settings(), fresh_model(frames), killed_in_step_five, Checkpoints(tmp_path / "b"), TrainContext.local(tmp_path / "b"))
+    stranger = VideoVae(SIZE)  # everything it resumes with is in the checkpoint
+    resumed = train_vae(settings(), stranger, batches_of(frames), Checkpoints(tmp_path / "b"), TrainContext.local(tmp_path / "b"))
+
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True))
+    told_whole, told_resumed = (read_metrics(tmp_path / name / "metrics.jsonl") for name in "ab")
+    assert told_whole == told_resumed
+    assert [step for step, _ in told_whole] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_finished_training_trains_no_more(tmp_path: Path) -> None:
+    frames = some_frames(4)
+    first = train_vae(settings(), fresh_model(frames), batches_of(frames), Checkpoints(tmp_path), TrainContext.local(tmp_path))
+
+    def none_is_asked_for(step: int) -> Iterator[ClipBatch]:
+        yield from ()
+
+    again = train_vae(settings(), VideoVae(SIZE), none_is_asked_for, Checkpoints(tmp_path), TrainContext.local(tmp_path))
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_checkpoints_of_another_size_are_refused(tmp_path: Path) -> None:
+    frames = some_frames(4)
+    train_vae(settings(steps=3), fresh_model(frames), batches_of(frames), Checkpoints(tmp_path), TrainContext.local(tmp_path))
+    other = VideoVae(replace(SIZE, hidden_channels=8))
+    with pytest.raises(ValueError, match="of another size; hint: remove that folder"):
+        train_vae(settings(steps=3), other, batches_of(frames), Checkpoints(tmp_path), TrainContext.local(tmp_path))
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_names_its_clips(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = some_frames(8)
+    poisoned = {"clip2"}
+    plain = VideoVae.forward
+
+    def forward(self: VideoVae, clip: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        reconstruction, mean, log_variance = plain(self, clip, noise)
+        return reconstruction * scale.view(-1, 1, 1, 1, 1), mean, log_variance
+
+    def batches(first: int) -> Iterator[ClipBatch]:
+        nonlocal scale
+        for batch in batches_of(frames)(first):
+            scale = torch.tensor([float("inf") if name in poisoned else 1.0 for name in batch.clip_ids])
+            yield batch
+
+    scale = torch.ones(2)
+    monkeypatch.setattr(VideoVae, "forward", forward)
+    model = fresh_model(frames)
+    with caplog.at_level(logging.WARNING, logger="kinora"):
+        train_vae(settings(steps=2), model, batches, Checkpoints(tmp_path), TrainContext.local(tmp_path))
+    assert [record.getMessage() for record in caplog.records] == ["step 2 is skipped, its gradient is not finite; clips: clip2"]
+    metrics = dict(read_metrics(tmp_path / "metrics.jsonl"))
+    assert [metrics[step]["skipped_steps"] for step in (1, 2)] == [0, 1]
+    monkeypatch.undo()
+    one_step = fresh_model(frames)
+    train_vae(settings(steps=2), one_step, lambda first: iter([next(batches_of(frames)(0))]), Checkpoints(tmp_path / "b"), TrainContext.local(tmp_path))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), one_step.parameters(), strict=True))
+
+
+def test_a_training_that_only_skips_gives_up(tmp_path: Path) -> None:
+    frames = some_frames(4)
+    model = fresh_model(frames)
+    with torch.no_grad():
+        model.decoder_out.bias.fill_(float("nan"))
+    with pytest.raises(UnstableTrainingError, match=r"20 steps on end up to 20 .* lower `vae.learning_rate`"):
+        train_vae(settings(steps=30), model, batches_of(frames), Checkpoints(tmp_path), TrainContext.local(tmp_path))
+
+
+def test_four_clips_are_learned_by_heart(tmp_path: Path) -> None:
+    frames = some_frames(4, side=16)
+    size = replace(SIZE, hidden_channels=48, encoder_channels=32)
+    model = fresh_model(frames, size)
+    start = measure_psnr(model, [ClipBatch(frames, ("a", "b", "c", "d"))])
+    chosen = settings(steps=150, batch_size=4, report_every=50, checkpoint_every=150, l1_loss_weight=0.0, gradient_loss_weight=0.0)
+    trained = train_vae(chosen, model, batches_of(frames, 4), Checkpoints(tmp_path), TrainContext.local(tmp_path))
+    end = measure_psnr(trained, [ClipBatch(frames, ("a", "b", "c", "d"))])
+    assert end > start + 6.0
+    assert end > 30.0
+
+
+def test_the_normalisation_is_that_of_all_latents() -> None:
+    frames = some_frames(6, side=16)
+    model = fresh_model(frames).eval()
+    batches = [ClipBatch(frames[:2], ("a", "b")), ClipBatch(frames[2:], ("c", "d", "e", "f"))]
+    fit_normalisation(model, batches)
+    with torch.no_grad():
+        latents = model.encode(to_pixels(frames))
+    torch.testing.assert_close(latents.mean((0, 2, 3, 4)), torch.zeros(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(latents.std((0, 2, 3, 4)), torch.ones(4), atol=0.02, rtol=0)
+
+
+def test_psnr_is_that_of_its_formula() -> None:
+    clip = torch.zeros(2, 3, 1, 8, 8)
+    off = clip + torch.tensor([0.02, 0.2]).view(2, 1, 1, 1, 1)
+    torch.testing.assert_close(psnr(off, clip), torch.tensor([40.0, 20.0]))
+
+
+def test_crops_fit_the_patches_and_come_from_everywhere() -> None:
+    clips = torch.arange(40 * 24).view(1, 1, 1, 40, 24).float()
+    generator = torch.Generator().manual_seed(0)
+    found = [crop(clips, 20, 8, generator) for _ in range(60)]
+    assert {tuple(part.shape[-2:]) for part in found} == {(16, 16)}
+    corners = {(int(part[0, 0, 0, 0, 0]) // 24, int(part[0, 0, 0, 0, 0]) % 24) for part in found}
+    assert max(row for row, _ in corners) > 16
+    assert {column for _, column in corners} >= {0, 8}
+    assert torch.equal(crop(clips, 64, 8, generator), clips)
