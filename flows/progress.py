@@ -27,7 +27,9 @@ class StageProgress:
         now = time.monotonic()
         if now - self.sent >= ARTIFACT_SECONDS or done >= total:
             self.sent = now
-            update_progress_artifact(self.artifact, progress=min(100.0, 100.0 * done / max(total, 1)), description=f"{self.stage} {note}".strip())
+            update_progress_artifact(
+                self.artifact, progress=min(100.0, 100.0 * done / max(total, 1)), description=f"{self.stage} {note}".strip()
+            )
 
 
 @contextlib.contextmanager

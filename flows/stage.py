@@ -16,7 +16,7 @@ from prefect.states import Completed
 
 from components.cluster.session import ray_session
 from components.config import load_config
-from components.jobs.run import Outcome, Run
+from components.jobs.run import Outcome, Run, unseen
 from components.jobs.stage import run_stage
 from components.store.project import Project, project_name
 from flows.progress import stage_progress
@@ -75,10 +75,6 @@ def _outcome(run: Run, stage: str, answer: Outcome | State[Any]) -> Outcome:
     return Outcome(stage, "skip", answer.message or "", 0.0, record.get("result", {}))
 
 
-def _unseen(done: int, total: int, note: str) -> None:
-    """The progress of a run outside its stages, which nobody watches."""
-
-
 @contextlib.contextmanager
 def opened_run(
     project: str | None, source: str | None, manifest: str | None, profile: str | None, overrides: Sequence[str] | None
@@ -93,5 +89,5 @@ def opened_run(
             project=place,
             source=Path(source) if source else None,
             manifest=Path(manifest) if manifest else None,
-            progress=_unseen,
+            progress=unseen,
         )

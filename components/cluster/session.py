@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import stat
 import tempfile
 import threading
@@ -22,6 +23,7 @@ logger = logging.getLogger("kinora")
 PREFIX = "kin-"
 OWNER = "owner.json"
 LONGEST_TEMP = 30  # bytes; Ray adds about 75 below it and a socket path holds 107
+KNOCK_SECONDS = 10
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 WORKER_ENVIRONMENT = {
@@ -77,6 +79,8 @@ def ray_session(config: Any, project_root: Path) -> Iterator[None]:
     session = _join(config, project_root)
     try:
         session.ready.wait()
+        if isinstance(session.error, RayUnavailableError):
+            raise session.error
         if session.error is not None:
             raise _explained(session) from session.error
         yield
@@ -129,6 +133,7 @@ def _leave(session: _Session) -> None:
 def _keep(session: _Session, config: Any, root: Path) -> None:
     try:
         if session.address:
+            _check_address(session.address)
             _connect(session.address)
         else:
             _start_patiently(session, config.cluster, root)
@@ -159,6 +164,22 @@ def _explained(session: _Session) -> RayUnavailableError:
             f"no Ray answers at RAY_ADDRESS `{session.address}` ({cause}); hint: unset RAY_ADDRESS for a local one, or set RAY_AUTH_TOKEN_PATH"
         )
     return RayUnavailableError(f"Ray did not start on this machine ({cause}); hint: `kinora doctor` says what is missing")
+
+
+def _check_address(address: str) -> None:
+    """Knocks before Ray does, which would try for minutes."""
+    if "://" in address:
+        raise RayUnavailableError(
+            f"RAY_ADDRESS `{address}` is one of Ray's client, which trains nothing; hint: give the head's own address, HOST:6379"
+        )
+    host, _, port = address.rpartition(":")
+    if port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
+        except OSError as error:
+            raise RayUnavailableError(
+                f"no Ray answers at RAY_ADDRESS `{address}` ({error.strerror or error}); hint: unset RAY_ADDRESS for a local one"
+            ) from error
 
 
 def _connect(address: str) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from components.measure.fingerprint import WORDS, unpack
+from components.measure.fingerprint import CELLS, WORDS, unpack
 
 ROWS_AT_ONCE = 1024
-FAR = 12.0  # mean colours over time that differ more (root mean square of the cells) are not looked at closer
+FAR = 12.0  # mean colours that differ more (root mean square over cells) are not looked at closer
 MIN_SHARED = 5  # frames that two clips must have in common, of nine
 SHIFTED = 0.5  # how much stricter the limit is for clips that would have to be shifted: there are many ways to be alike by chance
 LINKED = 1.5  # how much looser it is between two files of which one pair of clips is the same beyond doubt
@@ -56,45 +56,51 @@ def find_duplicates(rows: Sequence[Mapping[str, Any]], max_difference: float) ->
 
 def _same(prints: np.ndarray, files: np.ndarray, limit: float) -> list[tuple[int, int]]:
     """Answers pairs of fingerprints, uint8 (N, T, 192), that show the same frames, perhaps shifted in time."""
-    near = _near(prints, files)
-    if not len(near):
-        return []
-    difference = _difference(prints, near, 0, limit * LINKED)
-    room = max(0, prints.shape[1] - MIN_SHARED)
-    for shift in [*range(-room, 0), *range(1, room + 1)]:
-        difference = np.minimum(difference, _difference(prints, near, shift, limit * LINKED * SHIFTED) / SHIFTED)
-    strict = difference <= limit
-    linked = {(files[a], files[b]) for a, b in near[strict]}
-    loose = [(files[a], files[b]) in linked for a, b in near[difference <= limit * LINKED]]
-    return [(int(a), int(b)) for a, b in near[difference <= limit * LINKED][np.array(loose, bool)]]
+    frames = prints.shape[1]
+    room = max(0, frames - MIN_SHARED)
+    found: dict[tuple[int, int], float] = {}
+    for shift in range(-room, room + 1):
+        strictness = SHIFTED if shift else 1.0
+        shared = [(t, t - shift) for t in range(max(0, shift), frames + min(0, shift))]
+        near = _near(prints, files, shared, FAR * strictness)
+        difference = _difference(prints, near, shared, limit * LINKED * strictness) / strictness
+        close = difference <= limit * LINKED
+        for (a, b), worst in zip(near[close].tolist(), difference[close].tolist(), strict=True):
+            found[a, b] = min(worst, found.get((a, b), worst))
+    linked = {(files[a], files[b]) for (a, b), worst in found.items() if worst <= limit}
+    return [pair for pair in found if (files[pair[0]], files[pair[1]]) in linked]
 
 
-def _near(prints: np.ndarray, files: np.ndarray) -> np.ndarray:
-    """Answers pairs (P, 2) of different files whose colours, averaged over time, are alike; files are in order within a pair."""
-    means = prints.mean(axis=1, dtype=np.float32)  # (N, 192)
-    squares = (means * means).sum(axis=1)
+def _near(prints: np.ndarray, files: np.ndarray, shared: list[tuple[int, int]], far: float) -> np.ndarray:
+    """Answers pairs (P, 2) of different files, in order, whose colours over the shared frames are alike on average."""
+    here, there = (_means(prints[:, [pair[side] for pair in shared]]) for side in (0, 1))  # (N, 48)
+    ones = np.ones((len(prints), 1), np.float32)
+    left = np.concatenate([-2 * here, (here * here).sum(axis=1, keepdims=True), ones], axis=1)
+    right = np.concatenate([there, ones, (there * there).sum(axis=1, keepdims=True)], axis=1)  # left @ right.T: squared distances
+    order = np.argsort(files, kind="stable")
     found = [np.empty((0, 2), np.int64)]
-    for at in range(0, len(means), ROWS_AT_ONCE):
-        block = slice(at, at + ROWS_AT_ONCE)
-        distance = squares[block, None] + squares[None, :] - 2 * means[block] @ means.T
-        a, b = np.nonzero(distance <= means.shape[1] * FAR**2)
-        a += at
+    for at in range(0, len(prints), ROWS_AT_ONCE):
+        rows, columns = order[at : at + ROWS_AT_ONCE], order[at:]
+        a, b = np.nonzero(left[rows] @ right[columns].T <= here.shape[1] * far**2)
+        a, b = rows[a], columns[b]
         found.append(np.stack([a, b], axis=1)[files[a] < files[b]])
     return np.concatenate(found)
 
 
-def _difference(prints: np.ndarray, pairs: np.ndarray, shift: int, limit: float) -> np.ndarray:
-    """Answers the largest difference of any cell over the frames that pairs share at a shift; 255 as soon as it is above the limit."""
-    frames = prints.shape[1]
-    worst = np.full(len(pairs), 255.0)
+def _means(prints: np.ndarray) -> np.ndarray:
+    """Averages fingerprints (N, T, 192) over time and over 2x2 cells: float32 (N, 48)."""
+    cells = prints.mean(axis=1, dtype=np.float32).reshape(len(prints), CELLS // 2, 2, CELLS // 2, 2, 3)
+    return cells.mean(axis=(2, 4)).reshape(len(prints), -1)
+
+
+def _difference(prints: np.ndarray, pairs: np.ndarray, shared: list[tuple[int, int]], limit: float) -> np.ndarray:
+    """Answers the largest difference of any cell over the frames that pairs share; infinite as soon as it is above the limit."""
+    worst = np.full(len(pairs), np.inf)
     alive, largest = np.arange(len(pairs)), np.zeros(len(pairs))
-    shared = [(t, t - shift) for t in range(max(0, shift), frames + min(0, shift))]
     for here, there in sorted(shared, key=lambda pair: abs(pair[0] - shared[len(shared) // 2][0])):
         a, b = prints[pairs[alive, 0], here].astype(np.int16), prints[pairs[alive, 1], there].astype(np.int16)
-        largest = np.maximum(largest, np.abs(a - b).max(axis=1))
+        largest = np.maximum(largest, np.abs(a - b).max(axis=1, initial=0))
         alive, largest = alive[largest <= limit], largest[largest <= limit]
-        if not len(alive):
-            break
     worst[alive] = largest
     return worst
 

@@ -53,7 +53,12 @@ class SampleActor:
             frames, prompts, reader, fps=Fraction(clip.fps), min_motion=self.config.evaluate.min_motion, sharp_at=self.sharp_at
         )
         return [
-            {"row": row, "rewritten": sample.rewritten, "frames": sample.frames, "video": write_video(None, sample.frames, Fraction(clip.fps), crf=12)}
+            {
+                "row": row,
+                "rewritten": sample.rewritten,
+                "frames": sample.frames,
+                "video": write_video(None, sample.frames, Fraction(clip.fps), crf=12),
+            }
             for row, sample in zip(rows, samples, strict=True)
         ]
 

@@ -74,13 +74,20 @@ def _result(run: Run, clips: tables.Table, done: int) -> dict[str, Any]:
         raise ValueError(f"no clip has a caption ({choice.why}); hint: a manifest with captions, or `--set captioner.pretrained=NAME:TAG`")
     shown = rows[:: max(1, len(rows) // EXAMPLES)][:EXAMPLES]
     return {
-        "summary": f"{written} captions written, {sum(bool(row['lent']) for row in rows)} lent" + (f", {without} clips without" if without else ""),
+        "summary": f"{written} captions written, {sum(bool(row['lent']) for row in rows)} lent"
+        + (f", {without} clips without" if without else ""),
         "amount": f"{done} clips",
         "warnings": list(verdict.warnings),
         "show": {
             "tables": {
                 "captions": [
-                    {"clip": r["clip_id"], "caption": r["caption"], "score": r["caption_score"], "by": "label" if r["lent"] else "captioner"} for r in shown
+                    {
+                        "clip": r["clip_id"],
+                        "caption": r["caption"],
+                        "score": r["caption_score"],
+                        "by": "label" if r["lent"] else "captioner",
+                    }
+                    for r in shown
                 ]
             }
         },

@@ -67,7 +67,13 @@ def _measure(run: Run, clips: tables.Table) -> None:
     fresh = set(keys) - set(stale)
 
     def write(rows: list[dict[str, Any]]) -> None:
-        clips.update([{"clip_id": r["clip_id"], **{name: r[name] for name in WRITES}, "measured_by": maker} for r in rows if r["clip_id"] not in fresh])
+        clips.update(
+            [
+                {"clip_id": r["clip_id"], **{name: r[name] for name in WRITES}, "measured_by": maker}
+                for r in rows
+                if r["clip_id"] not in fresh
+            ]
+        )
 
     settings = run.config.caption
     map_rows(

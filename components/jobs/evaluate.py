@@ -85,7 +85,9 @@ def evaluate(run: Run, freshness: Freshness) -> dict[str, Any]:
         "text-to-video": text_to_video_evidence(
             weights_of("train_dit", run.project), measured_by, rows, evaluation, None if preset else _likeness(real, found)
         ),
-        "video-vae": vae_evidence(weights_of("train_vae", run.project), measured_by, real.rows, real.frames, reconstructed, real.truths, reader),
+        "video-vae": vae_evidence(
+            weights_of("train_vae", run.project), measured_by, real.rows, real.frames, reconstructed, real.truths, reader
+        ),
         "captioner": captioner_evidence(weights_of("train_captioner", run.project), measured_by, _captioned(run)),
     }
     for kind, entry in evidence.items():
@@ -128,7 +130,11 @@ def _reconstructions(run: Run, real: RealClips) -> list[np.ndarray]:
     batches = [np.stack(real.frames[at : at + CLIPS_PER_BATCH]) for at in range(0, len(real.frames), CLIPS_PER_BATCH)]
     folder = str(model_folder("train_vae", run.project))
     encode = run.config.encode
-    done = dict(map_batches(ReconstructActor, (folder,), batches, num_actors=min(encode.num_actors, len(batches)), cpus_per_actor=encode.cpus_per_actor))
+    done = dict(
+        map_batches(
+            ReconstructActor, (folder,), batches, num_actors=min(encode.num_actors, len(batches)), cpus_per_actor=encode.cpus_per_actor
+        )
+    )
     return [clip for at in sorted(done) for clip in done[at]]
 
 
@@ -222,7 +228,13 @@ def _sheets(run: Run, real: RealClips, reconstructed: Sequence[np.ndarray], foun
 
 def _following_table(evaluation: suite.Evaluation) -> list[dict[str, Any]]:
     return [
-        {"prompts": group, "field": field, "right": round(share["value"], 3), "low": round(share["low"], 3), "high": round(share["high"], 3)}
+        {
+            "prompts": group,
+            "field": field,
+            "right": round(share["value"], 3),
+            "low": round(share["low"], 3),
+            "high": round(share["high"], 3),
+        }
         for group, found in (evaluation["groups"] or {}).items()
         for field, share in found["fields"].items()
     ]

@@ -14,13 +14,14 @@ BARS = {("unseen", "colour"): 0.9, ("unseen", "motion"): 0.8, ("unseen", "shape"
 CUT_TOLERANCE_FRAMES = 1
 
 
-def figures(run: Run, latest: Mapping[str, Any], total_seconds: float, peak_bytes: int) -> list[Figure]:
-    """Answers every figure that the project can show; an unmeasured one has no value and does not hold."""
+def figures(run: Run, latest: Mapping[str, Any]) -> list[Figure]:
+    """Answers every figure that the project can show; time and memory are those of the last run that ran every stage."""
     bars = run.source is None and run.config.world.preset == "demo"
-    found = [
-        Figure("demo_minutes", "whole run", total_seconds / 60, 15.0 if bars else None, "<=", "min"),
-        Figure("peak_memory_gib", "peak memory, PSS of all processes", peak_bytes / GIB, 8.0 if bars else None, "<=", "GiB"),
-    ]
+    found = []
+    if whole := run.project.record("whole_run"):
+        found.append(Figure("demo_minutes", "whole run", whole["seconds"] / 60, 15.0 if bars else None, "<=", "min"))
+        peak = whole["peak_bytes"] / GIB
+        found.append(Figure("peak_memory_gib", "peak memory, PSS of all processes", peak, 8.0 if bars else None, "<=", "GiB"))
     if run.source is None:
         found += _cuts(run)
         found += _captions(latest.get("captions") or {})
@@ -76,7 +77,15 @@ def _captions(captions: Mapping[str, Any]) -> list[Figure]:
         for field, share in (captions.get(group) or {}).items():
             bar = bar_all if field == "all" else bar_field
             found.append(
-                Figure(f"captions_{group}_{field}", f"captions of {where}, {field}", share["value"], bar, unit="%", low=share["low"], high=share["high"])
+                Figure(
+                    f"captions_{group}_{field}",
+                    f"captions of {where}, {field}",
+                    share["value"],
+                    bar,
+                    unit="%",
+                    low=share["low"],
+                    high=share["high"],
+                )
             )
     return found
 
@@ -91,5 +100,15 @@ def _vae(run: Run, latest: Mapping[str, Any]) -> list[Figure]:
     found.append(Figure("vae_above_pca", "VAE above the PCA of its shape", pictures["psnr"] - pca if pca else None, 1.5, unit="dB"))
     for field, share in (pictures.get("fields") or {}).items():
         if field != "all":
-            found.append(Figure(f"vae_reader_{field}", f"reader on reconstructions, {field}", share["value"], 0.95, unit="%", low=share["low"], high=share["high"]))
+            found.append(
+                Figure(
+                    f"vae_reader_{field}",
+                    f"reader on reconstructions, {field}",
+                    share["value"],
+                    0.95,
+                    unit="%",
+                    low=share["low"],
+                    high=share["high"],
+                )
+            )
     return found

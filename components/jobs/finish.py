@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,22 @@ from components.world.vocabulary import parse
 NUM_CLIPS, NUM_PAIRS, SAMPLES_PER_GROUP = 8, 4, 12
 
 
-def finish(run: Run, outcomes: Sequence[Outcome], total_seconds: float, peak_bytes: int) -> data.ReportData:
-    """Writes report, summary and sample files of a project, and answers what they were made of."""
-    report = collect(run, outcomes, total_seconds, peak_bytes)
+def finish(run: Run, outcomes: Sequence[Outcome], spent: Callable[[], tuple[float, int]]) -> data.ReportData:
+    """Writes report, summary and sample files of a project, and answers what they were made of.
+
+    Args:
+        spent: answers the seconds and the peak memory in bytes of this run so far; a run of all stages is remembered by them.
+    """
+    seconds, peak_bytes = spent()
+    if {outcome.stage for outcome in outcomes if outcome.action == "run"} == set(STAGES):
+        run.project.write_record("whole_run", {"seconds": seconds, "peak_bytes": peak_bytes})
+    report = collect(run, outcomes, seconds)
     build.build(report, run.project.folder)
     summary.write_summary(run.project.folder, report.figures, report.stages)
     return report
 
 
-def collect(run: Run, outcomes: Sequence[Outcome], total_seconds: float, peak_bytes: int) -> data.ReportData:
+def collect(run: Run, outcomes: Sequence[Outcome], total_seconds: float) -> data.ReportData:
     """Gathers what the tables, records and evaluations of a project say."""
     folder = run.project.folder
     latest = _json(folder / "evaluations" / "latest.json")
@@ -44,8 +51,8 @@ def collect(run: Run, outcomes: Sequence[Outcome], total_seconds: float, peak_by
         subtitle=str(run.source) if run.source else f"the synthetic world, preset {run.config.world.preset}",
         made_at=time.strftime("%Y-%m-%d %H:%M"),
         verdicts=[_verdict(entry) for entry in verdicts.get("verdicts", [])],
-        figures=figures(run, latest, total_seconds, peak_bytes),
-        stages=[_stage(outcome) for outcome in outcomes],
+        figures=figures(run, latest),
+        stages=_stages(run, outcomes),
         funnel=_funnel(run),
         clips=_clip_examples(run, clips),
         reconstructions=_reconstructions(run),
@@ -71,21 +78,29 @@ def _verdict(entry: Mapping[str, Any]) -> data.Verdict:
     return data.Verdict(entry["model"], entry["outcome"], entry["reasons"], checks, str(entry["version"]) if entry.get("version") else None)
 
 
-def _stage(outcome: Outcome) -> data.StageRow:
-    return data.StageRow(
-        name=outcome.stage,
-        title=STAGES[outcome.stage].title,
-        seconds=outcome.seconds,
-        amount=str(outcome.result.get("amount", "")),
-        result=str(outcome.result.get("summary", "")),
-        status="fresh" if outcome.action == "skip" else "done",
-    )
+def _stages(run: Run, outcomes: Sequence[Outcome]) -> list[data.StageRow]:
+    """What this run did; stages of the project that it did not come to keep the time of when they ran."""
+    now = {outcome.stage: outcome for outcome in outcomes}
+    rows = []
+    for stage, spec in STAGES.items():
+        record = run.project.record(stage)
+        if record is None and stage not in now:
+            continue
+        result = now[stage].result if stage in now else (record or {})["result"]
+        ran = stage in now and now[stage].action == "run"
+        seconds = now[stage].seconds if ran else (record or {}).get("seconds")
+        amount, said = str(result.get("amount", "")), str(result.get("summary", ""))
+        rows.append(data.StageRow(stage, spec.title, seconds, amount, said, "done" if ran else "fresh"))
+    return rows
 
 
 def _funnel(run: Run) -> list[data.FunnelStep]:
     videos = tables.videos(run.project).read(["status", "reason"])
     clips = tables.clips(run.project).read(["keep", "drop_reason"])
-    return [data.FunnelStep(step.what, step.kept, step.dropped, "; ".join(f"{n} {why}" for why, n in step.reasons)) for step in funnel(videos, clips)]
+    return [
+        data.FunnelStep(step.what, step.kept, step.dropped, "; ".join(f"{n} {why}" for why, n in step.reasons))
+        for step in funnel(videos, clips)
+    ]
 
 
 def _clip_examples(run: Run, clips: tables.Table) -> list[data.ClipExample]:
@@ -167,13 +182,22 @@ def _lineage(run: Run) -> list[data.Maker]:
 
 def _paths(run: Run) -> dict[str, str]:
     folder = run.project.folder
-    named = {"report": folder / "report.html", "summary": folder / "summary.json", "samples": run.project.samples, "sheets": folder / "sheets"}
+    named = {
+        "report": folder / "report.html",
+        "summary": folder / "summary.json",
+        "samples": run.project.samples,
+        "sheets": folder / "sheets",
+    }
     return {name: str(path) for name, path in named.items()}
 
 
 def _next_commands(run: Run) -> list[str]:
     chosen = "" if run.project.name == "demo" and run.source is None else f" --project {run.project.name}"
-    model = "" if (_json(run.project.folder / "evaluations" / "verdicts.json")).get("promoted") else f" --model {model_folder('train_dit', run.project)}"
+    model = (
+        ""
+        if (_json(run.project.folder / "evaluations" / "verdicts.json")).get("promoted")
+        else f" --model {model_folder('train_dit', run.project)}"
+    )
     prompt = "a red square moving left" if run.source is None else "a person waving"
     return [f'kinora generate "{prompt}" -o sample.mp4{chosen}{model}', f"kinora show models{chosen}", f"kinora plan{chosen}"]
 

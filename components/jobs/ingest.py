@@ -118,7 +118,11 @@ def _mark_missing(videos: tables.Table, sources: Sequence[Source], known: Mappin
 def _result(videos: tables.Table, clips: tables.Table, read: int, gone: int) -> dict[str, Any]:
     rows = videos.read(["status", "reason", "uri"])
     status = Counter(row["status"] for row in rows)
-    refused = [{"file": row["uri"].rsplit("/", 1)[-1], "status": row["status"], "reason": row["reason"]} for row in rows if row["status"] != "accepted"]
+    refused = [
+        {"file": row["uri"].rsplit("/", 1)[-1], "status": row["status"], "reason": row["reason"]}
+        for row in rows
+        if row["status"] != "accepted"
+    ]
     return {
         "summary": f"{read} files read, {status['accepted']} accepted, {len(refused)} not, {clips.count()} clips",
         "files": dict(status),

@@ -14,7 +14,9 @@ from components.stages import digest
 from components.store import tables
 from components.store.project import Project, write_json
 
-KINDS: dict[models.Kind, tuple[str, Callable[..., gates.Verdict]]] = {  # the models in the order in which one stands on another, with the stage that trains each
+KINDS: dict[
+    models.Kind, tuple[str, Callable[..., gates.Verdict]]
+] = {  # the models in the order in which one stands on another, with the stage that trains each
     "captioner": ("train_captioner", gates.decide_captioner),
     "video-vae": ("train_vae", gates.decide_vae),
     "text-to-video": ("train_dit", gates.decide_text_to_video),

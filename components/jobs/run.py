@@ -44,3 +44,7 @@ def timed(body: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], float]:
     started = time.monotonic()
     result = body()
     return result, time.monotonic() - started
+
+
+def unseen(done: int, total: int, note: str) -> None:
+    """The progress of a run outside its stages, which nobody watches."""

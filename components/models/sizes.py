@@ -60,7 +60,7 @@ VAE_SIZES = {
 }
 DIT_SIZES = {
     "tiny": DitSize(hidden_size=64, depth=2, num_heads=2, patch_size=(1, 2, 2), text_size=64),
-    "demo": DitSize(hidden_size=256, depth=6, num_heads=4, patch_size=(1, 4, 4)),
+    "demo": DitSize(hidden_size=512, depth=4, num_heads=8, patch_size=(1, 8, 8)),
     "base": DitSize(hidden_size=1536, depth=30, num_heads=12, patch_size=(1, 2, 2), text_size=1024, refiner_depth=2),
 }
 COCA_SIZES = {

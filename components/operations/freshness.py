@@ -61,7 +61,7 @@ def assess(stage: str, config: Config, project: Project, source: Path | None = N
     now = stage_maker(stage, config, project)
     rows, rows_now = _rows(stage, config, project, source, manifest)
     stale = stale_rows(stage, config, project)
-    record = project.record(stage)
+    record = finished(stage, project)
     if record is None:
         fresh, why = False, "it has not finished yet"
     elif record["maker"] != now:
@@ -77,6 +77,12 @@ def assess(stage: str, config: Config, project: Project, source: Path | None = N
     else:
         fresh, why = True, "nothing changed"
     return Freshness(stage, fresh, why, now, rows, rows_now, training_key(now, rows_now), stale)
+
+
+def finished(stage: str, project: Project) -> dict[str, Any] | None:
+    """Answers a stage's record, or None while there is no whole one."""
+    record = project.record(stage)
+    return record if record is not None and {"maker", "rows", "rows_digest", "result"} <= record.keys() else None
 
 
 def stage_maker(stage: str, config: Config, project: Project) -> str:
@@ -110,8 +116,8 @@ def training_key(stage_maker: str, rows: str) -> str:
 
 def model_folder(stage: str, project: Project) -> Path | None:
     """Answers the folder that the last finished training of a stage exported, or None."""
-    record = project.record(stage)
-    if record is None or record.get("result", {}).get("weights") == "":
+    record = finished(stage, project)
+    if record is None or record["result"].get("weights") == "":
         return None
     return project.model(stage, training_key(record["maker"], record["rows_digest"]))
 
@@ -161,7 +167,7 @@ def stale_rows(stage: str, config: Config, project: Project) -> dict[str, list[s
 
 def _stale_captions(clips: tables.Table, config: Config, project: Project) -> list[str]:
     lent = f"({LENT} AND (caption_by IS DISTINCT FROM label_by) AND {KEPT})"
-    record = project.record("train_captioner")
+    record = finished("train_captioner", project)
     if record is not None and not weights_of("train_captioner", project):
         return clips.keys(lent)  # no captioner, so what nobody described stays without a caption
     made = tables.distinct("caption_by", stage_maker("caption", config, project))
@@ -189,7 +195,7 @@ def _rows(stage: str, config: Config, project: Project, source: Path | None, man
     if stage == "ingest":
         return _listing(config, source, manifest)
     if stage == "promote":
-        report = project.record("evaluate") or {}
+        report = finished("evaluate", project) or {}
         return int(report.get("rows", 0)), digest([report.get("maker"), report.get("rows_digest")])
     if stage == "train_captioner" and config.captioner.pretrained is not None:
         return 0, digest(["pretrained", config.captioner.pretrained])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from components.config import Config
-from components.operations.freshness import Freshness, assess
+from components.operations.freshness import Freshness, assess, finished
 from components.stages import STAGES, TRAIN_STAGES
 from components.store.project import Project
 
@@ -85,12 +85,12 @@ def _decide(stage: str, found: Freshness, above: list[str], changed: set[str]) -
 
 def _makes_anew(stage: str, found: Freshness, project: Project, above: list[str], changed: set[str]) -> bool:
     """Answers whether what stands on this stage is made by somebody else afterwards, and not only joined by new rows."""
-    record = project.record(stage)
+    record = finished(stage, project)
     return stage in TRAIN_STAGES or record is None or record["maker"] != found.maker or bool(changed.intersection(above))
 
 
 def _seconds(found: Freshness, project: Project) -> float | None:
-    record = project.record(found.stage)
+    record = finished(found.stage, project)
     if record is None or "seconds" not in record:
         return None
     share = found.todo / max(1, int(record["rows"])) if found.stale and found.todo else 1.0

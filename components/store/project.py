@@ -54,9 +54,10 @@ class Project:
     def record(self, stage: str) -> dict[str, Any] | None:
         """Answers what the last whole run of a stage wrote down, or None; a torn record counts as none."""
         try:
-            return json.loads((self.folder / "state" / f"{stage}.json").read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
+            record = json.loads((self.folder / "state" / f"{stage}.json").read_text())
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
+        return record if isinstance(record, dict) else None
 
     def write_record(self, stage: str, record: dict[str, Any]) -> None:
         """Writes a stage's record in one atomic step."""

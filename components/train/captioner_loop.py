@@ -18,8 +18,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("kinora")
 
-ADAMW = ("visual.conv1", "visual.positional_embedding", "visual.attn_pool.query", "visual.proj", "text.token_embedding",
-         "text.positional_embedding", "text.text_projection", "text_decoder.text_projection")  # fmt: skip
+ADAMW = (  # matrices that are tables of vectors, or the last layer; conv1 is Muon's, which made it learn motion many times faster
+    "visual.positional_embedding",
+    "visual.attn_pool.query",
+    "visual.proj",
+    "text.token_embedding",
+    "text.positional_embedding",
+    "text.text_projection",
+    "text_decoder.text_projection",
+)
 MAX_LOGIT_SCALE = math.log(100)
 
 

@@ -44,7 +44,7 @@ def run(payload: Mapping[str, Any], context: TrainContext) -> None:
     project = Project(Path(payload["root"]), payload["project"])
     encoded = read_encoded(project)
     parts = {"video-vae": Path(payload["video_vae"]), "text-encoder": Path(payload["text_encoder"])}
-    exported = Exported(_notes(config, encoded, parts), payload["style"], parts)
+    exported = Exported(notes_of(config, encoded, parts), payload["style"], parts)
     sampling = Sampling(project.samples / "train_dit", exported, _some_captions(project)) if context.rank == 0 else None
     try:
         average = train(config, encoded, exported, Checkpoints(Path(payload["checkpoints"])), context, sampling)
@@ -98,7 +98,8 @@ def _empty_prompt(text_encoder: Path) -> Tensor:
     return embeds[0][mask[0]].half().float().clone()
 
 
-def _notes(config: Config, encoded: Encoded, parts: Mapping[str, Path]) -> dict[str, Any]:
+def notes_of(config: Config, encoded: Encoded, parts: Mapping[str, Path]) -> dict[str, Any]:
+    """Answers what is kept beside the weights: how to build the model, what it must meet again, and how to sample."""
     vae = load_json(parts["video-vae"], "vae")
     text_width = int(encoded.text_embeds[0].shape[1])
     return {

@@ -49,7 +49,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__([group for group in groups if group["params"]], {"lr": learning_rate, "base_lr": learning_rate})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Moves every parameter that has a gradient."""
         answer = closure() if closure is not None else None
         for group in self.param_groups:
@@ -81,7 +81,7 @@ class Muon(torch.optim.Optimizer):
                     "count": torch.zeros((), dtype=torch.float32),
                 }
         states = [self.state[parameter] for parameter in parameters]
-        gradients = [parameter.grad for parameter in parameters]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         means, squares = [state["mean"] for state in states], [state["square"] for state in states]
         torch._foreach_lerp_(means, gradients, 1 - group["beta1"])
         torch._foreach_mul_(squares, group["beta2"])

@@ -1,13 +1,12 @@
 """`kinora run`: asks the planner first; only what is stale starts Prefect, Ray and torch."""
 
 import difflib
-from collections.abc import Sequence
-from typing import Any
+import time
 
 import click
 
 from flows.commands.options import Invocation, remember_source, resolve, settings_options, source_options
-from flows.commands.output import duration, print_table, remark
+from flows.commands.output import print_table, remark
 
 
 @click.command()
@@ -46,13 +45,18 @@ def run(
     first = f"the first is `{running[0].stage}` ({running[0].why})"
     remark(f"project `{asked.project.name}`: {len(running)} of {len(plans)} stages to run, {first}")
     remember_source(asked.project, asked.source)
-    outcomes = _run(name, asked)
-    _print_outcomes(outcomes)
-    _point_to(asked)
+    _run(name, asked)
     return 0
 
 
-def _run(flow: str, asked: Invocation) -> Sequence[Any]:
+def _run(flow: str, asked: Invocation) -> None:
+    """Runs the flow, then writes the report and says what became of each stage."""
+    from rich.console import Console
+
+    from components.jobs.finish import finish
+    from components.jobs.run import Run, unseen
+    from components.report.summary import summary_lines
+    from flows.memory import watched_memory
     from flows.runner import RunSettings, run_flow
 
     settings = RunSettings(
@@ -62,15 +66,14 @@ def _run(flow: str, asked: Invocation) -> Sequence[Any]:
         profile=asked.profile,
         overrides=asked.overrides,
     )
-    return run_flow(flow, settings)
-
-
-def _print_outcomes(outcomes: Sequence[Any]) -> None:
-    rows = [
-        (done.stage, done.action, duration(done.seconds) if done.action == "run" else "", done.result.get("summary", done.why))
-        for done in outcomes
-    ]
-    print_table(("stage", "action", "time", "result"), rows)
+    started = time.monotonic()
+    with watched_memory() as peak:
+        outcomes = run_flow(flow, settings)
+        run = Run(asked.config, asked.project, asked.source.folder, asked.source.manifest, unseen)
+        report = finish(run, outcomes, lambda: (time.monotonic() - started, peak.num_bytes))
+    console = Console(soft_wrap=False)
+    for line in summary_lines(report):
+        console.print(line)
 
 
 def _point_to(asked: Invocation) -> None:
@@ -81,4 +84,5 @@ def _point_to(asked: Invocation) -> None:
             remark(f"  {folder / name}")
     chosen = "" if asked.project.name == "demo" else f" --project {asked.project.name}"
     profile = f" --profile {asked.profile}" if asked.profile else ""
-    remark(f'next: `kinora generate "a red ball moving left" -o red.mp4{chosen}{profile}`, `kinora show funnel{chosen}{profile}`')
+    prompt = "a red square moving left" if asked.source.folder is None else "what your footage shows"
+    remark(f'next: `kinora generate "{prompt}" -o sample.mp4{chosen}{profile}`, `kinora show models{chosen}{profile}`')

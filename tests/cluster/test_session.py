@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from components.cluster import session
-from components.cluster.session import ray_session, start_ray, stop_ray, token_file
+from components.cluster.session import RayUnavailableError, ray_session, start_ray, stop_ray, token_file
 from tests.cluster.conftest import SETTINGS
 
 
@@ -39,7 +39,7 @@ def test_a_session_outlives_the_thread_that_asked_for_it(ray: Path):
     """Ray's processes die with the thread that started them; the first thread to ask may be a short one."""
     import ray as library
 
-    thread = threading.Thread(target=lambda: ray_session(SETTINGS, ray).__enter__())
+    thread = threading.Thread(target=start_ray, args=(SETTINGS, ray))
     thread.start()
     thread.join()
     assert library.get(library.put(1)) == 1
@@ -87,15 +87,16 @@ def test_folders_of_dead_processes_are_cleared_and_those_of_living_ones_stay(mon
         assert {path.name for path in Path(place).iterdir()} == {"kin-mine", "kin-other", new.name}
 
 
-def test_a_cluster_that_does_not_answer_is_one_sentence(tmp_path: Path, repository: Path):
-    code = (
-        "from pathlib import Path; from components.cluster.session import ray_session, RayUnavailableError\n"
-        "try:\n    ray_session(None, Path('.')).__enter__()\nexcept RayUnavailableError as error:\n    print(error)"
-    )
-    environment = os.environ | {"RAY_ADDRESS": "127.0.0.1:9", "PYTHONPATH": str(repository), "RAY_gcs_rpc_server_connect_timeout_s": "1"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
-    assert done.stdout.startswith("no Ray answers at RAY_ADDRESS `127.0.0.1:9` (")
-    assert "hint: unset RAY_ADDRESS" in done.stdout
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("127.0.0.1:9", r"no Ray answers at RAY_ADDRESS `127.0.0.1:9` \(.*\); hint: unset RAY_ADDRESS"),
+        ("ray://127.0.0.1:10001", r"hint: give the head's own address"),
+    ],
+)
+def test_a_cluster_that_does_not_answer_is_one_sentence(monkeypatch: pytest.MonkeyPatch, address: str, said: str):
+    with pytest.raises(RayUnavailableError, match=said):
+        session._check_address(address)
 
 
 ALONE = """
@@ -145,15 +146,16 @@ def test_a_session_that_ends_leaves_no_process_no_folder_and_no_word(tmp_path: P
 def test_a_killed_driver_takes_ray_along(tmp_path: Path, repository: Path):
     environment = os.environ | {"PYTHONPATH": str(repository)}
     driver = subprocess.Popen([sys.executable, "-c", ALONE, str(tmp_path), "stay"], env=environment, stdout=subprocess.PIPE, text=True)
-    folder, pid = driver.stdout.readline().strip(), int(driver.stdout.readline())
-    assert len(processes_of(folder)) > 2
+    folder, pid = Path(driver.stdout.readline().strip()), int(driver.stdout.readline())
+    family = psutil.Process(driver.pid).children(recursive=True)
+    assert pid in {process.pid for process in family}
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    until = time.monotonic() + 30
-    while time.monotonic() < until and (processes_of(folder) or psutil.pid_exists(pid)):
-        time.sleep(0.5)
-    assert processes_of(folder) == []
-    assert not psutil.pid_exists(pid)
-    assert Path(folder).exists()
-    assert session._is_abandoned(Path(folder))
-    session._remove(Path(folder))
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert {process.name() for process in alive} <= {"ray::DashboardAgent", "ray::RuntimeEnvAgent"}  # they try for a minute to say why
+    _, alive = psutil.wait_procs(alive, timeout=150)
+    assert alive == []
+    assert processes_of(str(folder)) == []
+    assert folder.exists()
+    assert session._is_abandoned(folder)
+    session._remove(folder)

@@ -1,6 +1,5 @@
 """The row stage of latents: shapes, normalisation, and clips that do not fit."""
 
-from pathlib import Path
 
 import numpy as np
 import pytest

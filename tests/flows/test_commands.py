@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.models.weights import new_folder
+from components.registry import gates, models
 from components.stages import STAGES
 from components.store import tables
 from components.store.project import Project, StageBusyError
@@ -278,3 +280,71 @@ def test_the_environment_is_quiet_stays_below_the_root_and_yields_to_the_person(
         os.environ.clear()
         os.environ.update(before)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["", "-o", "a.mp4"], "error: the prompt is empty\nhint: say what should be seen"),
+        (["  ", "-o", "a.mp4"], "error: the prompt is empty\nhint: "),
+        (["a red ball", "-o", "a.gif"], "error: `a.gif` is not an MP4 file\nhint: `-o a.mp4`\n"),
+        (["a red ball", "-o", "no/a.mp4"], "error: the folder `no` of `-o` is not there\nhint: `mkdir -p no`\n"),
+        (["a red ball"], "error: Missing option '-o'"),
+        (["a red ball", "-o", "a.mp4", "--seed", "-1"], "error: Invalid value for '--seed'"),
+        (["a red ball", "-o", "a.mp4", "--model", "./nowhere"], "error: `./nowhere` is not a folder\nhint: "),
+    ],
+)
+def test_what_cannot_be_generated_answers_in_one_sentence(say: Say, arguments: list[str], sentence: str) -> None:
+    code, out, err = say("generate", *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith(sentence)
+
+
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose project `demo` has two versions of a model: the first is champion, the gate refused the second."""
+    folder = tmp_path_factory.mktemp("registered")
+    project = Project(folder / "runs", "demo")
+    for value, holds in ((1, True), (2, False)):
+        weights = folder / f"weights-{value}"
+        with new_folder(weights) as draft:
+            (draft / "dit.json").write_text(json.dumps(value))
+        version = models.register(project, "text-to-video", weights, {"following": 0.5 * value}, {})
+        verdict = gates.Verdict([gates.Check("following", 0.1, 0.1, 0.4, holds, "following is 0.1 and must be 0.4")])
+        models.promote(project, "text-to-video", version, verdict, models.find(project, "text-to-video", models.CHAMPION))
+    return folder
+
+
+def test_models_are_promoted_by_hand_and_rolled_back(say: Say, registered: Path) -> None:
+    root = f"root={registered / 'runs'}"
+    shown = json.loads(say("show", "models", "--set", root, "--json")[1])
+    assert [(version["number"], version["aliases"]) for version in shown] == [(2, ["candidate"]), (1, ["champion"])]
+    code, out, _ = say("show", "models", "--set", root)
+    assert code == 0
+    assert "following is 0.1 and must be 0.4" in out
+    code, _, err = say("promote", "--set", root)
+    assert code == 2
+    assert "error: the gate refused version 2 of `demo-text-to-video` (following is 0.1 and must be 0.4)\nhint: `--force`" in err
+    code, _, err = say("promote", "--force", "--set", root)
+    assert (code, err.splitlines()[-1]) == (0, "version 2 of `demo-text-to-video` is the champion, before it was version 1")
+    code, _, err = say("rollback", "--set", root)
+    assert (code, err.splitlines()[-1]) == (0, "version 1 of `demo-text-to-video` is the champion again")
+    shown = json.loads(say("show", "models", "--set", root, "--json")[1])
+    assert {version["number"]: version["aliases"] for version in shown} == {2: ["previous-champion"], 1: ["champion"]}
+
+
+def test_a_model_that_is_not_there_answers_with_those_that_are(say: Say, registered: Path) -> None:
+    root = f"root={registered / 'runs'}"
+    for arguments, sentence in (
+        (
+            ["generate", "a ball", "-o", "a.mp4", "--project", "none"],
+            "error: there is no `none-text-to-video` yet\nhint: `kinora run --project none`",
+        ),
+        (["generate", "a ball", "-o", "a.mp4", "--model", "7"], "error: `demo-text-to-video` has no `7`; there are 1, 2, "),
+        (["promote", "captioner"], "error: there is no `demo-captioner` yet\nhint: "),
+        (["rollback", "video-vae"], "error: `demo-video-vae` has no earlier champion to go back to\nhint: "),
+        (["show", "models", "--project", "none"], "error: project `none` has no models yet\nhint: `kinora run --project none`"),
+    ):
+        code, _, err = say(*arguments, "--set", root)
+        assert code == 2
+        assert sentence in err

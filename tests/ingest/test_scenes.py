@@ -24,7 +24,7 @@ def split(path: Path, stage: SplitVideo = SPLIT) -> dict:
 
 def noise(num_frames: int, height: int = 64, width: int = 96, seed: int = 0) -> np.ndarray:
     """A scene that moves a little: smooth blobs that slide."""
-    coarse = np.random.default_rng(seed).uniform(0, 255, (height // 8 + 1, width // 8 + 8, 3))
+    coarse = np.random.default_rng(seed).uniform(0, 255, (height // 8 + 1, (width + num_frames) // 8 + 1, 3))
     wide = coarse.repeat(8, 0).repeat(8, 1).astype(np.uint8)
     return np.stack([wide[:height, t : t + width] for t in range(num_frames)])
 

@@ -148,7 +148,7 @@ def test_only_broken_files_are_refused_with_the_first_reason():
     require_accepted(
         [{"status": "rejected", "uri": "/x/a.mp4", "reason": "empty"}, {"status": "accepted", "uri": "/x/b.mp4", "reason": None}]
     )
-    with pytest.raises(ValueError, match="none of 1 files can be used, the first one `a.mp4`: empty; hint"):
+    with pytest.raises(ValueError, match=r"none of 1 files can be used, the first one `a\.mp4`: empty; hint"):
         require_accepted([{"status": "rejected", "uri": "/x/a.mp4", "reason": "empty"}])
 
 

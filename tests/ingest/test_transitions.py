@@ -1,6 +1,7 @@
 """Cuts, dissolves and fades: found where the synthetic world puts them and where others labelled real footage, and nowhere else."""
 
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -114,7 +115,7 @@ def test_a_fade_through_black_or_white_is_found(solid):
 def test_transitions_never_share_a_frame(films):
     for path, said in films["rich"]:
         found = find_in(path)
-        for before, after in zip(found, found[1:], strict=False):
+        for before, after in pairwise(found):
             assert before.last < after.first
         assert all(0 < transition.first <= said["scenes"][-1]["last_frame"] for transition in found)
 

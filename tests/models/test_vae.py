@@ -129,7 +129,9 @@ def test_noise_moves_latents_by_their_standard_deviation() -> None:
         plain, mean, log_variance = vae(clip)
         noise = torch.ones_like(mean)
         moved, _, _ = vae(clip, noise)
-        by_hand = vae.decode((mean + (log_variance / 2).exp() - vae.latents_mean.view(1, -1, 1, 1, 1)) / vae.latents_std.view(1, -1, 1, 1, 1))
+        by_hand = vae.decode(
+            (mean + (log_variance / 2).exp() - vae.latents_mean.view(1, -1, 1, 1, 1)) / vae.latents_std.view(1, -1, 1, 1, 1)
+        )
     torch.testing.assert_close(moved, by_hand, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(moved, plain)
 

@@ -167,6 +167,12 @@ def test_a_table_that_is_gone_is_made_again(done: Pipeline) -> None:
     assert done.assess("evaluate").why == "its samples are gone"
 
 
+def test_a_record_that_lacks_a_part_counts_as_none(done: Pipeline) -> None:
+    done.project.write_record("train_vae", {"maker": done.assess("train_vae").maker})
+    assert done.assess("train_vae").why == "it has not finished yet"
+    assert weights_of("train_vae", done.project) == ""
+
+
 def test_a_run_killed_before_its_record_does_only_what_is_left(tmp_path: Path) -> None:
     pipeline = Pipeline(tmp_path)
     pipeline.add_clips(*range(10))

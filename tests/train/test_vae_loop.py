@@ -135,7 +135,13 @@ def test_a_step_that_is_not_finite_changes_nothing_and_names_its_clips(
     assert [metrics[step]["skipped_steps"] for step in (1, 2)] == [0, 1]
     monkeypatch.undo()
     one_step = fresh_model(frames)
-    train_vae(settings(steps=2), one_step, lambda first: iter([next(batches_of(frames)(0))]), Checkpoints(tmp_path / "b"), TrainContext.local(tmp_path))
+    train_vae(
+        settings(steps=2),
+        one_step,
+        lambda first: iter([next(batches_of(frames)(0))]),
+        Checkpoints(tmp_path / "b"),
+        TrainContext.local(tmp_path),
+    )
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), one_step.parameters(), strict=True))
 
 

@@ -1,0 +1,103 @@
+"""The same registry and tracking over the network, with a real MLflow server; and what MLflow serves of a registered model."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.models.weights import digest_folder
+from components.registry.gates import Check, Verdict
+from components.registry.models import download, find, list_versions, promote, register, resolve
+from components.registry.tracking import Tracker, client_of
+from components.store.project import Project
+
+YES = Verdict([Check("psnr", 30.0, 29.0, 22.0, True, "psnr: 30.000, needs 22.000")])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A tracking server on the loopback that keeps the files itself."""
+    folder = tmp_path_factory.mktemp("server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+        + ["--backend-store-uri", f"sqlite:///{folder / 'm.db'}", "--artifacts-destination", str(folder / "files")],
+        env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"{address}/health", timeout=2).close()
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.slow
+def test_a_server_keeps_runs_versions_and_aliases_alike(
+    server: str, project: Project, weights: Callable[[float], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    (tmp_path / "sheet.png").write_bytes(b"png")
+    for lines in ([(1, {"loss": 1.0}), (2, {"loss": 0.5})], [(1, {"loss": 1.0}), (2, {"loss": 0.5}), (3, {"loss": 0.25})]):
+        run = Tracker(project).run("train_vae", "k")
+        run.log_params({"vae": {"steps": 3}})
+        run.log_metrics(lines)
+        run.log_artifact(tmp_path / "sheet.png", "sheets")
+        run.close()
+    history = client_of(project).get_metric_history(run.run_id, "loss")
+    assert [metric.step for metric in history] == [1, 2, 3]
+
+    assert find(project, "video-vae", "champion") is None
+    assert list_versions(project, "video-vae") == []
+    first = register(project, "video-vae", weights(1.0), {"psnr": 30.0}, {"note": "x"}, run_id=run.run_id)
+    assert register(project, "video-vae", weights(1.0), {}, {}).number == first.number == 1
+    promote(project, "video-vae", first, YES, None)
+    second = register(project, "video-vae", weights(2.0), {}, {})
+    promote(project, "video-vae", second, YES, find(project, "video-vae", "champion"))
+    assert {alias: version.number for version in list_versions(project, "video-vae") for alias in version.aliases} == {
+        "champion": 2,
+        "previous-champion": 1,
+    }
+    folder = resolve(project, "video-vae", "champion")
+    assert digest_folder(folder) == digest_folder(weights(2.0))
+    assert folder.is_relative_to(project.folder)
+    assert download(project, second) == folder
+
+
+@pytest.mark.slow
+def test_mlflow_runs_a_registered_vae_from_code_and_safetensors(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import mlflow
+    import pandas as pd
+
+    from components.media.read import decode_clip
+    from components.media.write import encode_clip
+    from components.models.sizes import VAE_SIZES
+    from components.models.vae import VideoVae, save_vae
+
+    save_vae(tmp_path / "vae", VideoVae(VAE_SIZES["tiny"]), {})
+    version = register(project, "video-vae", tmp_path / "vae", {}, {})
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", project.tracking_uri)
+    model = mlflow.pyfunc.load_model(f"models:/{version.name}/{version.number}")
+    clip = encode_clip(np.full((9, 32, 32, 3), 200, np.uint8), 8)
+    (video,) = model.predict(pd.DataFrame({"video": [clip]}))["video"]
+    assert decode_clip(video).shape == (9, 32, 32, 3)
