@@ -41,6 +41,15 @@ def no_unexpected_error_is_logged(request: pytest.FixtureRequest) -> Iterator[No
         pytest.fail("logged an error: " + "; ".join(record.getMessage() for record in handler.records))
 
 
+@pytest.fixture(autouse=True)
+def the_log_is_left_as_it_was() -> Iterator[None]:
+    """Takes back what a command run in this process did to Kinora's own log."""
+    logger = logging.getLogger("kinora")
+    handlers, logger.propagate, logger.disabled = list(logger.handlers), True, False
+    yield
+    logger.handlers[:], logger.propagate, logger.disabled = handlers, True, False
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The folder that holds pipelines.yaml."""

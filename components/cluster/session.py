@@ -161,7 +161,8 @@ def _explained(session: _Session) -> RayUnavailableError:
     cause = " ".join(str(session.error).split())[:300]
     if session.address:
         return RayUnavailableError(
-            f"no Ray answers at RAY_ADDRESS `{session.address}` ({cause}); hint: unset RAY_ADDRESS for a local one, or set RAY_AUTH_TOKEN_PATH"
+            f"no Ray answers at RAY_ADDRESS `{session.address}` ({cause}); "
+            "hint: unset RAY_ADDRESS for a local one, or name the cluster's token in RAY_AUTH_TOKEN_PATH"
         )
     return RayUnavailableError(f"Ray did not start on this machine ({cause}); hint: `kinora doctor` says what is missing")
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.cluster.session import ray_is_local
+from components.cluster import ahead
+from components.cluster.session import LOCAL_ENVIRONMENT, ray_is_local
 
 logger = logging.getLogger("kinora")
 
@@ -111,7 +112,8 @@ def _check_room(num_workers: int, cpus_per_worker: int, use_gpu: bool) -> None:
         if has.get(resource, 0) < count:
             setting = "cluster.use_gpu=false" if resource == "GPU" else "cluster.num_workers=1, or cluster.num_cpus"
             raise ValueError(
-                f"the training asks for {count} {resource}s and this Ray has {has.get(resource, 0):g}; hint: `--set {setting}`, or RAY_ADDRESS of a cluster"
+                f"the training asks for {count} {resource}s and this Ray has {has.get(resource, 0):g}; "
+                f"hint: `--set {setting}`, or RAY_ADDRESS of a cluster"
             )
 
 
@@ -119,32 +121,42 @@ def _run_ray_train(
     config: dict[str, Any], name: str, storage: Path, num_workers: int, cpus: int, use_gpu: bool, outcome: "_Outcome"
 ) -> None:
     try:
+        trainer = None
+        if num_workers == 1 and ray_is_local():
+            trainer = _lone_worker_trainer()
         from ray.train import FailureConfig, RunConfig, ScalingConfig
 
         options: dict[str, Any] = {
             "train_loop_config": config,
-            "scaling_config": ScalingConfig(num_workers=num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus}),
-            "run_config": RunConfig(name=name, storage_path=str(storage), failure_config=FailureConfig(max_failures=MAX_FAILURES)),
+            "scaling_config": ScalingConfig(
+                num_workers=num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus} | ({"GPU": 1} if use_gpu else {})
+            ),
+            "run_config": RunConfig(
+                name=name,
+                storage_path=str(storage),
+                failure_config=FailureConfig(max_failures=MAX_FAILURES),
+                worker_runtime_env={"env_vars": ahead.worker_environment() if trainer else {}},
+            ),
         }
-        if use_gpu:
-            options["scaling_config"].resources_per_worker["GPU"] = 1
-        outcome.told = _trainer(num_workers, use_gpu, options).fit().return_value
+        if trainer is None:
+            from ray.train.torch import TorchConfig, TorchTrainer
+
+            options["torch_config"] = TorchConfig(backend="nccl" if use_gpu else "gloo")
+            trainer = TorchTrainer
+        outcome.told = trainer(train_worker, **options).fit().return_value
     except BaseException as error:
         outcome.error = error
 
 
-def _trainer(num_workers: int, use_gpu: bool, options: dict[str, Any]) -> Any:
-    """Answers the trainer of Ray Train V2 that fits: one that is quick to start for a lone worker on this machine."""
-    if num_workers == 1 and ray_is_local():
-        try:
-            from components.cluster.lone_worker import LoneWorkerTrainer
-        except ImportError:
-            logger.warning("this Ray has other internals than the pinned one, so a training starts slower")
-        else:
-            return LoneWorkerTrainer(train_worker, **options)
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    return TorchTrainer(train_worker, torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"), **options)
+def _lone_worker_trainer() -> Any:
+    """Answers the trainer that is quick to start for one worker on this machine, or None where this Ray has other insides."""
+    try:
+        from components.cluster.lone_worker import LoneWorkerTrainer
+    except ImportError:
+        logger.warning("this Ray has other insides than the pinned one, so a training starts slower")
+        return None
+    ahead.start_worker_process(LOCAL_ENVIRONMENT)
+    return LoneWorkerTrainer
 
 
 def train_worker(config: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -167,9 +179,7 @@ def train_worker(config: Mapping[str, Any]) -> dict[str, Any] | None:
                 from ray.train.torch import get_device
 
                 device = str(get_device())
-            context = load(CONTEXT)(
-                rank, world_size, device, config["threads"], Path(config["metrics_file"]), _wrapper(world_size, device)
-            )
+            context = load(CONTEXT)(rank, world_size, device, config["threads"], Path(config["metrics_file"]), _wrapper(world_size, device))
             load(config["entry"])(dict(config["payload"]), context)
     except Exception as error:
         with contextlib.suppress(OSError):
@@ -194,7 +204,7 @@ def _import_torch(threads: int) -> None:
         # the first optimiser would import all of torch.compile, for seconds, only to keep these methods out of it
         plain = getattr(method, "__wrapped__", None)
         if plain is not None:
-            setattr(plain, "__dynamo_disable", plain)  # noqa: B010 - inside a class the name would be mangled
+            setattr(plain, "__dynamo_disable", plain)
 
 
 def _wrapper(world_size: int, device: str) -> Callable[[Any], Any]:

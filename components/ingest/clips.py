@@ -113,7 +113,7 @@ class Reel:
             wanted = True
         if wanted and not self.full:
             self.pictures[frame.index] = clip_picture(frame, self.clip)
-            if len(self.pictures) * self.clip.height * self.clip.width * 3 > self.max_bytes:
+            if len(self.pictures) > 1 and len(self.pictures) * self.clip.height * self.clip.width * 3 > self.max_bytes:
                 self.full = True
                 self.pictures.clear()
 

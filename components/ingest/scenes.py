@@ -113,7 +113,7 @@ class SplitVideo:
         return proposed
 
     def _image(self, source: Source, facts: Probe, row: dict[str, Any], reel: Reel) -> dict[str, Any]:
-        said = {**Words({**source, "sidecar": None}).of(0.0, 0.0)}
+        said = Words({**source, "sidecar": None}).of(0.0, 0.0)
         clip = self._clip(source, reel.pictures[0][None], 0, 0.0, 0.0, reel.crop, said, kind="image")
         row |= {"duration_seconds": None, "num_clips": 1, "scenes": []}
         return {"video": _row(source, facts, status="accepted", **row) | {"kind": "image"}, "clips": [clip]}

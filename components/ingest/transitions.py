@@ -91,11 +91,7 @@ class Watcher:
         dissolves = [
             Transition("dissolve", found.before + 1, found.after - 1) for found in sorted(self._dissolves, key=lambda found: -found.score)
         ]
-        kept: list[Transition] = []
-        for candidate in [*gaps, *fades, *cuts, *dissolves]:
-            if not any(_collide(candidate, other) for other in kept):
-                kept.append(candidate)
-        return sorted(kept, key=lambda found: (found.first, found.last))
+        return _compatible([*gaps, *fades, *cuts, *dissolves], len(self.seconds))
 
     def _is_cut(self, t: int) -> bool:
         """Tells whether the change at a frame stands out from the frames around it, as no motion does."""
@@ -122,25 +118,36 @@ class Watcher:
             before = max((step[2] for step in steps[max(1, a - 1) : a + 1]), default=math.nan)
             if math.isnan(before) and math.isnan(after):
                 continue
-            contrast = typical / (max(x for x in (before, after, 0.0) if not math.isnan(x)) + OUTSIDE_QUIET)
-            if contrast >= settings.dissolve_ratio:
-                self._try(steps[a], steps[b], steps[(a + b) // 2], contrast)
+            ratio = typical / (max(x for x in (before, after, 0.0) if not math.isnan(x)) + OUTSIDE_QUIET)
+            if ratio >= settings.dissolve_ratio:
+                self._try(steps[a], steps[b], steps[(a + b) // 2], ratio)
 
-    def _try(self, start: tuple[int, Look, float], end: tuple[int, Look, float], middle: tuple[int, Look, float], contrast: float) -> None:
+    def _try(self, start: tuple[int, Look, float], end: tuple[int, Look, float], middle: tuple[int, Look, float], ratio: float) -> None:
         whole = change(start[1], end[1])
         if whole < self.settings.dissolve_change:
             return
         share, left = blend(start[1], end[1], middle[1])
         dips = middle[1].contrast < (start[1].contrast + end[1].contrast) / 2
         if dips and abs(share - 0.5) < 0.25 and left <= MAX_BLEND_ERROR * whole and resemblance(start[1], end[1]) < MAX_RESEMBLANCE:
-            self._dissolves.append(_Dissolve(start[0], end[0], contrast * min(whole, 20.0)))
+            self._dissolves.append(_Dissolve(start[0], end[0], ratio * min(whole, 20.0)))
 
 
-def _collide(a: Transition, b: Transition) -> bool:
-    """Tells whether two transitions share frames or an end: a cut inside a dissolve, or one dissolve found twice."""
-    if a.first > a.last and b.first > b.last:
-        return a.first == b.first
-    return a.first < b.last + 1 and b.first < a.last + 1
+def _compatible(candidates: Iterable[Transition], num_frames: int) -> list[Transition]:
+    """Keeps transitions, given best first, that share no frame with a better one and have no cut inside; in order of time."""
+    gradual, starts = np.zeros(num_frames + 1, bool), np.zeros(num_frames + 1, bool)
+    kept = []
+    for found in candidates:
+        first, last = found.first, found.last
+        if last < first:
+            taken = starts[first] or (gradual[first] and gradual[first - 1])
+            starts[first] |= not taken
+        else:
+            taken = gradual[first : last + 1].any() or starts[first + 1 : last + 1].any()
+            if not taken:
+                gradual[first : last + 1] = True
+        if not taken:
+            kept.append(found)
+    return sorted(kept, key=lambda found: (found.first, found.last))
 
 
 def find_fades(seconds: np.ndarray, luma: np.ndarray, contrast: np.ndarray, fade_luma: float) -> list[Transition]:

@@ -46,9 +46,10 @@ def curate(run: Run, freshness: Freshness) -> dict[str, Any]:
     if not kept:
         reasons = Counter(row["drop_reason"] for row in decided)
         raise ValueError(f"no clip is kept, most often because: {reasons.most_common(1)[0][0]}; hint: the thresholds are `curate.*`")
+    splits = ", ".join(f"{count} {name}" for name, count in Counter(row["split"] for row in kept).most_common())
     steps = funnel(tables.videos(run.project).read(["status", "reason"]), clips.read(["keep", "drop_reason"]))
     return {
-        "summary": f"{len(kept)} of {len(decided)} clips kept, {', '.join(f'{n} {name}' for name, n in Counter(r['split'] for r in kept).items())}",
+        "summary": f"{len(kept)} of {len(decided)} clips kept: {splits}",
         "amount": f"{len(decided)} clips",
         "kept": len(kept),
         "show": {

@@ -1,5 +1,6 @@
 """Where a model comes from, as tags: the rows and makers it read, its settings, its code and the models it stands on."""
 
+import contextlib
 import importlib.metadata
 import subprocess
 from collections.abc import Mapping
@@ -48,10 +49,8 @@ def lineage_tags(
 
 def _code(repository: Path) -> dict[str, str]:
     tags = {}
-    try:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         tags["code.version"] = importlib.metadata.version("kinora")
-    except importlib.metadata.PackageNotFoundError:
-        pass
     if (repository / ".git").exists():
         commit = _git(repository, "rev-parse", "HEAD")
         if commit:

@@ -25,7 +25,19 @@ CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous-champion"
 WEIGHTS_TAG, VERDICT_TAG, REASONS_TAG = "kinora.weights", "kinora.verdict", "kinora.reasons"
 WEIGHTS_PLACE = "artifacts/weights"
 CODE = Path(__file__).resolve().parent.parent
-PACKAGES = ("torch", "numpy", "pandas", "safetensors", "av", "open-clip-torch", "torchvision", "opencv-python", "pydantic", "pyyaml", "mlflow")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "pandas",
+    "safetensors",
+    "av",
+    "open-clip-torch",
+    "opencv-python",
+    "pydantic",
+    "pyyaml",
+    "mlflow",
+)
 
 _address_lock = threading.Lock()
 
@@ -181,7 +193,7 @@ def resolve(project: Project, kind: Kind, reference: str) -> Path:
     Raises:
         ModelNotFoundError: nothing of that name; says what there is.
     """
-    if os.sep in reference and not reference.startswith("models:/") or Path(reference).is_dir():
+    if (os.sep in reference and not reference.startswith("models:/")) or Path(reference).is_dir():
         folder = Path(reference)
         if not folder.is_dir():
             raise ModelNotFoundError(f"`{reference}` is not a folder; hint: `--model champion`, or a folder of weights")
@@ -271,13 +283,14 @@ def _signature(kind: str) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema
 
+    video, seed = ColSpec("binary", "video"), ParamSpec("seed", "long", 0)
     match kind:
-        case "text-to-video":
-            params = ParamSchema([ParamSpec("seed", "long", 0), ParamSpec("num_inference_steps", "long", 20), ParamSpec("guidance_scale", "double", 3.0)])
-            return ModelSignature(Schema([ColSpec("string", "prompt")]), Schema([ColSpec("binary", "video")]), params)
+        case "text-to-video":  # 0 steps: as many as the model's own notes say
+            steps = ParamSpec("num_inference_steps", "long", 0)
+            return ModelSignature(Schema([ColSpec("string", "prompt")]), Schema([video]), ParamSchema([seed, steps]))
         case "captioner":
-            return ModelSignature(Schema([ColSpec("binary", "video")]), Schema([ColSpec("string", "caption")]))
-    return ModelSignature(Schema([ColSpec("binary", "video")]), Schema([ColSpec("binary", "video")]), ParamSchema([ParamSpec("fps", "long", 8)]))
+            return ModelSignature(Schema([video]), Schema([ColSpec("string", "caption")]))
+    return ModelSignature(Schema([video]), Schema([video]), ParamSchema([ParamSpec("fps", "long", 8)]))
 
 
 def _link_or_copy(source: str, target: str) -> None:

@@ -16,16 +16,15 @@ Apply = Callable[[pd.DataFrame, dict[str, Any]], pd.DataFrame]
 
 
 def text_to_video(folder: Path) -> Apply:
-    """prompt -> video (MP4 bytes); parameters: seed, num_inference_steps, guidance_scale."""
+    """prompt -> video (MP4 bytes); parameters: seed, of the first prompt, and num_inference_steps."""
     generator = _named("components.generate.generator", "Generator").load(folder)
     encode = _named("components.media.write", "encode_clip")
 
     def apply(rows: pd.DataFrame, params: dict[str, Any]) -> pd.DataFrame:
         prompts = [str(prompt) for prompt in rows["prompt"]]
-        seed = int(params.get("seed", 0))
-        chosen = {name: params[name] for name in ("num_inference_steps", "guidance_scale") if params.get(name) is not None}
-        samples = generator.generate(prompts, [seed + index for index in range(len(prompts))], **chosen)
-        return pd.DataFrame({"video": [encode(sample.frames, sample.fps) for sample in samples]})
+        seeds = [int(params.get("seed", 0)) + index for index in range(len(prompts))]
+        samples = generator.generate(prompts, seeds, num_inference_steps=params.get("num_inference_steps") or None)
+        return pd.DataFrame({"video": [encode(sample.frames, generator.fps) for sample in samples]})
 
     return apply
 

@@ -193,8 +193,6 @@ class Run:
         found = self._client.search_runs([experiment], f"tags.`{RUN_KEY}` = '{name}'", max_results=1, order_by=["attributes.start_time"])
         if found:
             self._run_id = found[0].info.run_id
-            if self._waiting and found[0].info.status != "RUNNING":
-                self._client.update_run(self._run_id, status="RUNNING")
         else:
             tags = {RUN_KEY: name, "kinora.stage": self.stage, "kinora.project": self.project.name}
             self._run_id = self._client.create_run(experiment, tags=tags, run_name=f"{self.stage}-{self.key[:8]}").info.run_id

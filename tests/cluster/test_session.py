@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 import psutil
@@ -62,11 +61,11 @@ def test_the_temporary_folder_is_short_and_ray_asks_for_the_token(ray: Path):
     import ray as library
 
     address = library.get_runtime_context().gcs_address
-    stranger = "import ray, logging; ray.init(address=%r, logging_level=logging.CRITICAL); print('in')" % address
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")} | {"RAY_gcs_rpc_server_connect_timeout_s": "1"}
+    stranger = f"import ray, logging; ray.init(address={address!r}, logging_level=logging.CRITICAL); print('in')"
     wrong = ray / "wrong"
     wrong.write_text("0" * 64)
-    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(wrong)}
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(wrong), "RAY_gcs_rpc_server_connect_timeout_s": "1"}
     done = subprocess.run([sys.executable, "-c", stranger], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode != 0
     assert "in" not in done.stdout.split()

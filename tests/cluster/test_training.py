@@ -20,7 +20,9 @@ from tests.cluster.entries import train
 STEPS = 12
 
 
-def fit_here(root: Path, folder: Path, on_metrics: Callable[[int, dict[str, float]], None] = lambda step, metrics: None, **more: Any) -> None:
+def fit_here(
+    root: Path, folder: Path, on_metrics: Callable[[int, dict[str, float]], None] = lambda step, metrics: None, **more: Any
+) -> None:
     workers = more.pop("num_workers", 1)
     fit(
         "tests.cluster.entries:train",

@@ -52,7 +52,7 @@ def model(
             "correct": correct,
             "shuffled": {field: draw(rng, np.full(len(named), rate)) for field, rate in other.items()},
             "chance": dict(FIELDS),
-            "ceiling": {field: 0.98 for field in FIELDS},
+            "ceiling": dict.fromkeys(FIELDS, 0.98),
         }
     moves = draw(rng, np.full(len(everyone), moving))
     steady = np.clip(rng.normal(consistency, 0.05, len(everyone)), 0, 1)

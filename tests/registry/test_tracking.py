@@ -55,6 +55,17 @@ def test_a_resumed_stage_goes_on_in_its_run_and_no_step_is_kept_twice(project: P
     assert steps(project, "loss") == [2, 4, 6, 8]
 
 
+def test_a_file_for_a_run_that_has_ended_leaves_it_ended(project: Project, tmp_path: Path):
+    (tmp_path / "report.json").write_text("{}")
+    Tracker(project).run("train_vae", "abc").close()
+    late = Tracker(project).run("train_vae", "abc")
+    late.log_artifact(tmp_path / "report.json", "evaluation")
+    late.close(None)
+    client, run = only_run(project)
+    assert run.info.status == "FINISHED"
+    assert [entry.path for entry in client.list_artifacts(run.info.run_id, "evaluation")] == ["evaluation/report.json"]
+
+
 def test_other_keys_and_stages_are_other_runs(project: Project):
     for stage, key in (("train_vae", "a"), ("train_vae", "b"), ("train_dit", "a")):
         Tracker(project).run(stage, key).close()
@@ -101,15 +112,22 @@ def test_settings_are_flattened_to_one_level():
 
 def test_the_home_and_the_working_folder_stay_untouched(tmp_path: Path, repository: Path):
     """MLflow would keep a database where it is started, and telemetry in the home."""
-    code = (
-        "from pathlib import Path; from components.store.project import Project; from components.registry.tracking import Tracker;"
-        f"run = Tracker(Project(Path({str(tmp_path / 'runs')!r}), 'p')).run('train_vae', 'k'); run.log_metrics([(1, {{'loss': 1.0}})]); run.close()"
-    )
+    code = """
+import sys
+from pathlib import Path
+from components.registry.tracking import Tracker
+from components.store.project import Project
+
+run = Tracker(Project(Path(sys.argv[1]), "p")).run("train_vae", "k")
+run.log_metrics([(1, {"loss": 1.0})])
+run.close()
+"""
     for folder in ("home", "work"):
         (tmp_path / folder).mkdir()
     environment = os.environ | {"HOME": str(tmp_path / "home"), "PYTHONPATH": str(repository)}
     environment.pop("MLFLOW_DISABLE_TELEMETRY", None)
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "work", env=environment, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-c", code, str(tmp_path / "runs")]
+    done = subprocess.run(command, cwd=tmp_path / "work", env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout + done.stderr == ""
     assert list((tmp_path / "home").iterdir()) == list((tmp_path / "work").iterdir()) == []
