@@ -98,6 +98,7 @@ from pathlib import Path
 import torch
 from components.train.checkpoint import Checkpoints
 
+torch.set_num_threads(1)  # a forked child must not wait for its parent's threads
 checkpoints = Checkpoints(Path(sys.argv[1]))
 for delay in (0.0, 0.003, 0.007, 0.011, 0.016, 0.023, 0.031, 0.052):
     heard, told = os.pipe()
