@@ -171,7 +171,7 @@ def _stale_captions(clips: tables.Table, config: Config, project: Project) -> li
     if record is not None and not weights_of("train_captioner", project):
         return clips.keys(lent)  # no captioner, so what nobody described stays without a caption
     made = tables.distinct("caption_by", stage_maker("caption", config, project))
-    return clips.keys(f"{lent} OR (lent IS DISTINCT FROM true AND {made} AND {KEPT})")
+    return clips.keys(f"{lent} OR ((lent IS DISTINCT FROM true) AND {made} AND {KEPT})")
 
 
 def changed_settings(stage: str, config: Config, record: dict[str, Any]) -> str:
