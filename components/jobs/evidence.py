@@ -65,18 +65,20 @@ def vae_evidence(
     reader: Callable[[np.ndarray], Mapping[str, str | None]] | None,
 ) -> dict[str, Any]:
     """Answers the gate's VaeEvidence of held-out clips; without a reader no field is judged."""
+    judged = [i for i, truth in enumerate(truths) if truth] if reader else []
+    kept = judged or list(range(len(rows)))  # one entry a clip in every list, so clips of no truth are left out beside others
     correct: dict[str, list[float]] = {}
-    known = [(clip, truth) for clip, truth in zip(reconstructed, truths, strict=True) if truth]
-    if reader and len(known) == len(reconstructed):
-        for clip, truth in known:
-            for field, right in fidelity.fields_right(dict(reader(clip)), dict(truth)).items():
+    for i in judged:
+        truth = truths[i]
+        if reader and truth:
+            for field, right in fidelity.fields_right(dict(reader(reconstructed[i])), dict(truth)).items():
                 if field != "all":
                     correct.setdefault(field, []).append(float(right))
     return {
         "model": model,
         "measured_by": measured_by,
-        "clips": [row["clip_id"] for row in rows],
-        "psnr": [fidelity.psnr(a, b) for a, b in zip(originals, reconstructed, strict=True)],
+        "clips": [rows[i]["clip_id"] for i in kept],
+        "psnr": [fidelity.psnr(originals[i], reconstructed[i]) for i in kept],
         "correct": correct,
     }
 

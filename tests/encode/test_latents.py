@@ -1,6 +1,5 @@
 """The row stage of latents: shapes, normalisation, and clips that do not fit."""
 
-
 import numpy as np
 import pytest
 import torch

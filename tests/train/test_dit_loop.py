@@ -55,10 +55,11 @@ def batches(repeat: int = 1, poison: int | None = None):
     return given
 
 
-def train(folder, given=None, **changes):
+def train(folder, given=None, threads=2, **changes):
     torch.manual_seed(0)
     model = DiT(SIZE, latent_channels=4, text_width=8)
-    return train_dit(settings(**changes), model, given or batches(), EMPTY, Checkpoints(folder), TrainContext.local(folder))
+    context = TrainContext.local(folder, threads=threads)
+    return train_dit(settings(**changes), model, given or batches(), EMPTY, Checkpoints(folder), context)
 
 
 def test_four_prompts_bring_back_their_four_clips(tmp_path):
