@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export OMP_WAIT_POLICY := passive
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format lock clean
+.PHONY: help setup demo test test-slow test-long check format lock clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -25,10 +25,13 @@ demo: $(STAMP) ## footage to a promoted text-to-video model, on the synthetic wo
 	$(BIN)/kinora run
 
 test: $(STAMP) ## the fast tests, one whole run on profile `test` among them
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not long and not gpu"
 
-test-slow: $(STAMP) ## real kills, real servers, real footage
-	$(BIN)/python -m pytest -m "slow and not gpu"
+test-slow: $(STAMP) ## real kills of real processes
+	$(BIN)/python -m pytest -m "slow and not long and not gpu"
+
+test-long: $(STAMP) ## whole runs killed at several moments, real servers, much footage
+	$(BIN)/python -m pytest -m "long and not gpu"
 
 check: $(STAMP) ## format, lint, types and layers
 	$(BIN)/ruff format --check .

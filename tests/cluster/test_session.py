@@ -141,7 +141,7 @@ def test_a_session_that_ends_leaves_no_process_no_folder_and_no_word(tmp_path: P
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "ray"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_driver_takes_ray_along(tmp_path: Path, repository: Path):
     environment = os.environ | {"PYTHONPATH": str(repository)}
     driver = subprocess.Popen([sys.executable, "-c", ALONE, str(tmp_path), "stay"], env=environment, stdout=subprocess.PIPE, text=True)

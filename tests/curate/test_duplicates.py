@@ -79,7 +79,7 @@ def test_nothing_and_unmeasured_clips_have_no_duplicates():
 
 
 @needs_footage
-@pytest.mark.slow
+@pytest.mark.long
 def test_copies_in_real_footage_are_found_and_look_alikes_are_not():
     split, measure = SplitVideo(CONFIG), MeasureClips(CONFIG)
     names, rows = {}, []

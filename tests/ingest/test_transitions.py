@@ -145,7 +145,7 @@ def test_fades_through_black_and_white_are_where_pyscenedetects_own_tests_have_t
 
 
 @needs_footage
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_cuts_of_a_trailer_with_titles_and_fades_are_found():
     said = truth("cuts")["multishot/cosmos-curate__test_video_30s.mp4"]
     cuts = [transition.first for transition in find_in(clip("multishot/cosmos-curate__test_video_30s.mp4")) if transition.kind == "cut"]
@@ -153,7 +153,7 @@ def test_the_cuts_of_a_trailer_with_titles_and_fades_are_found():
 
 
 @needs_footage
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", SINGLE_SHOTS)
 def test_a_single_take_is_not_split(name):
     said, found = truth("cuts")[name], find_in(clip(name))

@@ -52,7 +52,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_server_keeps_runs_versions_and_aliases_alike(
     server: str, project: Project, weights: Callable[[float], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
@@ -84,7 +84,7 @@ def test_a_server_keeps_runs_versions_and_aliases_alike(
     assert download(project, second) == folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_mlflow_runs_a_registered_vae_from_code_and_safetensors(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     import mlflow
     import pandas as pd
