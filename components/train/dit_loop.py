@@ -19,7 +19,6 @@ from components.diffusion.flow_matching import interpolate, sample_timesteps, ve
 from components.train.checkpoint import Checkpoints, load_optimizer_tensors, optimizer_tensors
 from components.train.context import TrainContext
 from components.train.optim import adamw_for, clip_gradients, linear_schedule, set_learning_rate, update_ema
-from components.train.shards import shards_for
 
 if TYPE_CHECKING:
     from components.config import Dit
@@ -64,62 +63,43 @@ def train_dit(
     model.train()
     empty_prompt = empty_prompt.to(device)
     tally = _Tally()
-    with shards_for(context) as shards:
-        for step, batch in zip(range(first, settings.steps), batches(first), strict=False):
-            generator = torch.Generator().manual_seed(_seed_of(settings.seed, step, context.rank))
-            learning_rate = set_learning_rate(optimizer, linear_schedule(step, settings.steps, settings.warmup_steps))
-            drawn = _draw(settings, batch, empty_prompt, generator, device)
-            losses = shards.backward(_losses_of(settings, wrapped, drawn), len(batch.clip_ids), model.parameters())
-            norm = clip_gradients(model.parameters(), settings.max_grad_norm)
-            if math.isfinite(norm):
-                optimizer.step()
-                update_ema(average, model, settings.ema_decay, step)
-            else:
-                tally.skipped += 1
-                logger.warning("step %d is skipped, its gradient is not finite; clips: %s", step + 1, _blame(batch, losses))
-            optimizer.zero_grad(set_to_none=True)
-            tally.add(losses, norm, len(batch.clip_ids))
-            done = step + 1
-            last = done == settings.steps
-            if context.rank == 0 and (last or done % settings.report_every == 0):
-                context.report(done, {**tally.take(), "learning_rate": learning_rate})
-            if context.rank == 0 and (last or done % settings.checkpoint_every == 0):
-                checkpoints.save(done, _state(model, average, optimizer, names), {"threads": context.threads})
-            if on_sample is not None and context.rank == 0 and done % settings.sample_every == 0 and not last:
-                on_sample(done, average)
+    for step, batch in zip(range(first, settings.steps), batches(first), strict=False):
+        generator = torch.Generator().manual_seed(_seed_of(settings.seed, step, context.rank))
+        learning_rate = set_learning_rate(optimizer, linear_schedule(step, settings.steps, settings.warmup_steps))
+        losses = _losses(settings, wrapped, batch, empty_prompt, generator, device)
+        losses.mean().backward()
+        norm = clip_gradients(model.parameters(), settings.max_grad_norm)
+        if math.isfinite(norm):
+            optimizer.step()
+            update_ema(average, model, settings.ema_decay, step)
+        else:
+            tally.skipped += 1
+            logger.warning("step %d is skipped, its gradient is not finite; clips: %s", step + 1, _blame(batch, losses))
+        optimizer.zero_grad(set_to_none=True)
+        tally.add(losses, norm, len(batch.clip_ids))
+        done = step + 1
+        last = done == settings.steps
+        if context.rank == 0 and (last or done % settings.report_every == 0):
+            context.report(done, {**tally.take(), "learning_rate": learning_rate})
+        if context.rank == 0 and (last or done % settings.checkpoint_every == 0):
+            checkpoints.save(done, _state(model, average, optimizer, names), {"threads": context.threads})
+        if on_sample is not None and context.rank == 0 and done % settings.sample_every == 0 and not last:
+            on_sample(done, average)
     return average.eval()
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """A batch as it goes into the model, and what is asked of it; every tensor begins with the batch."""
-
-    noisy: Tensor
-    t: Tensor
-    text_embeds: Tensor
-    text_mask: Tensor
-    latents: Tensor
-    noise: Tensor
-
-
-def _draw(settings: "Dit", batch: DitBatch, empty_prompt: Tensor, generator: torch.Generator, device: torch.device) -> _Drawn:
-    """Draws timesteps, noise and the captions to drop of a batch."""
+def _losses(
+    settings: "Dit", model: nn.Module, batch: DitBatch, empty_prompt: Tensor, generator: torch.Generator, device: torch.device
+) -> Tensor:
+    """Answers the loss of each clip of a batch, (B,), at timesteps, noise and dropped captions that the generator draws."""
     latents = batch.latents.to(device)
-    t = sample_timesteps(len(latents), generator, settings.timestep_mean, settings.timestep_std, settings.timestep_shift).to(device)
+    count = len(latents)
+    t = sample_timesteps(count, generator, settings.timestep_mean, settings.timestep_std, settings.timestep_shift).to(device)
     noise = torch.randn(latents.shape, generator=generator).to(device)
-    dropped = (torch.rand(len(latents), generator=generator) < settings.caption_dropout).to(device)
+    dropped = (torch.rand(count, generator=generator) < settings.caption_dropout).to(device)
     embeds, mask = drop_captions(batch.text_embeds.to(device), batch.text_mask.to(device), dropped, empty_prompt)
-    return _Drawn(interpolate(latents, noise, t), t, embeds, mask, latents, noise)
-
-
-def _losses_of(settings: "Dit", model: nn.Module, drawn: _Drawn) -> Callable[[slice], Tensor]:
-    """Answers the function from a part of a batch to the loss of each of its clips."""
-
-    def losses(part: slice) -> Tensor:
-        velocity = model(drawn.noisy[part], drawn.t[part], drawn.text_embeds[part], drawn.text_mask[part])
-        return velocity_loss(velocity, drawn.latents[part], drawn.noise[part], drawn.t[part], settings.clip_loss_weight)
-
-    return losses
+    velocity = model(interpolate(latents, noise, t), t, embeds, mask)
+    return velocity_loss(velocity, latents, noise, t, settings.clip_loss_weight)
 
 
 def drop_captions(embeds: Tensor, mask: Tensor, dropped: Tensor, empty_prompt: Tensor) -> tuple[Tensor, Tensor]:
