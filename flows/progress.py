@@ -4,6 +4,8 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
+from typing import cast
+from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from rich.console import Console
@@ -19,7 +21,7 @@ class StageProgress:
         self.stage = stage
         self.bar = bar
         self.task: TaskID = bar.add_task(stage, total=None, note="")
-        self.artifact = create_progress_artifact(progress=0.0, key=f"{stage.replace('_', '-')}-progress", description=stage)
+        self.artifact = cast(UUID, create_progress_artifact(progress=0.0, key=f"{stage.replace('_', '-')}-progress", description=stage))
         self.sent = time.monotonic()
 
     def __call__(self, done: int, total: int, note: str = "") -> None:

@@ -7,7 +7,7 @@ training starts as it would, only later.
 import contextlib
 import importlib
 import os
-from typing import Any
+from typing import Any, cast
 
 KEEP_SECONDS = 180
 HOOK = "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"  # what a process of Ray calls first
@@ -48,9 +48,12 @@ def _train_environment(settings: dict[str, str]) -> dict[str, str]:
 def _ask_raylet(variables: dict[str, str]) -> None:
     import ray
     from ray._private.grpc_utils import init_grpc_channel
-    from ray.core.generated import common_pb2, node_manager_pb2, node_manager_pb2_grpc, runtime_environment_pb2
     from ray.runtime_env import RuntimeEnv
 
+    common_pb2, node_manager_pb2, node_manager_pb2_grpc, runtime_environment_pb2 = (
+        cast(Any, importlib.import_module(f"ray.core.generated.{name}"))
+        for name in ("common_pb2", "node_manager_pb2", "node_manager_pb2_grpc", "runtime_environment_pb2")
+    )
     here = ray.get_runtime_context()
     node: dict[str, Any] = next(node for node in ray.nodes() if node["NodeID"] == here.get_node_id())
     request = node_manager_pb2.PrestartWorkersRequest(

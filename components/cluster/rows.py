@@ -58,8 +58,8 @@ def map_batches(
     """
     if num_actors == 0:
         stage = cls(*args)
-        for index, batch in enumerate(batches):
-            yield index, stage(batch)
+        for place, batch in enumerate(batches):
+            yield place, stage(batch)
         return
     import ray
 

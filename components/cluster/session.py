@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import functools
+import importlib
 import json
 import logging
 import os
@@ -198,10 +199,10 @@ def _start_local(folder: Path, cluster: Any, root: Path) -> None:
     os.environ["RAY_AUTH_MODE"] = "token"
     with _environment(LOCAL_ENVIRONMENT | {"PYTHONPATH": _python_path()}):
         import ray
-        from ray._raylet import AuthenticationTokenLoader, Config
 
-        Config.initialize("")  # both are read once a process, and an earlier session may have been another project's
-        AuthenticationTokenLoader.instance().reset_cache()
+        raylet: Any = importlib.import_module("ray._raylet")
+        raylet.Config.initialize("")  # both are read once a process, and an earlier session may have been another project's
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
         with_dashboard = os.environ.get("KINORA_RAY_DASHBOARD") == "1"
         with contextlib.nullcontext() if with_dashboard else _without_extras():
             ray.init(

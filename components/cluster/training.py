@@ -123,17 +123,17 @@ def _run_ray_train(
     config: dict[str, Any], name: str, storage: Path, num_workers: int, cpus: int, use_gpu: bool, outcome: "_Outcome"
 ) -> None:
     try:
-        trainer = None
+        trainer: Any = None
         if num_workers == 1 and ray_is_local():
             trainer = _lone_worker_trainer()
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train import FailureConfig, ScalingConfig
 
         options: dict[str, Any] = {
             "train_loop_config": config,
             "scaling_config": ScalingConfig(
                 num_workers=num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus} | ({"GPU": 1} if use_gpu else {})
             ),
-            "run_config": RunConfig(
+            "run_config": importlib.import_module("ray.train").RunConfig(  # V2's: a type checker sees V1's
                 name=name,
                 storage_path=str(storage),
                 failure_config=FailureConfig(max_failures=MAX_FAILURES),

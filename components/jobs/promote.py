@@ -25,8 +25,7 @@ KINDS: dict[
 
 def promote(run: Run, freshness: Freshness) -> dict[str, Any]:
     """Registers what this run trained and evaluated, and moves `champion` where the gate says so."""
-    decided = [_decide(run, kind) for kind in KINDS]
-    decided = [entry for entry in decided if entry is not None]
+    decided = [entry for kind in KINDS if (entry := _decide(run, kind)) is not None]
     champion = next((entry for entry in decided if entry["kind"] == "text-to-video"), None)
     verdicts = {"verdicts": decided, "promoted": bool(champion and champion["outcome"] in ("promote", "champion"))}
     write_json(run.project.folder / "evaluations" / "verdicts.json", verdicts)

@@ -177,7 +177,7 @@ def load_vae(folder: str | Path, device: str = "cpu") -> VideoVae:
     """Reads a VAE to encode and decode with."""
     vae = VideoVae(VaeSize(**load_json(Path(folder), "vae")["size"]))
     vae.load_state_dict(load_tensors(Path(folder), "vae"))
-    return vae.to(device=device, memory_format=torch.channels_last_3d).eval().requires_grad_(False)
+    return vae.to(device).to(memory_format=torch.channels_last_3d).eval().requires_grad_(False)
 
 
 def _net(channels: int, blocks: int) -> nn.Sequential:

@@ -68,7 +68,7 @@ def video_vae(folder: Path) -> Apply:
 KINDS: dict[str, Callable[[Path], Apply]] = {"text-to-video": text_to_video, "captioner": captioner, "video-vae": video_vae}
 
 
-class KinoraModel(mlflow.pyfunc.PythonModel):
+class KinoraModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
     """A registered model of Kinora behind MLflow's predict."""
 
     def load_context(self, context: Any) -> None:

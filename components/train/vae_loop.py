@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +56,7 @@ def train_vae(
         UnstableTrainingError: step after step without a finite gradient.
     """
     device = torch.device(context.device)
-    model.to(device=device, memory_format=torch.channels_last_3d).train()  # type: ignore[call-overload]
+    model.to(device).to(memory_format=torch.channels_last_3d).train()
     average = copy.deepcopy(model).requires_grad_(False)
     optimizer = muon_for(model, settings.learning_rate, settings.weight_decay, adamw=ADAMW)
     first = _resume(checkpoints, model, average, optimizer)
@@ -85,8 +85,8 @@ def train_vae(
         done = step + 1
         last = done == settings.steps
         if context.rank == 0 and (last or done % settings.report_every == 0):
-            figures |= {"gradient_norm": norm, "learning_rate": rate, "skipped_steps": skipped}
-            context.report(done, {name: float(value) for name, value in figures.items()})
+            told = {name: float(value) for name, value in figures.items()}
+            context.report(done, told | {"gradient_norm": norm, "learning_rate": rate, "skipped_steps": float(skipped)})
         if context.rank == 0 and (last or done % settings.checkpoint_every == 0):
             meta = {"size": vars(model.size), "threads": context.threads, "world_size": context.world_size}
             checkpoints.save(done, _state(model, average, optimizer), meta)
@@ -123,7 +123,7 @@ def vae_losses(settings: "Vae", model: nn.Module, clips: Tensor, generator: torc
 
 def latents_like(model: nn.Module, clips: Tensor) -> tuple[int, ...]:
     """Answers the shape of the latents of clips, of a model that may be wrapped for several workers."""
-    vae = getattr(model, "module", model)
+    vae: Any = getattr(model, "module", model)
     return (len(clips), *vae.latents_shape(*clips.shape[2:]))
 
 
