@@ -169,12 +169,23 @@ class Captioner(Section):
         return self
 
 
-class Caption(Section):
+class Actors(Section):
+    """How many of Ray's actors a row stage runs in, and what each of them asks for."""
+
+    num_actors: Count
+    cpus_per_actor: float
+    gpus_per_actor: Annotated[float, Field(ge=0.0)]
+
+    @property
+    def device(self) -> str:
+        """Where an actor's network computes, for torch."""
+        return "cuda" if self.gpus_per_actor else "cpu"
+
+
+class Caption(Actors):
     """Recaptioning of the kept clips, and when captions are worth a warning."""
 
     batch_size: Positive
-    num_actors: Count
-    cpus_per_actor: float
     max_words: Positive
     max_repeated_words: Positive
     max_same_share: Share
@@ -202,12 +213,10 @@ class Vae(Section):
     seed: int
 
 
-class Encode(Section):
-    """Latents and text embeddings cached in the clips table."""
+class Encode(Actors):
+    """Latents and text embeddings cached in the clips table; evaluation generates in as many actors."""
 
     batch_size: Positive
-    num_actors: Count
-    cpus_per_actor: float
 
 
 class Dit(Section):
@@ -221,6 +230,7 @@ class Dit(Section):
     ema_decay: Share
     max_grad_norm: float
     caption_dropout: Share
+    recompute_activations: bool
     clip_loss_weight: float
     timestep_mean: float
     timestep_std: float

@@ -19,11 +19,12 @@ class CaptionClips:
     A captioner that cannot caption (it is a text encoder alone) leaves all other clips without a caption.
     """
 
-    def __init__(self, settings: Caption, model_folder: str | Path) -> None:
+    def __init__(self, settings: Caption, model_folder: str | Path, device: str = "cpu") -> None:
         from components.openclip.load import load_coca
 
         self.settings = settings
-        self.coca = load_coca(model_folder)
+        self.device = device
+        self.coca = load_coca(model_folder, device)
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
         """Captions one batch.
@@ -52,4 +53,5 @@ class CaptionClips:
         from components.openclip.mosaic import cells, picture
 
         cut = torch.stack([cells(decode_clip(video), self.coca.mosaic) for video in videos])
-        return caption_pictures(self.coca, picture(cut, self.coca.mosaic, self.coca.mean, self.coca.std))
+        pictures = picture(cut, self.coca.mosaic, self.coca.mean, self.coca.std)  # (B, 3, image_size, image_size)
+        return caption_pictures(self.coca, pictures.to(self.device))

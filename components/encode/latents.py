@@ -17,10 +17,11 @@ class EncodeLatents:
     READS = ("clip_id", "video")
     WRITES = ("clip_id", "latents", "latents_shape")
 
-    def __init__(self, folder: "str | Path") -> None:
+    def __init__(self, folder: "str | Path", device: str = "cpu") -> None:
         from components.models.vae import load_vae
 
-        self.vae = load_vae(folder)
+        self.device = device
+        self.vae = load_vae(folder, device)
 
     def __call__(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Answers the rows with the latents of their videos.
@@ -51,6 +52,6 @@ class EncodeLatents:
         import torch
 
         with torch.inference_mode():
-            clips = torch.from_numpy(frames).permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0  # (N, 3, T, H, W)
-            latents: np.ndarray = self.vae.encode(clips).half().numpy()
+            clips = torch.from_numpy(frames).to(self.device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0  # (N, 3, T, H, W)
+            latents: np.ndarray = self.vae.encode(clips).half().cpu().numpy()
         return latents

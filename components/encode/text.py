@@ -17,10 +17,10 @@ class EncodeText:
     READS = ("clip_id", "caption")
     WRITES = ("clip_id", "text_embeds", "text_shape")
 
-    def __init__(self, folder: "str | Path") -> None:
+    def __init__(self, folder: "str | Path", device: str = "cpu") -> None:
         from components.openclip.load import load_coca
 
-        self.coca = load_coca(folder)
+        self.coca = load_coca(folder, device)
 
     def __call__(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Answers the rows with the embeddings of their captions."""

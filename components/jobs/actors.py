@@ -27,7 +27,7 @@ class SampleActor:
         self.config = config
         self.preset = preset
         self.sharp_at = sharp_at
-        self.generator = Generator.load(folder)
+        self.generator = Generator.load(folder, config.encode.device)
 
     def __call__(self, prompts: Sequence[Any]) -> list[dict[str, Any]]:
         """Answers for each `Prompt` its measured row, the prompt as it was rewritten, and the video."""
@@ -66,18 +66,19 @@ class SampleActor:
 class ReconstructActor:
     """Passes clips through the VAE and back."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, device: str) -> None:
         from components.models.vae import load_vae
 
         one_thread()
-        self.vae = load_vae(folder)
+        self.device = device
+        self.vae = load_vae(folder, device)
 
     def __call__(self, clips: np.ndarray) -> np.ndarray:
         """Reconstructs uint8 (N, T, H, W, 3)."""
         import torch
 
         with torch.inference_mode():
-            x = torch.from_numpy(clips).permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0  # (N, C, T, H, W)
+            x = torch.from_numpy(clips).to(self.device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0  # (N, C, T, H, W)
             decoded = self.vae.decode(self.vae.encode(x))
         pixels = ((decoded.clamp(-1, 1) + 1.0) * 127.5).round().to(torch.uint8)
-        return pixels.permute(0, 2, 3, 4, 1).contiguous().numpy()
+        return pixels.permute(0, 2, 3, 4, 1).contiguous().cpu().numpy()

@@ -5,6 +5,7 @@ from typing import Any
 from components.caption.captioner import choose
 from components.caption.checks import check_captions
 from components.caption.coca import CaptionClips
+from components.jobs.actors import one_thread
 from components.jobs.rows import Rows, fixed_batches, map_rows, with_videos
 from components.jobs.run import Run
 from components.operations.freshness import Freshness, caption_maker, model_folder
@@ -19,10 +20,8 @@ class CaptionRows:
     """`CaptionClips` over rows, on one thread, for Ray's actors."""
 
     def __init__(self, settings: Any, folder: str) -> None:
-        import torch
-
-        torch.set_num_threads(1)
-        self.stage = CaptionClips(settings, folder)
+        one_thread()
+        self.stage = CaptionClips(settings, folder, settings.device)
 
     def __call__(self, rows: Rows) -> Rows:
         columns = self.stage({name: [row[name] for row in rows] for name in ("clip_id", "video", "label_caption", "lent")})
@@ -56,8 +55,8 @@ def caption(run: Run, freshness: Freshness) -> dict[str, Any]:
         (settings, str(model_folder("train_captioner", run.project))),
         with_videos(clips, READS, batches),
         write,
-        num_actors=settings.num_actors,
-        cpus_per_actor=settings.cpus_per_actor,
+        actors=settings,
+        on_gpu=True,
         total=sum(map(len, batches)),
         note="clips captioned",
     )

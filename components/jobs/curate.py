@@ -76,15 +76,14 @@ def _measure(run: Run, clips: tables.Table) -> None:
             ]
         )
 
-    settings = run.config.caption
     map_rows(
         run,
         MeasureClips,
         (run.config,),
         with_videos(clips, ["fps"], batches),
         write,
-        num_actors=settings.num_actors,
-        cpus_per_actor=settings.cpus_per_actor,
+        actors=run.config.caption,
+        on_gpu=False,
         total=sum(map(len, batches)),
         note="clips measured",
     )

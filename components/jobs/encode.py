@@ -5,6 +5,7 @@ from typing import Any
 
 from components.encode.latents import EncodeLatents
 from components.encode.text import EncodeText
+from components.jobs.actors import one_thread
 from components.jobs.rows import Rows, fixed_batches, map_rows, with_videos
 from components.jobs.run import Run
 from components.operations.freshness import Freshness, latents_maker, model_folder, text_maker
@@ -17,11 +18,9 @@ CAPTIONS_PER_BATCH = 64
 class LatentRows:
     """`EncodeLatents` on one thread, for Ray's actors."""
 
-    def __init__(self, folder: str) -> None:
-        import torch
-
-        torch.set_num_threads(1)
-        self.stage = EncodeLatents(folder)
+    def __init__(self, folder: str, device: str) -> None:
+        one_thread()
+        self.stage = EncodeLatents(folder, device)
 
     def __call__(self, rows: Rows) -> Rows:
         return self.stage(rows)
@@ -30,11 +29,9 @@ class LatentRows:
 class TextRows:
     """`EncodeText` on one thread, for Ray's actors."""
 
-    def __init__(self, folder: str) -> None:
-        import torch
-
-        torch.set_num_threads(1)
-        self.stage = EncodeText(folder)
+    def __init__(self, folder: str, device: str) -> None:
+        one_thread()
+        self.stage = EncodeText(folder, device)
 
     def __call__(self, rows: Rows) -> Rows:
         return self.stage(rows)
@@ -63,11 +60,11 @@ def _encode_latents(run: Run, stale: list[str]) -> int:
         map_rows(
             run,
             LatentRows,
-            (str(model_folder("train_vae", run.project)),),
+            (str(model_folder("train_vae", run.project)), settings.device),
             with_videos(clips, (), batches),
             write,
-            num_actors=settings.num_actors,
-            cpus_per_actor=settings.cpus_per_actor,
+            actors=settings,
+            on_gpu=True,
             total=sum(map(len, batches)),
             note="clips encoded",
         )
@@ -103,11 +100,11 @@ def _encode_texts(run: Run, stale: list[str]) -> int:
     map_rows(
         run,
         TextRows,
-        (str(model_folder("train_captioner", run.project)),),
+        (str(model_folder("train_captioner", run.project)), settings.device),
         batches(),
         write,
-        num_actors=min(1, settings.num_actors),
-        cpus_per_actor=settings.cpus_per_actor,
+        actors=settings.model_copy(update={"num_actors": min(1, settings.num_actors)}),
+        on_gpu=True,
         total=len(by_caption),
         note="captions encoded",
     )

@@ -1,11 +1,14 @@
 """Turns what was measured into the evidence that the gate judges: plain JSON, one entry a sample or clip."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from components.evaluate import fidelity, suite
+from components.store.project import Project, write_json
 
 JUDGED = ("colour", "shape", "motion", "camera")
 
@@ -95,3 +98,20 @@ def captioner_evidence(model: str, measured_by: str, rows: Sequence[Mapping[str,
             if field != "all":
                 correct.setdefault(field, []).append(float(right))
     return {"model": model, "measured_by": measured_by, "clips": [row["clip_id"] for row in rows], "correct": correct}
+
+
+def evidence_file(project: Project, kind: str, weights: str) -> Path:
+    """Answers where it is kept what was measured of a model."""
+    return project.folder / "evaluations" / kind / f"{weights[:16]}.json"
+
+
+def write_evidence(project: Project, kind: str, evidence: Mapping[str, Any]) -> None:
+    """Keeps what was measured of a model."""
+    write_json(evidence_file(project, kind, evidence["model"]), evidence)
+
+
+def read_evidence(project: Project, kind: str, weights: str) -> dict[str, Any] | None:
+    """Answers what was measured of a model last, or None."""
+    path = evidence_file(project, kind, weights)
+    found: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
+    return found

@@ -1,10 +1,10 @@
 """The gate and the registry: the one place where versions are made and aliases move."""
 
-import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
+from components.jobs import measuring
+from components.jobs.evidence import evidence_file, read_evidence, write_evidence
 from components.jobs.run import Run
 from components.operations.freshness import Freshness, model_folder, weights_of
 from components.registry import gates, models
@@ -42,25 +42,31 @@ def _decide(run: Run, kind: models.Kind) -> dict[str, Any] | None:
     weights, folder, record = weights_of(stage, project), model_folder(stage, project), project.record(stage)
     if not weights or folder is None or record is None:
         return None
-    evidence = _evidence(project, kind, weights) or {"model": weights, "measured_by": ""}
+    evidence = read_evidence(project, kind, weights) or {"model": weights, "measured_by": ""}
     champion = models.find(project, kind, "champion")
     if champion is not None and champion.weights == weights:
         return _entry(kind, champion, "champion", gates.Verdict())
-    verdict = judge(evidence, _evidence(project, kind, champion.weights) if champion else None, run.config.gate)
+    theirs = None
+    if champion is not None:
+        theirs = _evidence_of_champion(run, kind, champion, evidence["measured_by"]) or {"model": champion.weights, "measured_by": ""}
+    verdict = judge(evidence, theirs, run.config.gate)
     version = models.register(project, kind, folder, _metrics(verdict), _tags(run, stage, record), record["result"].get("run_id"))
     models.promote(project, kind, version, verdict, champion)
     _log_evidence(project, stage, record, kind, weights)
     return _entry(kind, version, verdict.outcome, verdict)
 
 
-def _evidence(project: Project, kind: str, weights: str) -> dict[str, Any] | None:
-    path = evidence_file(project, kind, weights)
-    return json.loads(path.read_text()) if path.is_file() else None
-
-
-def evidence_file(project: Project, kind: str, weights: str) -> Path:
-    """Answers where the evaluation keeps what it measured of a model."""
-    return project.folder / "evaluations" / kind / f"{weights[:16]}.json"
+def _evidence_of_champion(run: Run, kind: models.Kind, champion: models.Version, measured_by: str) -> dict[str, Any] | None:
+    """Answers what is known of the champion by the candidate's conditions; it is measured anew where they are others than its own."""
+    before = read_evidence(run.project, kind, champion.weights)
+    if before is not None and before["measured_by"] == measured_by:
+        return before
+    conditions = measuring.conditions_of(run)
+    if conditions.measured_by != measured_by:
+        return before  # the candidate's are gone too; the gate says so
+    evidence = measuring.measure_model(run, conditions, kind, models.download(run.project, champion), champion.weights)
+    write_evidence(run.project, kind, evidence)
+    return evidence
 
 
 def _metrics(verdict: gates.Verdict) -> dict[str, float]:

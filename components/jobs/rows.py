@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from components.cluster.rows import map_batches
+from components.config import Actors
 from components.jobs.run import Run
 from components.store.tables import Table
 
@@ -29,15 +30,28 @@ def map_rows(
     batches: Iterable[Rows],
     write: Callable[[Rows], None],
     *,
-    num_actors: int,
-    cpus_per_actor: float,
+    actors: Actors,
+    on_gpu: bool,
     total: int,
     note: str,
 ) -> None:
-    """Sends batches of rows through a stage on Ray and writes what it answers some hundred rows at a time."""
+    """Sends batches of rows through a stage on Ray and writes what it answers some hundred rows at a time.
+
+    Args:
+        actors: how many, and what each asks for.
+        on_gpu: whether the stage has a network that computes where `actors.device` says.
+    """
     waiting: Rows = []
     done = 0
-    for _, rows in map_batches(stage, arguments, batches, num_actors=num_actors, cpus_per_actor=cpus_per_actor):
+    answers = map_batches(
+        stage,
+        arguments,
+        batches,
+        num_actors=actors.num_actors,
+        cpus_per_actor=actors.cpus_per_actor,
+        gpus_per_actor=actors.gpus_per_actor if on_gpu else 0.0,
+    )
+    for _, rows in answers:
         waiting += rows
         done += len(rows)
         if len(waiting) >= ROWS_PER_COMMIT:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from components.train.checkpoint import Checkpoints, load_optimizer_tensors, optimizer_tensors
 from components.train.context import TrainContext
 from components.train.optim import clip_gradients, cosine_schedule, muon_for, set_learning_rate
+from components.train.steps import SkippedSteps, mixed_precision
 
 if TYPE_CHECKING:
     from components.config import Captioner
@@ -38,10 +39,6 @@ class CaptionBatch:
     tokens: Tensor
 
 
-class UnstableTrainingError(RuntimeError):
-    """The loss was not finite for many steps on end; the message says at which step and what to try."""
-
-
 def train_captioner(
     settings: "Captioner",
     model: nn.Module,
@@ -62,19 +59,17 @@ def train_captioner(
     optimizer = muon_for(model, settings.learning_rate, settings.weight_decay, adamw=ADAMW, betas=(0.9, 0.99))
     first = _resume(model, optimizer, checkpoints)
     called = context.wrap(model)
-    skipped = 0
+    skipped = SkippedSteps("captioner")
     for step, batch in zip(range(first, settings.steps), batches(first), strict=False):
         scale = cosine_schedule(step, settings.steps, settings.warmup_steps)
         rate = set_learning_rate(optimizer, scale)
         optimizer.zero_grad(set_to_none=True)
-        parts = loss(**called(batch.pictures.to(context.device), batch.tokens.to(context.device)), output_dict=True)
+        with mixed_precision(context.device):
+            parts = loss(**called(batch.pictures.to(context.device), batch.tokens.to(context.device)), output_dict=True)
         torch.stack(list(parts.values())).sum().backward()
         norm = clip_gradients(model.parameters(), settings.max_grad_norm)
-        if math.isfinite(norm):
+        if skipped.is_whole(step, norm):
             optimizer.step()
-            skipped = 0
-        else:
-            skipped = _skip(step, skipped)
         with torch.no_grad():
             model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)  # type: ignore[operator]
         done = step + 1
@@ -100,11 +95,3 @@ def _save(step: int, model: nn.Module, optimizer: torch.optim.Optimizer, checkpo
     weights = {f"model.{name}": value for name, value in model.state_dict().items()}
     state = optimizer_tensors(optimizer, dict(model.named_parameters()))
     checkpoints.save(step, {**weights, **state}, {"threads": context.threads, "world_size": context.world_size})
-
-
-def _skip(step: int, skipped: int) -> int:
-    """Counts a step without a finite gradient, and gives up when there are too many on end."""
-    logger.warning("step %d had a gradient that is not finite and was left out", step)
-    if skipped + 1 >= 20:
-        raise UnstableTrainingError(f"20 steps on end up to {step} had no finite gradient; hint: a lower `captioner.learning_rate`")
-    return skipped + 1

@@ -87,6 +87,7 @@ def train(
     batches, steps_an_epoch = dit_batches(encoded, settings.batch_size, settings.seed, context.rank, context.world_size)
     torch.manual_seed(settings.seed)
     model = DiT(settings.size, notes["latent_channels"], notes["text_width"])
+    model.recompute = settings.recompute_activations
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     logger.info("the diffusion transformer has %.1f million parameters; an epoch is %d steps", millions, steps_an_epoch)
     return train_dit(settings, model, batches, _empty_prompt(exported.parts["text-encoder"]), checkpoints, context, on_sample)

@@ -19,12 +19,12 @@ from components.diffusion.flow_matching import interpolate, sample_timesteps, ve
 from components.train.checkpoint import Checkpoints, load_optimizer_tensors, optimizer_tensors
 from components.train.context import TrainContext
 from components.train.optim import adamw_for, clip_gradients, linear_schedule, set_learning_rate, update_ema
+from components.train.steps import SkippedSteps, mixed_precision, seed_of
 
 if TYPE_CHECKING:
     from components.config import Dit
 
 logger = logging.getLogger("kinora")
-CLIPS_NAMED = 4  # of a bad step, in its warning
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,9 @@ def train_dit(
         batches: answers the batches from a step on, the same ones whenever it is asked.
         empty_prompt: (S, C), the embeddings of the empty prompt, which stand in for a dropped caption.
         on_sample: called on rank 0 with (steps done, averaged model) every `settings.sample_every` steps.
+
+    Raises:
+        UnstableTrainingError: step after step without a finite gradient.
     """
     device = torch.device(context.device)
     model = model.to(device)
@@ -62,25 +65,22 @@ def train_dit(
     wrapped = context.wrap(model)
     model.train()
     empty_prompt = empty_prompt.to(device)
-    tally = _Tally()
+    tally, skipped = _Tally(), SkippedSteps("dit")
     for step, batch in zip(range(first, settings.steps), batches(first), strict=False):
-        generator = torch.Generator().manual_seed(_seed_of(settings.seed, step, context.rank))
+        generator = torch.Generator().manual_seed(seed_of(settings.seed, step, context.rank))
         learning_rate = set_learning_rate(optimizer, linear_schedule(step, settings.steps, settings.warmup_steps))
         losses = _losses(settings, wrapped, batch, empty_prompt, generator, device)
         losses.mean().backward()
         norm = clip_gradients(model.parameters(), settings.max_grad_norm)
-        if math.isfinite(norm):
+        if skipped.is_whole(step, norm, losses, batch.clip_ids):
             optimizer.step()
             update_ema(average, model, settings.ema_decay, step)
-        else:
-            tally.skipped += 1
-            logger.warning("step %d is skipped, its gradient is not finite; clips: %s", step + 1, _blame(batch, losses))
         optimizer.zero_grad(set_to_none=True)
         tally.add(losses, norm, len(batch.clip_ids))
         done = step + 1
         last = done == settings.steps
         if context.rank == 0 and (last or done % settings.report_every == 0):
-            context.report(done, {**tally.take(), "learning_rate": learning_rate})
+            context.report(done, {**tally.take(), "skipped_steps": skipped.count, "learning_rate": learning_rate})
         if context.rank == 0 and (last or done % settings.checkpoint_every == 0):
             checkpoints.save(done, _state(model, average, optimizer, names), {"threads": context.threads})
         if on_sample is not None and context.rank == 0 and done % settings.sample_every == 0 and not last:
@@ -98,7 +98,8 @@ def _losses(
     noise = torch.randn(latents.shape, generator=generator).to(device)
     dropped = (torch.rand(count, generator=generator) < settings.caption_dropout).to(device)
     embeds, mask = drop_captions(batch.text_embeds.to(device), batch.text_mask.to(device), dropped, empty_prompt)
-    velocity = model(interpolate(latents, noise, t), t, embeds, mask)
+    with mixed_precision(device):
+        velocity = model(interpolate(latents, noise, t), t, embeds, mask)
     return velocity_loss(velocity, latents, noise, t, settings.clip_loss_weight)
 
 
@@ -112,22 +113,6 @@ def drop_captions(embeds: Tensor, mask: Tensor, dropped: Tensor, empty_prompt: T
     empty_embeds[: len(empty_prompt)] = empty_prompt
     empty_mask[: len(empty_prompt)] = True
     return torch.where(dropped[:, None, None], empty_embeds, embeds), torch.where(dropped[:, None], empty_mask, mask)
-
-
-def _seed_of(seed: int, step: int, rank: int) -> int:
-    """Mixes three whole numbers into one seed; neighbours are far apart."""
-    mixed = 0
-    for value in (seed, step, rank):
-        mixed = (mixed ^ (value + 0x9E3779B97F4A7C15 + (mixed << 6) + (mixed >> 2))) * 0xBF58476D1CE4E5B9 % 2**63
-    return mixed
-
-
-def _blame(batch: DitBatch, losses: Tensor) -> str:
-    """Names the clips whose loss is not finite, or the whole batch where each by itself is."""
-    bad = [name for name, loss in zip(batch.clip_ids, losses.tolist(), strict=True) if not math.isfinite(loss)]
-    named = bad or list(batch.clip_ids)
-    more = f" and {len(named) - CLIPS_NAMED} more" if len(named) > CLIPS_NAMED else ""
-    return ", ".join(named[:CLIPS_NAMED]) + more
 
 
 def _resume(
@@ -154,7 +139,6 @@ class _Tally:
     """Means of what happened since the last report."""
 
     def __init__(self) -> None:
-        self.skipped = 0
         self._clear()
 
     def _clear(self) -> None:
@@ -170,7 +154,7 @@ class _Tally:
 
     def take(self) -> dict[str, float]:
         seconds = max(1e-6, time.monotonic() - self._since)
-        metrics: dict[str, Any] = {"clips_per_second": self._clips / seconds, "skipped_steps": self.skipped}
+        metrics: dict[str, Any] = {"clips_per_second": self._clips / seconds}
         if self._losses:
             metrics |= {"loss": sum(self._losses) / len(self._losses), "grad_norm": sum(self._norms) / len(self._norms)}
         self._clear()

@@ -18,6 +18,7 @@ from components.models.vae import VideoVae
 from components.train.checkpoint import Checkpoints, load_optimizer_tensors, optimizer_tensors
 from components.train.context import TrainContext
 from components.train.optim import clip_gradients, linear_schedule, muon_for, set_learning_rate, update_ema
+from components.train.steps import SkippedSteps, mixed_precision, seed_of
 
 if TYPE_CHECKING:
     from components.config import Vae
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("kinora")
 
 ADAMW = ("first_", "later_")  # the linear maps, which start where they nearly stay
-MAX_SKIPPED_ON_END = 20
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,6 @@ class ClipBatch:
 
     frames: Tensor
     clip_ids: tuple[str, ...]
-
-
-class UnstableTrainingError(RuntimeError):
-    """The gradient was not finite for many steps on end; the message says at which step and what to try."""
 
 
 def train_vae(
@@ -61,32 +57,24 @@ def train_vae(
     optimizer = muon_for(model, settings.learning_rate, settings.weight_decay, adamw=ADAMW)
     first = _resume(checkpoints, model, average, optimizer)
     wrapped = context.wrap(model)
-    skipped, on_end = 0, 0
+    skipped = SkippedSteps("vae")
     for step, batch in zip(range(first, settings.steps), batches(first), strict=False):
-        generator = torch.Generator().manual_seed(_mixed(settings.seed, step, context.rank))
+        generator = torch.Generator().manual_seed(seed_of(settings.seed, step, context.rank))
         rate = set_learning_rate(optimizer, linear_schedule(step, settings.steps, settings.warmup_steps))
         clips = crop(to_pixels(batch.frames.to(device)), settings.crop_size, model.side, generator)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with mixed_precision(device):
             losses, figures = vae_losses(settings, wrapped, clips, generator)
         losses.mean().backward()
         norm = clip_gradients(model.parameters(), settings.max_grad_norm)
-        if math.isfinite(norm):
+        if skipped.is_whole(step, norm, losses, batch.clip_ids):
             optimizer.step()
             update_ema(average, model, settings.ema_decay, step)
-            on_end = 0
-        else:
-            skipped, on_end = skipped + 1, on_end + 1
-            logger.warning("step %d is skipped, its gradient is not finite; clips: %s", step + 1, _blame(batch, losses))
-            if on_end == MAX_SKIPPED_ON_END:
-                raise UnstableTrainingError(
-                    f"{on_end} steps on end up to {step + 1} had no finite gradient; hint: a lower `vae.learning_rate`"
-                )
         optimizer.zero_grad(set_to_none=True)
         done = step + 1
         last = done == settings.steps
         if context.rank == 0 and (last or done % settings.report_every == 0):
             told = {name: float(value) for name, value in figures.items()}
-            context.report(done, told | {"gradient_norm": norm, "learning_rate": rate, "skipped_steps": float(skipped)})
+            context.report(done, told | {"gradient_norm": norm, "learning_rate": rate, "skipped_steps": float(skipped.count)})
         if context.rank == 0 and (last or done % settings.checkpoint_every == 0):
             meta = {"size": vars(model.size), "threads": context.threads, "world_size": context.world_size}
             checkpoints.save(done, _state(model, average, optimizer), meta)
@@ -167,20 +155,6 @@ def fit_normalisation(model: VideoVae, batches: Iterable[ClipBatch]) -> None:
         total, squares, count = total + values.sum(1), squares + values.square().sum(1), count + values.shape[1]
     mean = total / count
     model.set_normalisation(mean.float(), (squares / count - mean.square()).clamp(min=0).sqrt().float())
-
-
-def _mixed(seed: int, step: int, rank: int) -> int:
-    """Mixes three whole numbers into one seed; neighbours are far apart."""
-    mixed = 0
-    for value in (seed, step, rank):
-        mixed = (mixed ^ (value + 0x9E3779B97F4A7C15 + (mixed << 6) + (mixed >> 2))) * 0xBF58476D1CE4E5B9 % 2**63
-    return mixed
-
-
-def _blame(batch: ClipBatch, losses: Tensor) -> str:
-    """Names the clips whose loss is not finite, or the whole batch where each by itself is."""
-    bad = [name for name, loss in zip(batch.clip_ids, losses.tolist(), strict=True) if not math.isfinite(loss)]
-    return ", ".join(bad or batch.clip_ids)
 
 
 def _resume(checkpoints: Checkpoints, model: VideoVae, average: VideoVae, optimizer: torch.optim.Optimizer) -> int:

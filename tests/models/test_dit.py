@@ -120,6 +120,15 @@ def test_places_of_a_larger_grid_begin_with_those_of_a_smaller_one():
     assert torch.pdist(flat).min() > 0.1  # no two places look alike
 
 
+def test_what_is_computed_again_on_the_way_back_changes_no_gradient():
+    kept, again = make(), make()
+    again.recompute = True
+    for model in (kept, again):
+        model(*inputs()).square().mean().backward()
+    for one, other in zip(kept.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
+
+
 def test_a_saved_model_answers_the_same(tmp_path):
     model = make()
     notes = {

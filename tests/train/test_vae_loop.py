@@ -14,9 +14,9 @@ from components.models.sizes import VaeSize
 from components.models.vae import VideoVae
 from components.train.checkpoint import Checkpoints
 from components.train.context import TrainContext, read_metrics
+from components.train.steps import UnstableTrainingError
 from components.train.vae_loop import (
     ClipBatch,
-    UnstableTrainingError,
     crop,
     fit_normalisation,
     measure_psnr,
