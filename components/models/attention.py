@@ -22,8 +22,8 @@ class Attention(nn.Module):
         head_size = hidden_size // num_heads
         self.query = nn.Linear(hidden_size, hidden_size)
         self.key_value = nn.Linear(context_size or hidden_size, 2 * hidden_size)
-        self.query_norm = nn.RMSNorm(head_size, eps=1e-6)
-        self.key_norm = nn.RMSNorm(head_size, eps=1e-6)
+        self.query_norm = HeadNorm(head_size, eps=1e-6)
+        self.key_norm = HeadNorm(head_size, eps=1e-6)
         self.out = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
@@ -42,6 +42,14 @@ class Attention(nn.Module):
             attn_mask=None if mask is None else mask[:, None, None, :],
         )  # (B, heads, L, D / heads)
         return self.out(attended.transpose(1, 2).flatten(2))
+
+
+class HeadNorm(nn.RMSNorm):
+    """An RMS norm in the precision of its input: with weights of another one torch has no fused kernel for it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = None if self.weight is None else self.weight.to(x.dtype)
+        return F.rms_norm(x, self.normalized_shape, weight, self.eps)
 
 
 class FeedForward(nn.Module):
