@@ -64,7 +64,7 @@ STAGES: dict[str, Stage] = {
             ("video", "label_caption"),
             ("caption", "caption_score", "caption_by"),
             (),
-            ("train_captioner",),
+            ("curate", "train_captioner"),
             1,
         ),
         Stage("train_vae", "the causal video VAE", "clips", ("video", "split", "keep"), (), ("vae", "clip"), ("curate",), 1),

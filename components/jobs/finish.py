@@ -60,6 +60,7 @@ def collect(run: Run, outcomes: Sequence[Outcome], total_seconds: float) -> data
         samples=_samples(run),
         evaluation=latest.get("evaluation"),
         champion_evaluation=verdicts.get("champion_evaluation"),
+        comparison=verdicts.get("comparison"),
         captions=(latest.get("captions") or {}).get("seen"),
         lineage=_lineage(run),
         settings=run.config.model_dump(mode="json"),

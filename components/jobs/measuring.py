@@ -155,9 +155,11 @@ def evaluation_of(run: Run, conditions: Conditions, found: Found, ceiling: dict[
 
 
 def evidence_of_samples(conditions: Conditions, weights: str, found: Found, evaluation: suite.Evaluation) -> dict[str, Any]:
-    """Answers the gate's evidence of a text-to-video model."""
+    """Answers the gate's evidence of a text-to-video model, and beside it, as `measured`, what it was made of, for the report."""
     alike = None if conditions.preset else _likeness(conditions.real, found)
-    return text_to_video_evidence(weights, conditions.measured_by, [entry["row"] for entry in found], evaluation, alike)
+    rows = [entry["row"] for entry in found]
+    evidence = text_to_video_evidence(weights, conditions.measured_by, rows, evaluation, alike)
+    return {**evidence, "measured": {"rows": rows, "evaluation": evaluation}}
 
 
 def reconstruct(run: Run, conditions: Conditions, folder: Path) -> list[np.ndarray]:

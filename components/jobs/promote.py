@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from components.evaluate.compare import compare
 from components.jobs import measuring
 from components.jobs.evidence import evidence_file, read_evidence, write_evidence
 from components.jobs.run import Run
@@ -27,8 +28,9 @@ def promote(run: Run, freshness: Freshness) -> dict[str, Any]:
     """Registers what this run trained and evaluated, and moves `champion` where the gate says so."""
     decided = [entry for kind in KINDS if (entry := _decide(run, kind)) is not None]
     champion = next((entry for entry in decided if entry["kind"] == "text-to-video"), None)
-    verdicts = {"verdicts": decided, "promoted": bool(champion and champion["outcome"] in ("promote", "champion"))}
-    write_json(run.project.folder / "evaluations" / "verdicts.json", verdicts)
+    promoted = bool(champion and champion["outcome"] in ("promote", "champion"))
+    beside = champion.pop("beside_champion", {}) if champion else {}
+    write_json(run.project.folder / "evaluations" / "verdicts.json", {"verdicts": decided, "promoted": promoted, **beside})
     return {
         "summary": ", ".join(f"{entry['kind']} {entry['version']}: {entry['outcome']}" for entry in decided),
         "verdicts": {entry["kind"]: entry["outcome"] for entry in decided},
@@ -53,7 +55,16 @@ def _decide(run: Run, kind: models.Kind) -> dict[str, Any] | None:
     version = models.register(project, kind, folder, _metrics(verdict), _tags(run, stage, record), record["result"].get("run_id"))
     models.promote(project, kind, version, verdict, champion)
     _log_evidence(project, stage, record, kind, weights)
-    return _entry(kind, version, verdict.outcome, verdict)
+    return _entry(kind, version, verdict.outcome, verdict) | _beside_champion(run, evidence, theirs)
+
+
+def _beside_champion(run: Run, ours: Mapping[str, Any], theirs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Answers what the report shows of the champion beside its challenger, where both were measured sample by sample."""
+    if theirs is None or ours["measured_by"] != theirs["measured_by"] or "measured" not in ours or "measured" not in theirs:
+        return {}
+    settings, champion = run.config.evaluate, theirs["measured"]
+    comparison = compare(ours["measured"]["rows"], champion["rows"], settings.bootstrap_samples, settings.seed)
+    return {"beside_champion": {"champion_evaluation": champion["evaluation"], "comparison": comparison}}
 
 
 def _evidence_of_champion(run: Run, kind: models.Kind, champion: models.Version, measured_by: str) -> dict[str, Any] | None:

@@ -12,6 +12,8 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
+# without `cpu-independent` x264 chooses by the processor, and its AVX-512 code for small pictures does not repeat itself
+X264 = "log-level=none:cpu-independent=1"
 MOVFLAGS = "use_metadata_tags"  # keeps keys of our own; without it MP4 drops all but title, comment and the like
 
 
@@ -43,7 +45,7 @@ def write_video(
         raise ValueError(f"frames are uint8 (T, H, W, 3) with at least one of them, not {frames.dtype} {frames.shape}")
     if pix_fmt == "yuv420p":
         frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
-    settings = {"crf": str(crf), "preset": preset, "x264-params": "log-level=none"}
+    settings = {"crf": str(crf), "preset": preset, "x264-params": X264}
     if path is None:
         buffer = io.BytesIO()
         _encode(buffer, MOVFLAGS, frames, fps, pix_fmt, settings, threads, metadata)

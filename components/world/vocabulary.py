@@ -132,7 +132,7 @@ class Preset:
     base_grey: tuple[float, float] = (46.0, 58.0)
     slate: tuple[float, float, float] = (-5.0, 0.0, 7.0)  # added to grey: pure grey has no hue, and codecs make it flicker
     tint: float = 0.0
-    contrast: tuple[float, float] = (18.0, 18.0)
+    contrast: tuple[float, float] = (26.0, 26.0)
     wavelength: tuple[float, float] = (20 / 64, 20 / 64)
     occluder_share: float = 0.0
     parallax_share: float = 0.0
