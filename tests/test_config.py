@@ -175,3 +175,17 @@ def test_stages_are_shaped_by_sections_that_exist() -> None:
     for stage in STAGES.values():
         assert set(stage.sections) <= set(Config.model_fields)
         assert set(stage.upstream) <= set(STAGES)
+
+
+@pytest.mark.parametrize(("profile", "device"), [("laptop", "cpu"), ("test", "cpu"), ("gpu", "cuda"), ("cluster", "cuda")])
+def test_networks_compute_where_the_profile_trains(profile: str, device: str) -> None:
+    config = load_config(profile)
+    assert {config.caption.device, config.encode.device} == {device}
+    assert config.cluster.use_gpu == (device == "cuda")
+
+
+@pytest.mark.parametrize("profile", ["laptop", "test", "gpu"])
+def test_the_actors_of_one_machine_share_its_one_gpu(profile: str) -> None:
+    config = load_config(profile)
+    assert config.caption.num_actors * config.caption.gpus_per_actor <= 1
+    assert config.encode.num_actors * config.encode.gpus_per_actor <= 1

@@ -10,6 +10,7 @@ from components.evaluate import fidelity, suite
 from components.jobs import measuring
 from components.jobs.evidence import captioner_evidence, write_evidence
 from components.jobs.run import Run
+from components.jobs.samples import evenly, write_samples
 from components.operations.freshness import Freshness, model_folder, weights_of
 from components.stages import digest
 from components.store import tables
@@ -55,11 +56,13 @@ def evaluate(run: Run, freshness: Freshness) -> dict[str, Any]:
         decoded=np.stack(reconstructed[:KEPT_PAIRS]),
     )
     sheet = _sheets(run, real, reconstructed, found)
+    videos = write_samples(run, weights_of("train_dit", run.project))
     return {
         "summary": _said(evaluation, pictures, len(found)),
         "amount": f"{len(found)} samples",
         "model": weights_of("train_dit", run.project),
         "samples": len(found),
+        "videos": [str(path) for path in videos],
         "show": {"images": sheet, "tables": {"following": _following_table(evaluation)}},
     }
 
@@ -104,7 +107,7 @@ def _sheets(run: Run, real: measuring.RealClips, reconstructed: Sequence[np.ndar
     from components.report.sheets import reconstruction_sheet, sample_sheet
 
     pairs = [Reconstruction(a, b) for a, b in zip(real.frames[:6], reconstructed[:6], strict=True)]
-    picked = [found[i]["frames"] for i in np.unique(np.linspace(0, len(found) - 1, 12).astype(int))]
+    picked = [entry["frames"] for entry in evenly(found, 12)]
     return {
         "reconstructions": str(reconstruction_sheet(run.project.sheet("reconstructions.png"), pairs)),
         "samples": str(sample_sheet(run.project.sheet("samples.png"), picked)),

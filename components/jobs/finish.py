@@ -13,16 +13,17 @@ from components.curate.funnel import funnel
 from components.evaluate import fidelity
 from components.jobs.figures import figures
 from components.jobs.run import Outcome, Run
+from components.jobs.samples import evenly, pick_samples
 from components.media.read import decode_clip
 from components.operations.freshness import model_folder
 from components.report import build, data, summary
 from components.stages import STAGES, TRAIN_STAGES
 from components.store import tables
-from components.store.filters import KEPT, quoted
+from components.store.filters import KEPT
 from components.train.context import read_metrics
 from components.world.vocabulary import parse
 
-NUM_CLIPS, NUM_PAIRS, SAMPLES_PER_GROUP = 8, 4, 12
+NUM_CLIPS, NUM_PAIRS = 8, 4
 
 
 def finish(run: Run, outcomes: Sequence[Outcome], spent: Callable[[], tuple[float, int]]) -> data.ReportData:
@@ -106,7 +107,7 @@ def _funnel(run: Run) -> list[data.FunnelStep]:
 
 def _clip_examples(run: Run, clips: tables.Table) -> list[data.ClipExample]:
     rows = clips.read(["clip_id", "caption", "caption_by", "label_by", "truth", "fps"], f"{KEPT} AND caption IS NOT NULL")
-    picked = _evenly(rows, NUM_CLIPS)
+    picked = evenly(rows, NUM_CLIPS)
     frames = [decode_clip(blob) for _, blob in clips.read_blobs("video", [row["clip_id"] for row in picked])]
     return [
         data.ClipExample(
@@ -143,18 +144,9 @@ def _curves(run: Run, stage: str) -> list[data.Curve]:
 
 def _samples(run: Run) -> list[data.SampleVideo]:
     record = run.project.record("evaluate")
-    if record is None or not tables.exists(run.project, "samples"):
-        return []
-    table = tables.samples(run.project)
-    columns = ["sample_id", "prompt", "rewritten", "group", "truth", "seed", "scores"]
-    rows = table.read(columns, f"model = {quoted(record['result']['model'])}")
-    picked = [row for group in ("seen", "unseen", "real") for row in _evenly([r for r in rows if r["group"] == group], SAMPLES_PER_GROUP)]
-    videos = [blob for _, blob in table.read_blobs("video", [row["sample_id"] for row in picked])]
-    run.project.samples.mkdir(parents=True, exist_ok=True)
     found = []
-    for row, video in zip(picked, videos, strict=True):
+    for row, video in pick_samples(run, record["result"]["model"]) if record else []:
         scores = json.loads(row["scores"])
-        (run.project.samples / f"{row['group']}-{row['sample_id'][:8]}.mp4").write_bytes(video)
         found.append(
             data.SampleVideo(
                 prompt=row["prompt"],
@@ -201,7 +193,3 @@ def _next_commands(run: Run) -> list[str]:
     )
     prompt = "a red square moving left" if run.source is None else "a person waving"
     return [f'kinora generate "{prompt}" -o sample.mp4{chosen}{model}', f"kinora show models{chosen}", f"kinora plan{chosen}"]
-
-
-def _evenly(rows: list[Any], count: int) -> list[Any]:
-    return [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))] if rows else []

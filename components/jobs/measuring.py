@@ -22,6 +22,7 @@ from components.jobs.caption import CaptionRows
 from components.jobs.evidence import captioner_evidence, text_to_video_evidence, vae_evidence
 from components.jobs.rows import with_videos
 from components.jobs.run import Run
+from components.jobs.samples import evenly
 from components.media.read import decode_clip
 from components.stages import STAGES, digest
 from components.store import tables
@@ -108,7 +109,7 @@ def _real_clips(run: Run) -> RealClips:
         raise ValueError(
             f"no held-out clip of {clip.num_frames} frames is left to measure against; hint: more footage, or `--set curate.val_share=0.2`"
         )
-    picked = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(len(rows), run.config.evaluate.num_real_clips)).astype(int))]
+    picked = evenly(rows, run.config.evaluate.num_real_clips)
     blobs = table.read_blobs("video", [row["clip_id"] for row in picked])
     return RealClips(picked, [decode_clip(blob) for _, blob in blobs])
 

@@ -1,6 +1,7 @@
 """The gate and the registry: the one place where versions are made and aliases move."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from components.evaluate.compare import compare
@@ -95,10 +96,17 @@ def _tags(run: Run, stage: str, record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _log_evidence(project: Project, stage: str, record: Mapping[str, Any], kind: str, weights: str) -> None:
+    """Keeps with the training's run in MLflow what was measured of its model, and of a text-to-video model the sheet and videos."""
     path = evidence_file(project, kind, weights)
-    if path.is_file():
+    files = [path] if path.is_file() else []
+    if kind == "text-to-video":
+        evaluated = (project.record("evaluate") or {}).get("result", {})
+        shown = [evaluated.get("show", {}).get("images", {}).get("samples"), *evaluated.get("videos", [])]
+        files += [Path(name) for name in shown if name and Path(name).is_file()]
+    if files:
         tracked = Tracker(project).run(stage, digest({"maker": record["maker"], "rows": record["rows_digest"]}))
-        tracked.log_artifact(path, "evaluation")
+        for file in files:
+            tracked.log_artifact(file, "evaluation")
         tracked.close(None)
 
 

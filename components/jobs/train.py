@@ -14,6 +14,7 @@ from components.jobs.run import Run
 from components.models.weights import DamagedFolderError, digest_folder
 from components.operations.freshness import Freshness, model_folder
 from components.registry.lineage import TableRead, lineage_tags
+from components.registry.tracking import Run as TrackedRun
 from components.registry.tracking import Tracker
 from components.stages import STAGES
 from components.store import tables
@@ -66,8 +67,11 @@ def _train(run: Run, stage: str, freshness: Freshness, extra: Mapping[str, Any])
             **extra,
         }
 
+        samples = _NewFiles(checkpoints / "samples", tracked)
+
         def on_metrics(step: int, metrics: Mapping[str, float]) -> None:
             tracked.log_metrics([(step, metrics)])
+            samples.send()
             run.progress(min(step, settings.steps), settings.steps, _said(metrics))
 
         cluster = config.cluster
@@ -83,9 +87,10 @@ def _train(run: Run, stage: str, freshness: Freshness, extra: Mapping[str, Any])
             metrics_file=metrics_file,
             on_metrics=on_metrics,
         )
+        samples.send()
     metrics = read_metrics(metrics_file)
     last = {name: value for _, values in metrics for name, value in values.items()}
-    for sheet in sorted([*checkpoints.glob("*.png"), *checkpoints.glob("*.mp4"), *checkpoints.glob("samples/*"), *export.glob("*.png")]):
+    for sheet in sorted(export.glob("*.png")):
         tracked.log_artifact(sheet, "samples")
     tracked.close()
     pictures = {"reconstructions": str(export / "reconstructions.png")} if (export / "reconstructions.png").is_file() else {}
@@ -98,6 +103,19 @@ def _train(run: Run, stage: str, freshness: Freshness, extra: Mapping[str, Any])
         "run_id": tracked.run_id,
         "show": {"images": pictures} if pictures else {},
     }
+
+
+class _NewFiles:
+    """Sends the pictures and videos that a training leaves in a folder to its run in MLflow, each once, as they come."""
+
+    def __init__(self, folder: Path, tracked: TrackedRun) -> None:
+        self.folder, self.tracked = folder, tracked
+        self.sent: set[Path] = set()
+
+    def send(self) -> None:
+        for path in sorted(set(self.folder.glob("step_*")) - self.sent):
+            self.tracked.log_artifact(path, "samples")
+            self.sent.add(path)
 
 
 def _lineage(run: Run, stage: str, freshness: Freshness) -> dict[str, str]:

@@ -45,7 +45,7 @@ def run(payload: Mapping[str, Any], context: TrainContext) -> None:
     encoded = read_encoded(project)
     parts = {"video-vae": Path(payload["video_vae"]), "text-encoder": Path(payload["text_encoder"])}
     exported = Exported(notes_of(config, encoded, parts), payload["style"], parts)
-    sampling = Sampling(project.samples / "train_dit", exported, _some_captions(project)) if context.rank == 0 else None
+    sampling = Sampling(Path(payload["checkpoints"]) / "samples", exported, _some_captions(project)) if context.rank == 0 else None
     try:
         average = train(config, encoded, exported, Checkpoints(Path(payload["checkpoints"])), context, sampling)
     finally:

@@ -1,6 +1,8 @@
 """One whole run on profile `test`, through real Prefect, Ray Train, Lance and MLflow, and what a second run does."""
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from components.registry.models import list_versions
 from components.stages import STAGES
 from components.store.project import Project
 from components.store.tables import clips, samples, videos
+from flows.footage_to_model import STAGE_FLOWS, footage_to_model
 from tests.flows.command import REPOSITORY, kinora
 
 
@@ -90,6 +93,34 @@ def test_a_second_run_does_nothing_and_says_so(folder: Path, project: Project) -
     assert "nothing" in (done.stdout + done.stderr).lower()
     assert {stage: project.record(stage) for stage in STAGES} == before
     assert (clips(project).version, videos(project).version, samples(project).version) == versions
+
+
+def test_prefect_keeps_every_flow_and_what_it_showed(folder: Path) -> None:
+    """Read off the database of the embedded server, which `prefect server start` shows."""
+    with closing(sqlite3.connect(f"file:{folder / 'runs' / 'prefect' / 'prefect.db'}?mode=ro", uri=True)) as database:
+        runs = database.execute("select f.name, r.state_type from flow_run r join flow f on f.id = r.flow_id").fetchall()
+        artifacts = set(database.execute("select key, type from artifact where length(data) > 2").fetchall())
+    assert sorted(runs) == sorted((flow.name, "COMPLETED") for flow in (footage_to_model, *STAGE_FLOWS))
+    assert {
+        ("curate-funnel", "table"),
+        ("curate-clips", "image"),
+        ("caption-captions", "table"),
+        ("train-vae-reconstructions", "image"),
+        ("evaluate-samples", "image"),
+        ("promote-verdicts", "table"),
+    } <= artifacts
+    assert {(f"{stage.replace('_', '-')}-progress", "progress") for stage in STAGES} <= artifacts
+
+
+def test_mlflow_keeps_metrics_by_step_pictures_and_sample_videos(project: Project) -> None:
+    with closing(sqlite3.connect(f"file:{project.root / 'mlflow.db'}?mode=ro", uri=True)) as database:
+        query = "select r.name, count(distinct m.step) from metrics m join runs r on r.run_uuid = m.run_uuid where m.key like '%loss'"
+        steps = dict(database.execute(f"{query} group by r.name").fetchall())
+    assert {name.rpartition("-")[0]: count for name, count in steps.items()} == {"train_captioner": 5, "train_vae": 5, "train_dit": 5}
+    kept = {path.relative_to(project.artifacts / project.name).as_posix().split("/", 2)[2] for path in project.artifacts.rglob("*.*")}
+    assert "samples/reconstructions.png" in kept
+    assert "evaluation/samples.png" in kept
+    assert {f"evaluation/{path.name}" for path in project.samples.glob("*.mp4")} <= kept
 
 
 def test_generate_writes_a_video_that_remembers_its_prompt(folder: Path, project: Project) -> None:

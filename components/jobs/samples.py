@@ -1,0 +1,43 @@
+"""The samples that people look at: a few of each group, evenly taken from all of the newest model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from components.jobs.run import Run
+from components.store import tables
+from components.store.filters import quoted
+
+GROUPS = ("seen", "unseen", "real")
+A_GROUP = 12
+COLUMNS = ("sample_id", "prompt", "rewritten", "group", "truth", "seed", "scores")
+
+
+def pick_samples(run: Run, model: str) -> list[tuple[dict[str, Any], bytes]]:
+    """Answers rows of the samples table and their videos, of a model by its weights."""
+    if not tables.exists(run.project, "samples"):
+        return []
+    table = tables.samples(run.project)
+    rows = table.read(COLUMNS, f"model = {quoted(model)}")
+    picked = [row for group in GROUPS for row in evenly([row for row in rows if row["group"] == group], A_GROUP)]
+    videos = [blob for _, blob in table.read_blobs("video", [row["sample_id"] for row in picked])]
+    return list(zip(picked, videos, strict=True))
+
+
+def write_samples(run: Run, model: str) -> list[Path]:
+    """Writes those samples as files and takes away those of an earlier model; answers their paths."""
+    folder = run.project.samples
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {folder / f"{row['group']}-{row['sample_id'][:8]}.mp4": video for row, video in pick_samples(run, model)}
+    for path, video in files.items():
+        path.write_bytes(video)
+    for old in set(folder.glob("*.mp4")) - set(files):
+        old.unlink()
+    return list(files)
+
+
+def evenly(rows: Sequence[Any], count: int) -> list[Any]:
+    """Answers at most `count` of the rows, the first and the last among them, as evenly spaced as can be."""
+    return [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))] if rows else []

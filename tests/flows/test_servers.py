@@ -1,0 +1,97 @@
+"""A run against real servers on the loopback, told by their addresses: Prefect's, MLflow's and a Ray of its own."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from components.cluster.session import token_file
+from components.store.project import Project
+from components.store.tables import clips
+from flows.footage_to_model import STAGE_FLOWS, footage_to_model
+from tests.flows.command import environment, kinora
+
+pytestmark = pytest.mark.slow
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@contextmanager
+def serving(command: list[str], folder: Path, variables: dict[str, str], health: str) -> Iterator[None]:
+    """Runs a server in a process group of its own until the block ends."""
+    with (folder / "server.log").open("a") as log:
+        process = subprocess.Popen(command, cwd=folder, env=environment(**variables), stdout=log, stderr=log, start_new_session=True)
+    try:
+        until = time.monotonic() + 180
+        while True:
+            try:
+                urllib.request.urlopen(health, timeout=2).close()
+                break
+            except OSError:
+                assert process.poll() is None, (folder / "server.log").read_text()[-3000:]
+                assert time.monotonic() < until, "the server did not come up"
+                time.sleep(0.5)
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_a_run_shows_in_a_prefect_and_an_mlflow_server_and_computes_in_a_ray_cluster(tmp_path: Path) -> None:
+    prefect_port, mlflow_port, ray_port, dashboard_port = (free_port() for _ in range(4))
+    bin_folder = Path(sys.executable).parent
+    temporary = Path(os.environ.get("TMPDIR", "/tmp")) / f"kin-test-{os.getpid()}"
+    token = token_file(tmp_path / "runs")
+    prefect = [str(bin_folder / "prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(prefect_port), "--no-ui"]
+    mlflow = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(mlflow_port), "--workers", "1"]
+    mlflow += ["--backend-store-uri", f"sqlite:///{tmp_path / 'm.db'}", "--artifacts-destination", str(tmp_path / "files")]
+    ray = [str(bin_folder / "ray"), "start", "--head", "--block", f"--port={ray_port}", "--num-cpus=2", "--disable-usage-stats"]
+    ray += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}", f"--temp-dir={temporary}"]
+    secured = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    quiet = {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    quiet["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    addresses = {
+        "PREFECT_API_URL": f"http://127.0.0.1:{prefect_port}/api",
+        "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{mlflow_port}",
+        "RAY_ADDRESS": f"127.0.0.1:{ray_port}",
+    }
+    with (
+        serving(prefect, tmp_path, quiet, f"{addresses['PREFECT_API_URL']}/health"),
+        serving(mlflow, tmp_path, quiet, f"{addresses['MLFLOW_TRACKING_URI']}/health"),
+        serving(ray, tmp_path, secured | {"PYTHONPATH": environment()["PYTHONPATH"]}, f"http://127.0.0.1:{dashboard_port}/api/gcs_healthz"),
+    ):
+        done = kinora(tmp_path, "run", "--profile", "test", **addresses, **secured)
+        assert done.returncode == 0, done.stderr[-4000:]
+        project = Project(tmp_path / "runs", "demo")
+        assert clips(project).count("latents_by IS NOT NULL") == clips(project).count("keep = true")
+
+        runs = httpx.post(f"{addresses['PREFECT_API_URL']}/flow_runs/filter", json={}).json()
+        assert {run["state"]["type"] for run in runs} == {"COMPLETED"}
+        assert len(runs) == 1 + len(STAGE_FLOWS)
+        flows = {flow["name"] for flow in httpx.post(f"{addresses['PREFECT_API_URL']}/flows/filter", json={}).json()}
+        assert flows == {flow.name for flow in (footage_to_model, *STAGE_FLOWS)}
+        artifacts = {found["key"] for found in httpx.post(f"{addresses['PREFECT_API_URL']}/artifacts/filter", json={}).json()}
+        assert {"curate-funnel", "caption-captions", "evaluate-samples", "train-dit-progress"} <= artifacts
+
+        found = httpx.get(f"{addresses['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/registered-models/search").json()
+        names = {model["name"] for model in found["registered_models"]}
+        assert names == {"demo-captioner", "demo-video-vae", "demo-text-to-video"}
+        assert not (tmp_path / "runs" / "mlflow.db").exists()
+        assert not (tmp_path / "runs" / "prefect" / "prefect.db").exists()
+
+        again = kinora(tmp_path, "run", "--profile", "test", **addresses, **secured)
+        assert "nothing was started" in again.stderr
