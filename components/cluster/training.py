@@ -25,7 +25,6 @@ logger = logging.getLogger("kinora")
 CONTEXT = "components.train.context:of_worker"
 MAX_FAILURES = 2
 TAIL_SECONDS = 0.5
-SPIN_COUNT = "20000"  # turns of libgomp's waiting loop, some ten microseconds
 WAIT_FOR_OLD_WORKER_SECONDS = 300
 
 
@@ -200,9 +199,7 @@ def load(name: str) -> Any:
 
 def _import_torch(threads: int) -> None:
     if threads > 1 and "torch" not in sys.modules:
-        # threads that sleep between the small operations of a step wake too late; these own their CPUs and wait awake for a moment
-        os.environ.pop("OMP_WAIT_POLICY", None)
-        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
+        ahead.let_threads_wait_awake()
     import torch
 
     torch.set_num_threads(threads)
