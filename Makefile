@@ -25,7 +25,7 @@ demo: $(STAMP) ## footage to a promoted text-to-video model, on the synthetic wo
 	$(BIN)/kinora run
 
 test: $(STAMP) ## the fast tests, one whole run on profile `test` among them
-	$(BIN)/python -m pytest -m "not slow and not long and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not long and not gpu"
 
 test-slow: $(STAMP) ## real kills of real processes
 	$(BIN)/python -m pytest -m "slow and not long and not gpu"

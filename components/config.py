@@ -230,6 +230,7 @@ class Dit(Section):
     ema_decay: Share
     max_grad_norm: float
     caption_dropout: Share
+    max_epochs: Positive
     recompute_activations: bool
     clip_loss_weight: float
     timestep_mean: float

@@ -87,9 +87,12 @@ def map_batches(
             if index is not None:
                 yield index, result
     finally:
+        # one that still loads its weights ends by itself, as nobody holds it any more: killed, it would be started again and complain
+        loading = {actor for actor, index in waiting.values() if index is None}
         for actor in actors:
-            with contextlib.suppress(Exception):
-                ray.kill(actor)
+            if actor not in loading:
+                with contextlib.suppress(Exception):
+                    ray.kill(actor)
 
 
 def _start(cls: type, args: tuple[Any, ...], num_actors: int, cpus: float, gpus: float) -> list[Any]:

@@ -151,6 +151,8 @@ class SplitVideo:
 
     def _too_short(self, ticks: int, longest: int, scenes: int) -> str:
         clip = self.config.clip
+        if not scenes:
+            return "no scene is left between its fades and dissolves"
         if ticks < clip.num_frames or scenes < 2:
             ticks = min(ticks, longest or ticks)
             return f"shorter than one clip: {ticks} frames at {clip.fps} fps, {clip.num_frames} needed"

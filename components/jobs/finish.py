@@ -19,7 +19,7 @@ from components.operations.freshness import model_folder
 from components.report import build, data, summary
 from components.stages import STAGES, TRAIN_STAGES
 from components.store import tables
-from components.store.filters import KEPT
+from components.store.filters import KEPT, TRAINING
 from components.train.context import read_metrics
 from components.world.vocabulary import parse
 
@@ -184,6 +184,12 @@ def _paths(run: Run) -> dict[str, str]:
     return {name: str(path) for name, path in named.items()}
 
 
+def _short_caption(run: Run) -> str:
+    """Answers what a person could ask of footage of their own: the shortest caption that was trained on."""
+    rows = tables.clips(run.project).read(["caption"], f"{TRAINING} AND caption IS NOT NULL")
+    return min((row["caption"].replace('"', "") for row in rows if row["caption"]), key=len, default="what your footage shows")
+
+
 def _next_commands(run: Run) -> list[str]:
     chosen = "" if run.project.name == "demo" and run.source is None else f" --project {run.project.name}"
     model = (
@@ -191,5 +197,5 @@ def _next_commands(run: Run) -> list[str]:
         if (_json(run.project.folder / "evaluations" / "verdicts.json")).get("promoted")
         else f" --model {model_folder('train_dit', run.project)}"
     )
-    prompt = "a red square moving left" if run.source is None else "a person waving"
+    prompt = "a red square moving left" if run.source is None else _short_caption(run)
     return [f'kinora generate "{prompt}" -o sample.mp4{chosen}{model}', f"kinora show models{chosen}", f"kinora plan{chosen}"]

@@ -10,6 +10,7 @@ from typing import Any
 from components.caption.captioner import choose
 from components.caption.upsample import build_style
 from components.cluster.training import fit
+from components.config import Config
 from components.jobs.run import Run
 from components.models.weights import DamagedFolderError, digest_folder
 from components.operations.freshness import Freshness, model_folder
@@ -19,7 +20,7 @@ from components.registry.tracking import Tracker
 from components.stages import STAGES
 from components.store import tables
 from components.store.filters import TRAINING
-from components.train.context import read_metrics
+from components.train.context import fitted_steps, read_metrics
 
 ENTRIES = {
     "train_captioner": "components.train.captioner_job:run",
@@ -53,7 +54,7 @@ def _train(run: Run, stage: str, freshness: Freshness, extra: Mapping[str, Any])
     config, project = run.config, run.project
     checkpoints, export = project.checkpoints(stage, freshness.key), project.model(stage, freshness.key)
     metrics_file = checkpoints / "metrics.jsonl"
-    settings = getattr(config, STAGES[stage].sections[0])
+    steps = _steps(config, stage, freshness.rows)
     tracked = Tracker(project).run(stage, freshness.key)
     tracked.log_params(config.model_dump(mode="json"))
     tracked.tag(_lineage(run, stage, freshness))
@@ -72,7 +73,7 @@ def _train(run: Run, stage: str, freshness: Freshness, extra: Mapping[str, Any])
         def on_metrics(step: int, metrics: Mapping[str, float]) -> None:
             tracked.log_metrics([(step, metrics)])
             samples.send()
-            run.progress(min(step, settings.steps), settings.steps, _said(metrics))
+            run.progress(min(step, steps), steps, _said(metrics))
 
         cluster = config.cluster
         fit(
@@ -96,13 +97,20 @@ def _train(run: Run, stage: str, freshness: Freshness, extra: Mapping[str, Any])
     pictures = {"reconstructions": str(export / "reconstructions.png")} if (export / "reconstructions.png").is_file() else {}
     return {
         "summary": _said(last) or "exported",
-        "amount": f"{settings.steps} steps",
+        "amount": f"{steps} steps" if extra.get("mode", "train") == "train" else "",
         "weights": digest_folder(export),
         "metrics": str(metrics_file),
         "last": last,
         "run_id": tracked.run_id,
         "show": {"images": pictures} if pictures else {},
     }
+
+
+def _steps(config: Config, stage: str, clips: int) -> int:
+    """Answers how many steps a training will take: for few clips, fewer than are set."""
+    settings = getattr(config, STAGES[stage].sections[0])
+    most = getattr(settings, "max_epochs", None)
+    return settings.steps if most is None else fitted_steps(settings.steps, most, settings.batch_size, clips)
 
 
 class _NewFiles:

@@ -18,7 +18,7 @@ from components.store.project import Project
 from components.train.captioner_batches import Labelled, captioner_batches, channel_statistics, read_judged, read_labelled
 from components.train.captioner_loop import train_captioner
 from components.train.checkpoint import Checkpoints
-from components.train.context import TrainContext
+from components.train.context import TrainContext, fitted_steps
 from components.world.vocabulary import FIELDS, parse
 
 logger = logging.getLogger("kinora")
@@ -59,7 +59,8 @@ def _trained(settings: Captioner, project: Project, checkpoints: Path, context: 
     mean, std = channel_statistics(labelled)
     coca = build_coca(settings.size, labelled.captions, mosaic_frames=settings.mosaic_frames, mean=mean, std=std, seed=settings.seed)
     judged = read_judged(project, mosaic, JUDGED_CLIPS)
-    fitted = settings.model_copy(update={"steps": steps_for(settings, len(labelled.captions))})
+    steps = fitted_steps(settings.steps, settings.max_epochs, settings.batch_size, len(labelled.captions))
+    fitted = settings.model_copy(update={"steps": steps})
     loss = part("loss").CoCaLoss(
         settings.caption_loss_weight, settings.contrastive_loss_weight, rank=context.rank, world_size=context.world_size
     )
@@ -101,11 +102,6 @@ def _text_encoder_alone(settings: Captioner, project: Project) -> Coca:
 def mosaic_of(settings: Captioner) -> Mosaic:
     """Answers the mosaic of a captioner's settings: a patch holds one tile of every frame."""
     return Mosaic(settings.mosaic_frames, settings.size.image_size, settings.size.patch_size // math.isqrt(settings.mosaic_frames))
-
-
-def steps_for(settings: Captioner, clips: int) -> int:
-    """Answers the number of steps: fewer than set where so many would go through few clips more than `max_epochs` times."""
-    return min(settings.steps, max(1, math.ceil(settings.max_epochs * clips / min(settings.batch_size, clips))))
 
 
 def field_accuracy(coca: Coca, judged: Labelled) -> dict[str, float]:

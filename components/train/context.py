@@ -1,6 +1,7 @@
 """What a train loop is given by the place it runs in: rank, device, threads, a report and a wrapper; stdlib only."""
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -43,6 +44,11 @@ def of_worker(
     """Answers the context of one worker; rank 0 reports to the metrics file, the others to nobody."""
     report = MetricsFile(Path(metrics_file)).append if rank == 0 else nothing_to_report
     return TrainContext(rank, world_size, device, threads, report, wrap)
+
+
+def fitted_steps(steps: int, max_epochs: int, batch_size: int, clips: int) -> int:
+    """Answers the number of steps of a training: fewer than set where so many would go through few clips more than `max_epochs` times."""
+    return min(steps, max(1, math.ceil(max_epochs * clips / max(1, min(batch_size, clips)))))
 
 
 def nothing_to_report(step: int, metrics: Mapping[str, float]) -> None:

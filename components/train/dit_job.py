@@ -22,7 +22,7 @@ from components.openclip.load import load_coca
 from components.store.project import Project
 from components.store.tables import clips
 from components.train.checkpoint import Checkpoints
-from components.train.context import TrainContext
+from components.train.context import TrainContext, fitted_steps
 from components.train.dit_batches import READY, Encoded, dit_batches, read_encoded
 from components.train.dit_loop import train_dit
 
@@ -84,6 +84,8 @@ def train(
 ) -> nn.Module:
     """Builds the model from its seed, trains it on encoded clips and answers the average of its weights."""
     settings, notes = config.dit, exported.notes
+    steps = fitted_steps(settings.steps, settings.max_epochs, settings.batch_size, len(encoded.clip_ids))
+    settings = settings.model_copy(update={"steps": steps})
     batches, steps_an_epoch = dit_batches(encoded, settings.batch_size, settings.seed, context.rank, context.world_size)
     torch.manual_seed(settings.seed)
     model = DiT(settings.size, notes["latent_channels"], notes["text_width"])

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +50,30 @@ def train(payload: dict[str, Any], context: TrainContext) -> None:
         context.report(step, {"loss": loss.item()})
         if context.rank == 0 and (step % 5 == 0 or step == payload["steps"]):
             checkpoints.save(step, model.state_dict() | optimizer_tensors(optimizer, dict(model.named_parameters())), {})
+
+
+def train_transformer(payload: dict[str, Any], context: TrainContext) -> None:
+    """The diffusion transformer's own loop on made-up latents; its worker dies once where it is told to."""
+    from components.config import load_config
+    from components.models.dit import DiT
+    from components.models.sizes import DitSize
+    from components.train.dit_loop import DitBatch, train_dit
+
+    folder = Path(payload["folder"])
+    with (folder / "starts").open("a") as handle:
+        handle.write(f"{context.device}\n")
+    settings = load_config(overrides=["dit.steps=12", "dit.checkpoint_every=4", "dit.report_every=1", "dit.warmup_steps=2"]).dit
+
+    def batches(first: int) -> Iterator[DitBatch]:
+        for step in range(first, settings.steps):
+            if step == payload.get("kill_at") and not (folder / "killed").exists():
+                (folder / "killed").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            generator = torch.Generator().manual_seed(step)
+            latents, text = torch.randn(4, 16, 3, 8, 8, generator=generator), torch.randn(4, 6, 32, generator=generator)
+            yield DitBatch(latents, text, torch.ones(4, 6, dtype=torch.bool), ("a", "b", "c", "d"))
+
+    torch.manual_seed(0)
+    model = DiT(DitSize(hidden_size=128, depth=2, num_heads=2, patch_size=(1, 2, 2), text_size=64), 16, 32)
+    model.recompute = True
+    train_dit(settings, model, batches, torch.zeros(2, 32), Checkpoints(folder / "checkpoints"), context)

@@ -84,6 +84,12 @@ def test_a_film_shorter_than_one_clip_says_by_how_much(tmp_path, num_frames, rea
     assert len(made["clips"]) == (reason is None)
 
 
+@needs_footage
+def test_a_film_that_never_stops_fading_has_no_scene():
+    found = split(clip("multishot/pyscenedetect__fades.mp4"))["video"]
+    assert (found["status"], found["reason"]) == ("rejected", "no scene is left between its fades and dissolves")
+
+
 def test_scenes_that_are_all_too_short_say_so(tmp_path):
     write_video(tmp_path / "fast.mp4", np.concatenate([noise(6, seed=seed) for seed in range(4)]), 8)
     made = split(tmp_path / "fast.mp4")

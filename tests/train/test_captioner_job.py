@@ -14,7 +14,7 @@ from components.openclip.load import CaptionerError, load_coca
 from components.store import tables
 from components.store.project import Project
 from components.train.captioner_batches import captioner_batches, channel_statistics, read_judged, read_labelled
-from components.train.captioner_job import mosaic_of, run, steps_for
+from components.train.captioner_job import mosaic_of, run
 from components.train.context import TrainContext, read_metrics
 from components.world.render import render_clips
 from components.world.vocabulary import caption
@@ -132,8 +132,3 @@ def test_statistics_are_those_of_all_pixels(config: Config, project: Project):
     mean, std = channel_statistics(labelled)
     red = labelled.cells[:, :, 0].double() / 255
     assert (mean[0], std[0]) == (pytest.approx(float(red.mean())), pytest.approx(float(red.std())))
-
-
-def test_few_clips_are_not_gone_through_more_often_than_set(config: Config):
-    settings = config.captioner.model_copy(update={"steps": 300, "batch_size": 64, "max_epochs": 60})
-    assert [steps_for(settings, clips) for clips in (1000, 128, 30)] == [300, 120, 60]
