@@ -20,6 +20,11 @@ os.environ["HOME"] = tempfile.mkdtemp(prefix="kinora-home-")
 os.environ["PREFECT_HOME"] = os.path.join(os.environ["HOME"], "prefect")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest file first, so that all others run beside it."""
+    items.sort(key=lambda item: item.path.name != "test_footage_to_model.py")
+
+
 class _Errors(logging.Handler):
     def __init__(self) -> None:
         super().__init__(level=logging.ERROR)

@@ -21,7 +21,7 @@ from tests.flows.command import REPOSITORY, kinora
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which `kinora run --profile test` ran once."""
     folder = tmp_path_factory.mktemp("whole")
-    done = kinora(folder, "run", "--profile", "test")
+    done = kinora(folder, "run", "--profile", "test", PREFECT_HOME=str(folder / "runs" / "prefect"))
     assert done.returncode == 0, done.stderr[-4000:] + done.stdout[-2000:]
     (folder / "first.txt").write_text(done.stdout)
     return folder
