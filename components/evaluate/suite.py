@@ -24,7 +24,10 @@ from components.world.vocabulary import FIELDS, Preset, Triple, all_triples, cap
 
 TRIPLE = ("colour", "shape", "motion")
 SHARPEST = 0.9  # quantile of the real clips' sharpness that counts as fully sharp
-NO_READER = "the prompts are captions of real clips: no truth by field is known, so nothing can be read against it"
+NO_READER = (
+    "the prompts are captions of real clips, of which no truth by field is known; "
+    "the gate asks instead whether a sample looks like the clips of its own caption rather than like others"
+)
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ def text_to_video_evidence(
     """Answers the gate's TextToVideoEvidence.
 
     Args:
-        alike: for footage without fields, (samples, 2) of `evaluate.likeness`; it is the following of the group `prompt`.
+        alike: for footage without fields, (samples, 2) of `evaluate.likeness`; it is the following of the group `held-out`.
     """
     following: dict[str, Any] = {}
     if alike is not None:
-        following["prompt"] = {
+        following["held-out"] = {
             "prompts": [row["text"] for row in rows],
             "correct": {"caption": [float(value) for value in alike[:, 0]]},
             "shuffled": {"caption": [float(value) for value in alike[:, 1]]},

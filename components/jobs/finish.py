@@ -113,7 +113,7 @@ def _clip_examples(run: Run, clips: tables.Table) -> list[data.ClipExample]:
         data.ClipExample(
             frames=clip,
             caption=row["caption"],
-            caption_by="lent" if row["caption_by"] == row["label_by"] else "the captioner",
+            caption_by="whoever made the footage" if row["caption_by"] == row["label_by"] else "the captioner",
             fps=Fraction(row["fps"]),
             truth=json.loads(row["truth"])["fields"] if row["truth"] else None,
             said=parse(row["caption"]) if row["truth"] else None,

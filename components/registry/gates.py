@@ -65,7 +65,7 @@ class TextToVideoEvidence(TypedDict):
     Attributes:
         model: digest of its weights folder.
         measured_by: digest of everything that two models must share to be compared.
-        following: by group: `seen`, `unseen`, or `prompt` for footage without a vocabulary.
+        following: by group: `seen`, `unseen`, or `held-out` for footage without a vocabulary.
         temporal: of all samples.
     """
 

@@ -60,7 +60,7 @@ def following(data: ReportData) -> str:
     groups = evaluation.get("groups")
     if not groups:
         note = evaluation.get("following_note")
-        return section("following", "Following the prompt", "", f"<p>Not measured: {text(note)}.</p>") if note else ""
+        return section("following", "Following the prompt", "", f"<p>Not measured by field: {text(note)}.</p>") if note else ""
     fields = list(dict.fromkeys(field for group in groups.values() for field in group["fields"]))
     rows = {
         FIELD_NAMES.get(field, field): [
