@@ -27,10 +27,10 @@ demo: $(STAMP) ## footage to a promoted text-to-video model, on the synthetic wo
 test: $(STAMP) ## the fast tests, one whole run on profile `test` among them
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not long and not gpu"
 
-test-slow: $(STAMP) ## real kills of real processes
+test-slow: $(STAMP) ## real kills of whole runs, real servers, a challenger beside a champion
 	$(BIN)/python -m pytest -m "slow and not long and not gpu"
 
-test-long: $(STAMP) ## whole runs killed at several moments, real servers, much footage
+test-long: $(STAMP) ## rarer failures of workers, much real footage
 	$(BIN)/python -m pytest -m "long and not gpu"
 
 check: $(STAMP) ## format, lint, types and layers

@@ -68,7 +68,7 @@ def test_a_training_in_ray_equals_one_in_this_process(ray: Path, tmp_path: Path)
     assert list((ray / "ray-train").iterdir()) == []
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_ends_at_the_same_weights(ray: Path, tmp_path: Path):
     told: list[int] = []
     fit_here(ray, tmp_path, lambda step, metrics: told.append(step), kill_at=8)
@@ -100,7 +100,7 @@ def test_what_the_entry_raises_comes_back_at_once(ray: Path, tmp_path: Path, rai
     assert starts(tmp_path) == ["0"]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_two_workers_train_one_model_by_ddp(ray: Path, tmp_path: Path):
     told: list[int] = []
     fit_here(ray, tmp_path, lambda step, metrics: told.append(step), num_workers=2)
@@ -149,7 +149,7 @@ with ray_session(SimpleNamespace(cluster=SimpleNamespace(num_cpus=2, object_stor
 """
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_killed_driver_takes_its_workers_along_and_the_next_one_goes_on(tmp_path: Path, repository: Path):
     """The old worker must be gone before the new one writes, and the end is that of an unbroken run."""
     command = [sys.executable, "-c", DRIVER, str(tmp_path)]

@@ -14,7 +14,7 @@ from components.store.project import Project
 from components.store.tables import clips, videos
 from tests.flows.command import kinora, start
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 ARGUMENTS = ("run", "--profile", "test", "--set", "dit.steps=40", "--set", "vae.steps=20", "--set", "captioner.steps=20")
 
