@@ -130,7 +130,7 @@ def require_accepted(videos: Iterable[Mapping[str, Any]]) -> None:
             return
         reasons.append(f"`{Path(row['uri']).name}`: {row['reason']}")
     first = f", the first one {reasons[0]}" if reasons else ""
-    raise ValueError(f"none of {len(reasons)} files can be used{first}; hint: `kinora show funnel` has every reason")
+    raise ValueError(f"none of {len(reasons)} files can be used{first}; hint: `kinora show funnel --project NAME` has every reason")
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, str | None]]:
