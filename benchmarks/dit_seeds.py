@@ -25,7 +25,7 @@ from components.store.project import Project
 from components.store.tables import clips
 from components.train.checkpoint import Checkpoints
 from components.train.context import TrainContext
-from components.train.dit_batches import read_encoded
+from components.train.dit_batches import Encoded, read_encoded
 from components.train.dit_job import Exported, notes_of, train
 from components.world.reader import read
 
@@ -54,19 +54,13 @@ def following(config: Config, generator: Generator) -> dict[str, dict[str, Share
 
 def measure(config: Config, project: Project, seed: int, folder: Path) -> dict[str, Any]:
     """Trains one model from a seed and answers what it follows, and the seconds of it."""
-    parts = parts_of(project)
     config = config.model_copy(update={"dit": config.dit.model_copy(update={"seed": seed})})
     encoded = read_encoded(project)
-    captions = [row["caption"] for row in clips(project).read(["caption"], f"{TRAINING} AND caption IS NOT NULL")]
-    exported = Exported(notes_of(config, encoded, parts), build_style(captions), parts)
     began, cpu = time.perf_counter(), time.process_time()
-    model = train(
-        config, encoded, exported, Checkpoints(folder / "checkpoints"), TrainContext.local(folder, threads=torch.get_num_threads())
-    )
+    model = trained(config, project, encoded, folder)
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
-    exported.write(folder / "model", model)
     began = time.perf_counter()
-    found = following(config, Generator.load(folder / "model"))
+    found = following(config, Generator.load(model))
     return {
         "seed": seed,
         "train_seconds": round(seconds, 1),
@@ -74,6 +68,16 @@ def measure(config: Config, project: Project, seed: int, folder: Path) -> dict[s
         "sample_seconds": round(time.perf_counter() - began, 1),
         "following": found,
     }
+
+
+def trained(config: Config, project: Project, encoded: Encoded, folder: Path) -> Path:
+    """Trains a model on encoded clips and answers the folder that generates."""
+    captions = [row["caption"] for row in clips(project).read(["caption"], f"{TRAINING} AND caption IS NOT NULL")]
+    parts = {"video-vae": _made("train_vae", project), "text-encoder": _made("train_captioner", project)}
+    exported = Exported(notes_of(config, encoded, parts), build_style(captions), parts)
+    context = TrainContext.local(folder, threads=torch.get_num_threads())
+    exported.write(folder / "model", train(config, encoded, exported, Checkpoints(folder / "checkpoints"), context))
+    return folder / "model"
 
 
 def lowest(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -86,11 +90,6 @@ def lowest(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         figures[name] = {"value": round(min(values), 4), "bar": bar, "holds": min(values) >= bar}
     seconds = max(result["train_seconds"] for result in results)
     return {**figures, "train_seconds_longest": {"value": seconds, "bar": None, "holds": None}}
-
-
-def parts_of(project: Project) -> dict[str, Path]:
-    """Answers the folders of what made a project's latents and text embeddings."""
-    return {"video-vae": _made("train_vae", project), "text-encoder": _made("train_captioner", project)}
 
 
 def _made(stage: str, project: Project) -> Path:

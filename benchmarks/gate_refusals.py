@@ -17,22 +17,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.dit_seeds import QUICK, parts_of
-from components.caption.upsample import build_style
-from components.config import Config, load_config
+from benchmarks.dit_seeds import QUICK, trained
+from components.config import load_config
 from components.evaluate.degradations import freeze
 from components.evaluate.suite import score_samples
 from components.jobs import measuring
 from components.jobs.run import Run, unseen
 from components.operations.freshness import model_folder, weights_of
 from components.registry.gates import Verdict, decide_text_to_video
-from components.store.filters import TRAINING
 from components.store.project import Project
-from components.store.tables import clips
-from components.train.checkpoint import Checkpoints
-from components.train.context import TrainContext
-from components.train.dit_batches import Encoded, read_encoded
-from components.train.dit_job import Exported, notes_of, train
+from components.train.dit_batches import read_encoded
 
 
 def judged(run: Run, conditions: measuring.Conditions, name: str, found: measuring.Found) -> Verdict:
@@ -43,18 +37,6 @@ def judged(run: Run, conditions: measuring.Conditions, name: str, found: measuri
     for reason in verdict.reasons:
         print(f"  {reason}")
     return verdict
-
-
-def trained(config: Config, project: Project, encoded: Encoded, folder: Path) -> Path:
-    """Trains a model on encoded clips and answers the folder that generates."""
-    captions = [row["caption"] for row in clips(project).read(["caption"], f"{TRAINING} AND caption IS NOT NULL")]
-    parts = parts_of(project)
-    exported = Exported(notes_of(config, encoded, parts), build_style(captions), parts)
-    model = train(
-        config, encoded, exported, Checkpoints(folder / "checkpoints"), TrainContext.local(folder, threads=torch.get_num_threads())
-    )
-    exported.write(folder / "model", model)
-    return folder / "model"
 
 
 def frozen(run: Run, conditions: measuring.Conditions, found: measuring.Found) -> measuring.Found:

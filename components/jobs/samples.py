@@ -34,7 +34,7 @@ def write_samples(run: Run, model: str) -> list[Path]:
     for path, video in files.items():
         path.write_bytes(video)
     for old in set(folder.glob("*.mp4")) - set(files):
-        old.unlink()
+        old.unlink(missing_ok=True)
     return list(files)
 
 

@@ -120,7 +120,9 @@ def test_mlflow_keeps_metrics_by_step_pictures_and_sample_videos(project: Projec
     kept = {path.relative_to(project.artifacts / project.name).as_posix().split("/", 2)[2] for path in project.artifacts.rglob("*.*")}
     assert "samples/reconstructions.png" in kept
     assert "evaluation/samples.png" in kept
-    assert {f"evaluation/{path.name}" for path in project.samples.glob("*.mp4")} <= kept
+    videos = {f"evaluation/{path.name}" for path in project.samples.glob("*.mp4")}
+    assert len(videos) == 8
+    assert videos <= kept
 
 
 def test_generate_writes_a_video_that_remembers_its_prompt(folder: Path, project: Project) -> None:
