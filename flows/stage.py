@@ -4,6 +4,7 @@ import base64
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from components.store.project import Project, project_name
 from flows.progress import stage_progress
 
 SKIPPED = "Skipped"
+held_ray: ContextVar[contextlib.ExitStack] = ContextVar("held_ray")
 QUICK_SUBFLOWS = {prefect.settings.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}  # joining a heartbeat costs each subflow a second
 
 
@@ -40,7 +42,7 @@ def worth_retrying(task: Any, task_run: Any, state: Any) -> bool:
 def run_stage_task(run: Run, stage: str) -> Any:
     """Runs one stage, or records why it was skipped."""
     with stage_progress(stage) as progress:
-        outcome = run_stage(dataclasses.replace(run, progress=progress), stage)
+        outcome = run_stage(dataclasses.replace(run, progress=progress), stage, lambda: need_ray(run))
         progress(1, 1, outcome.why if outcome.action == "skip" else "")
     publish(outcome)
     if outcome.action == "skip":
@@ -79,11 +81,11 @@ def _outcome(run: Run, stage: str, answer: Outcome | State[Any]) -> Outcome:
 def opened_run(
     project: str | None, source: str | None, manifest: str | None, profile: str | None, overrides: Sequence[str] | None
 ) -> Iterator[Run]:
-    """Resolves a flow's typed parameters into a run, with Ray up for as long as the block lasts."""
+    """Resolves a flow's typed parameters into a run, which keeps the Ray that a stale stage starts for as long as the block lasts."""
     config = load_config(profile, tuple(overrides or ()))
     name = project_name(project or (Path(source).resolve().name if source else "demo"))
     place = Project(Path(config.root), name)
-    with ray_session(config, place.root), temporary_settings(QUICK_SUBFLOWS):
+    with ray_when_needed(), temporary_settings(QUICK_SUBFLOWS):
         yield Run(
             config=config,
             project=place,
@@ -91,3 +93,22 @@ def opened_run(
             manifest=Path(manifest) if manifest else None,
             progress=unseen,
         )
+
+
+@contextlib.contextmanager
+def ray_when_needed() -> Iterator[None]:
+    """Keeps what `need_ray` starts until the outermost flow of this process ends; a flow with nothing stale starts none."""
+    if held_ray.get(None) is not None:
+        yield
+        return
+    with contextlib.ExitStack() as sessions:
+        before = held_ray.set(sessions)
+        try:
+            yield
+        finally:
+            held_ray.reset(before)
+
+
+def need_ray(run: Run) -> None:
+    """Waits for a connected Ray, the one of an earlier stage or a new one."""
+    held_ray.get().enter_context(ray_session(run.config, run.project.root))

@@ -24,8 +24,15 @@ BODIES = {
 LOCKED = (*TRAIN_STAGES, "promote")  # row stages of two runs may overlap
 
 
-def run_stage(run: Run, stage: str) -> Outcome:
+def at_once() -> None:
+    """What a stage needs before it works, where everything is up already."""
+
+
+def run_stage(run: Run, stage: str, ready: Callable[[], None] = at_once) -> Outcome:
     """Runs a stage unless nothing of it is stale, and writes down what it made.
+
+    Args:
+        ready: called once the stage is known to be stale and before it works: brings up what it needs.
 
     Raises:
         StageBusyError: another run of this project trains the same stage.
@@ -36,6 +43,7 @@ def run_stage(run: Run, stage: str) -> Outcome:
             record = run.project.record(stage) or {}
             return Outcome(stage, "skip", before.why, 0.0, record.get("result", {}))
         body: Callable[..., dict[str, Any]] = getattr(import_module(BODIES[stage]), stage)
+        ready()
         result, seconds = timed(lambda: body(run, before))
         record = {
             "stage": stage,

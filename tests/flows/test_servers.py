@@ -15,12 +15,20 @@ import httpx
 import pytest
 
 from components.cluster.session import token_file
+from components.stages import STAGES
 from components.store.project import Project
 from components.store.tables import clips
 from flows.footage_to_model import STAGE_FLOWS, footage_to_model
 from tests.flows.command import environment, kinora
 
 pytestmark = pytest.mark.slow
+
+SCHEDULED = """
+import sys
+from flows.footage_to_model import footage_to_model
+assert {outcome.action for outcome in footage_to_model(profile="test")} == {"skip"}
+assert not {"ray", "torch"} & set(sys.modules)
+"""
 
 
 def free_port() -> int:
@@ -95,3 +103,11 @@ def test_a_run_shows_in_a_prefect_and_an_mlflow_server_and_computes_in_a_ray_clu
 
         again = kinora(tmp_path, "run", "--profile", "test", **addresses, **secured)
         assert "nothing was started" in again.stderr
+
+        nowhere = addresses | {"RAY_ADDRESS": f"127.0.0.1:{free_port()}"}
+        scheduled = subprocess.run(
+            [sys.executable, "-c", SCHEDULED], cwd=tmp_path, env=environment(**nowhere), capture_output=True, text=True
+        )
+        assert scheduled.returncode == 0, scheduled.stderr[-4000:]
+        tasks = httpx.post(f"{addresses['PREFECT_API_URL']}/task_runs/filter", json={"sort": "EXPECTED_START_TIME_DESC"}).json()
+        assert {task["state"]["name"] for task in tasks[: len(STAGES)]} == {"Skipped"}
