@@ -295,18 +295,6 @@ class Cluster(Section):
     object_store_bytes: Positive
 
 
-class Deployment(Section):
-    """One scheduled flow."""
-
-    name: str
-    flow: str
-    cron: str
-    profile: str
-    overrides: tuple[str, ...]
-    tags: tuple[str, ...]
-    concurrency_limit: Positive
-
-
 class Config(Section):
     """All settings of one run, resolved."""
 
@@ -382,34 +370,25 @@ def load_config(profile: str | None = None, overrides: Sequence[str] = (), file:
         raise SettingsError(explain(error)) from error
 
 
-def load_deployments(file: str | None = None) -> list[Deployment]:
-    """Reads the scheduled flows of the settings file."""
-    document = read_settings_file(find_settings_file(file))
-    try:
-        return [Deployment.model_validate(entry) for entry in document.get("deployments") or []]
-    except ValidationError as error:
-        raise SettingsError(f"deployments: {explain(error)}") from error
-
-
-def explain(error: ValidationError) -> str:
-    """Says the first mistake of a validation error in one sentence, with the nearest name for an unknown key."""
+def explain(error: ValidationError, model: type[Section] = Config) -> str:
+    """Says the first mistake of a validation error of a model in one sentence, with the nearest name for an unknown key."""
     mistakes = error.errors()
     first = next((mistake for mistake in mistakes if mistake["type"] in UNKNOWN), mistakes[0])
     path = [str(part) for part in first["loc"] if not str(part).startswith("function-")]
     where = ".".join(path)
     if first["type"] in UNKNOWN:
-        return f"`{where}` is not a setting{_nearest_setting(path)}"
+        return f"`{where}` is not a setting{_nearest_setting(path, model)}"
     if first["type"] in ("missing", "missing_argument"):
         return f"`{where}` is missing; hint: copy it from the repository's pipelines.yaml"
     message = first["msg"].removeprefix("Value error, ")
-    if message.startswith(tuple(f"`{section}." for section in Config.model_fields)):
+    if not where or message.startswith(tuple(f"`{section}." for section in Config.model_fields)):
         return message
     return f"`{where}` = {first['input']!r}: {message[0].lower()}{message[1:]}"
 
 
-def _nearest_setting(path: list[str]) -> str:
+def _nearest_setting(path: list[str], model: type[Section]) -> str:
     """Offers the nearest name beside an unknown one, or below its neighbours: `vae.latent_chanels` means one of `vae.size`."""
-    names = _names_below(Config, path[:-1])
+    names = _names_below(model, path[:-1])
     beside = [name for name in names if "." not in name]
     close = difflib.get_close_matches(path[-1], beside, n=1, cutoff=0.7)
     close = close or [n for n in names if difflib.get_close_matches(path[-1], [n.rpartition(".")[2]], n=1, cutoff=0.7)]

@@ -14,6 +14,14 @@ def encode(
     profile: str | None = None,
     overrides: list[str] | None = None,
 ) -> list[Outcome]:
-    """Encodes every kept clip and its caption that is missing or stale."""
+    """Encodes every kept clip and its caption that is missing or stale.
+
+    Args:
+        project: Where the run lives below the root; empty is the name of the source, or `demo`.
+        source: The folder of footage; empty is the synthetic world.
+        manifest: A CSV file with captions, sources and rights of the footage; empty takes `manifest.csv` beside it.
+        profile: The profile of pipelines.yaml; empty takes its defaults.
+        overrides: Settings that win over the profile, one `section.name=value` each, for example `dit.steps=200`.
+    """
     with opened_run(project, source, manifest, profile, overrides) as run:
         return run_stages(run, ("encode",))

@@ -24,9 +24,18 @@ def footage_to_model(
     profile: str | None = None,
     overrides: list[str] | None = None,
 ) -> list[Outcome]:
-    """Runs every stage in order; each does only what is stale."""
+    """Runs every stage in order; each does only what is stale.
+
+    Args:
+        project: Where the run lives below the root; empty is the name of the source, or `demo`.
+        source: The folder of footage; empty is the synthetic world.
+        manifest: A CSV file with captions, sources and rights of the footage; empty takes `manifest.csv` beside it.
+        profile: The profile of pipelines.yaml; empty takes its defaults.
+        overrides: Settings that win over the profile, one `section.name=value` each, for example `dit.steps=200`.
+    """
     outcomes: list[Outcome] = []
     with opened_run(project, source, manifest, profile, overrides):
         for stage_flow in STAGE_FLOWS:
-            outcomes += stage_flow(project, source, manifest, profile, overrides)
+            once = stage_flow.with_options(retries=0)  # a deployment's retries are of the whole
+            outcomes += once(project, source, manifest, profile, overrides)
     return outcomes

@@ -26,13 +26,14 @@ HOMES = {
     "cv2": ("components/media/", "components/measure/"),
     "diffusers": ("components/encode/pretrained_vae.py",),
     "transformers": ("components/encode/text.py", "components/caption/vlm.py"),
-    "pydantic": ("components/config.py",),
+    "pydantic": ("components/config.py", "components/deployments.py"),
     "click": ("flows/",),
     "rich": ("flows/", "components/report/"),
 }
 HEAVY = ("torch", "torchvision", "ray", "prefect", "mlflow", "lance", "pyarrow", "open_clip", "cv2", "av", "scenedetect", "pandas")
 LIGHT_MODULES = (
     "components.config",
+    "components.deployments",
     "components.stages",
     "components.store.project",
     "components.store.tables",

@@ -7,8 +7,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from components.config import Config, SettingsError, find_settings_file, load_config, load_deployments
-from components.operations.plan import FLOW_STAGES
+from components.config import Config, SettingsError, find_settings_file, load_config
 from components.stages import STAGES
 
 PROFILES = ("test", "laptop", "gpu", "cluster")
@@ -161,14 +160,6 @@ def test_the_settings_file_is_the_explicit_one_then_the_environments_then_the_ne
     monkeypatch.delenv("KINORA_CONFIG")
     monkeypatch.chdir("/")
     assert find_settings_file() == repository / "pipelines.yaml"
-
-
-def test_deployments_name_flows_and_profiles_that_exist() -> None:
-    deployments = load_deployments()
-    assert deployments
-    for deployment in deployments:
-        assert deployment.flow in FLOW_STAGES
-        load_config(deployment.profile, deployment.overrides)
 
 
 def test_stages_are_shaped_by_sections_that_exist() -> None:

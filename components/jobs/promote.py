@@ -35,6 +35,7 @@ def promote(run: Run, freshness: Freshness) -> dict[str, Any]:
     return {
         "summary": ", ".join(f"{entry['kind']} {entry['version']}: {entry['outcome']}" for entry in decided),
         "verdicts": {entry["kind"]: entry["outcome"] for entry in decided},
+        "versions": {entry["kind"]: entry["version"] for entry in decided},
         "show": {"tables": {"verdicts": [{"model": e["model"], "verdict": e["outcome"], "why": "; ".join(e["reasons"])} for e in decided]}},
     }
 

@@ -1,0 +1,71 @@
+"""A champion is tried as a user would: one that makes videos stays, a broken one is taken back for the one before."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from components.config import Config, load_config
+from components.jobs.check_champion import ChampionRefusedError, check_champion, frames_fault
+from components.jobs.run import Run, unseen
+from components.models.weights import load_json, save_folder
+from components.registry import models
+from components.registry.gates import Check, Verdict
+from components.store.project import Project
+from tests.generate.test_generator import folder  # noqa: F401  (a text-to-video folder of small untrained parts)
+
+GOOD = Verdict([Check("by hand", None, None, None, True, "a person chose it")])
+
+
+def settings(repository: Path) -> Config:
+    return load_config("test", ["curate.min_contrast=0.5"], file=str(repository / "pipelines.yaml"))
+
+
+def broken(good: Path, place: Path) -> Path:
+    """The same model with weights that are no numbers, its manifest in order."""
+    from safetensors.torch import load_file
+
+    weights = {name: torch.full_like(value, float("nan")) for name, value in load_file(good / "dit.safetensors").items()}
+    parts = {name: good / name for name in ("video-vae", "text-encoder")}
+    save_folder(place, {"dit": weights}, {name: load_json(good, name) for name in ("dit", "style")}, folders=parts)
+    return place
+
+
+def test_a_broken_champion_is_taken_back_and_one_that_makes_videos_stays(tmp_path: Path, repository: Path, folder: Path) -> None:  # noqa: F811
+    project = Project(tmp_path / "runs", "films")
+    run = Run(settings(repository), project, None, None, unseen)
+    nothing = check_champion(run)
+    assert nothing.version is None
+    assert "no champion yet" in nothing.said
+
+    first = models.register(project, "text-to-video", folder, {}, {})
+    models.promote(project, "text-to-video", first, GOOD, None)
+    found = check_champion(run)
+    assert found.version == first.number
+    assert found.sheet is not None
+    assert found.sheet.read_bytes().startswith(b"\x89PNG")
+
+    second = models.register(project, "text-to-video", broken(folder, tmp_path / "broken"), {}, {})
+    models.promote(project, "text-to-video", second, GOOD, first)
+    with pytest.raises(ChampionRefusedError, match=r"version 2 .* failed its check \(its weights .*; version 1 is the champion again"):
+        check_champion(run)
+    champion = models.find(project, "text-to-video", "champion")
+    assert champion is not None
+    assert champion.number == first.number
+    refused = models.lookup(project, "text-to-video", "2")
+    assert (refused.tags[models.VERDICT_TAG], refused.tags[models.REASONS_TAG]) == ("reject", "its weights are not all finite numbers")
+
+
+@pytest.mark.parametrize(
+    ("frames", "fault"),
+    [
+        (np.zeros((9, 32, 32, 3), np.uint8), "blank"),
+        (np.full((9, 32, 32, 3), 128, np.uint8), "blank"),
+        (np.repeat(np.random.default_rng(0).integers(0, 255, (1, 32, 32, 3), np.uint8), 9, axis=0), "frozen"),
+        (np.random.default_rng(0).integers(0, 255, (9, 32, 32, 3), np.uint8), None),
+        (np.random.default_rng(0).integers(0, 255, (1, 32, 32, 3), np.uint8), None),
+    ],
+)
+def test_frames_that_show_nothing_are_told_from_a_video(repository: Path, frames: np.ndarray, fault: str | None) -> None:
+    assert frames_fault(frames, load_config("test", file=str(repository / "pipelines.yaml"))) == fault
