@@ -7,6 +7,7 @@ from dataclasses import asdict
 from math import isqrt
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -23,6 +24,7 @@ class SettingsError(ValueError):
 
 
 SIZES: dict[str, dict[str, Any]] = {"captioner": COCA_SIZES, "vae": VAE_SIZES, "dit": DIT_SIZES}
+STORAGES = ("s3", "gs", "abfss", "file")  # what pyarrow and Lance both open
 UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
@@ -293,6 +295,20 @@ class Cluster(Section):
     use_gpu: bool
     num_cpus: Count
     object_store_bytes: Positive
+    storage: str | None
+
+    @model_validator(mode="after")
+    def _storage_is_a_folder_that_all_can_open(self) -> "Cluster":
+        if self.storage is not None:
+            parts = urlsplit(self.storage)
+            where = "hint: `s3://BUCKET/FOLDER`, or null for the project's own folder"
+            if parts.scheme not in STORAGES:
+                raise ValueError(f"`cluster.storage` = `{self.storage}` is none of {', '.join(STORAGES)}; {where}")
+            if not (parts.netloc or (parts.scheme == "file" and parts.path.strip("/"))) or (parts.scheme == "file" and parts.netloc):
+                raise ValueError(f"`cluster.storage` = `{self.storage}` names no folder; {where}")
+            if "@" in parts.netloc or parts.query or parts.fragment:
+                raise ValueError("`cluster.storage` holds more than a place; hint: credentials and addresses come from the environment")
+        return self
 
 
 class Config(Section):

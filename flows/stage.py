@@ -84,7 +84,7 @@ def opened_run(
     """Resolves a flow's typed parameters into a run, which keeps the Ray that a stale stage starts for as long as the block lasts."""
     config = load_config(profile, tuple(overrides or ()))
     name = project_name(project or (Path(source).resolve().name if source else "demo"))
-    place = Project(Path(config.root), name)
+    place = Project(Path(config.root), name, config.cluster.storage)
     with ray_when_needed(), temporary_settings(QUICK_SUBFLOWS):
         yield Run(
             config=config,

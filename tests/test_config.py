@@ -69,6 +69,27 @@ def test_settings_survive_json_so_a_checkpoint_can_hold_them() -> None:
         assert Config.model_validate(json.loads(json.dumps(config.model_dump(mode="json")))) == config
 
 
+@pytest.mark.parametrize("storage", ["s3://films", "s3://films/kinora", "gs://films/kinora", "file:///srv/kinora"])
+def test_a_storage_is_the_uri_of_a_folder(storage: str) -> None:
+    assert load_config(None, [f"cluster.storage={storage}"]).cluster.storage == storage
+
+
+@pytest.mark.parametrize(
+    ("storage", "why"),
+    [
+        ("ftp://films", "is none of s3, gs, abfss, file"),
+        ("/srv/kinora", "is none of s3, gs, abfss, file"),
+        ("s3:///films", "names no folder"),
+        ("file://srv/kinora", "names no folder"),
+        ("s3://key:secret@films", "holds more than a place"),
+        ("s3://films?endpoint_override=x", "holds more than a place"),
+    ],
+)
+def test_what_is_no_storage_is_refused_with_the_way_out(storage: str, why: str) -> None:
+    with pytest.raises(SettingsError, match=f"{why}.*hint: "):
+        load_config(None, [f"cluster.storage={storage}"])
+
+
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_config().dit.steps = 3  # type: ignore[misc]

@@ -18,7 +18,7 @@ from components.media.read import decode_clip
 from components.operations.freshness import model_folder
 from components.report import build, data, summary
 from components.stages import STAGES, TRAIN_STAGES
-from components.store import tables
+from components.store import mirror, tables
 from components.store.filters import KEPT, TRAINING
 from components.train.context import read_metrics
 from components.world.vocabulary import parse
@@ -38,6 +38,7 @@ def finish(run: Run, outcomes: Sequence[Outcome], spent: Callable[[], tuple[floa
     report = collect(run, outcomes, seconds)
     build.build(report, run.project.folder)
     summary.write_summary(run.project.folder, report.figures, report.stages)
+    mirror.push(run.project)
     return report
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from components.jobs.run import Outcome, Run, timed
 from components.operations.freshness import assess, stage_settings
 from components.stages import STAGES, TRAIN_STAGES
+from components.store import mirror
 
 BODIES = {
     "ingest": "components.jobs.ingest",
@@ -38,8 +39,10 @@ def run_stage(run: Run, stage: str, ready: Callable[[], None] = at_once) -> Outc
         StageBusyError: another run of this project trains the same stage.
     """
     with run.project.lock(stage) if stage in LOCKED else nullcontext():
+        mirror.pull(run.project)
         before = assess(stage, run.config, run.project, run.source, run.manifest)
         if before.fresh:
+            mirror.push(run.project)  # what an earlier push could not
             record = run.project.record(stage) or {}
             return Outcome(stage, "skip", before.why, 0.0, record.get("result", {}))
         body: Callable[..., dict[str, Any]] = getattr(import_module(BODIES[stage]), stage)
@@ -57,4 +60,5 @@ def run_stage(run: Run, stage: str, ready: Callable[[], None] = at_once) -> Outc
             "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         run.project.write_record(stage, record)
+        mirror.push(run.project)
         return Outcome(stage, "run", before.why, seconds, result)

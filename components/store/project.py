@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+HERE = "{project}"
+
 
 class StageBusyError(ValueError):
     """Another run holds the lock of this stage; the message says which."""
@@ -18,17 +20,22 @@ class StageBusyError(ValueError):
 
 @dataclass(frozen=True)
 class Project:
-    """One project below the root; registries and servers of all projects lie beside it in the root."""
+    """One project below the root; registries and servers of all projects lie beside it in the root.
+
+    With a storage, the URI of a folder, tables lie there and the rest of the project's folder is a cache of what lies there.
+    """
 
     root: Path
     name: str
+    storage: str | None = None
 
     @property
     def folder(self) -> Path:
         return self.root / self.name
 
     def table(self, name: str) -> str:
-        return str(self.folder / "tables" / f"{name}.lance")
+        """Answers the path or the URI of a table."""
+        return f"{self.storage or self.root}/{self.name}/tables/{name}.lance"
 
     def checkpoints(self, stage: str, key: str) -> Path:
         return self.folder / "checkpoints" / stage / key[:16]
@@ -57,11 +64,11 @@ class Project:
             record = json.loads((self.folder / "state" / f"{stage}.json").read_text())
         except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
-        return record if isinstance(record, dict) else None
+        return _moved(record, HERE, str(self.folder)) if isinstance(record, dict) else None
 
     def write_record(self, stage: str, record: dict[str, Any]) -> None:
-        """Writes a stage's record in one atomic step."""
-        write_json(self.folder / "state" / f"{stage}.json", record)
+        """Writes a stage's record in one atomic step; paths in it are kept relative to the folder, which may be elsewhere tomorrow."""
+        write_json(self.folder / "state" / f"{stage}.json", _moved(record, str(self.folder), HERE))
 
     @contextlib.contextmanager
     def lock(self, stage: str) -> Iterator[None]:
@@ -86,6 +93,17 @@ class Project:
             handle.flush()
             yield
             handle.truncate(0)
+
+
+def _moved(value: Any, old: str, new: str) -> Any:
+    """Answers a JSON value with the paths in it that begin with one folder below another."""
+    if isinstance(value, dict):
+        return {key: _moved(inner, old, new) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_moved(inner, old, new) for inner in value]
+    if isinstance(value, str) and value.startswith(f"{old}/"):
+        return new + value.removeprefix(old)
+    return value
 
 
 def write_json(path: Path, value: Any) -> None:

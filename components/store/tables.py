@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from components.store.arrow import SHAPES, arrays, is_blob, plain
 from components.store.arrow import column as arrow_column
 from components.store.filters import among, distinct
+from components.store.storage import Storage, options_of
 
 if TYPE_CHECKING:
     import lance
@@ -62,7 +63,7 @@ class Table:
         import lance
 
         try:
-            dataset = lance.dataset(uri)
+            dataset = lance.dataset(uri, storage_options=options_of(uri))
         except ValueError as error:
             if "not found" not in str(error).lower():
                 raise TableError(f"`{uri}` is not a Lance table: {_first_line(error)}; hint: move it away and run again") from error
@@ -75,10 +76,8 @@ class Table:
 
     def at(self, version: int | str) -> "Table":
         """Answers the same table pinned to a version or a tag, to read exactly what a training read."""
-        import lance
-
         try:
-            return Table(lance.dataset(self.uri, version=version), self.key, pinned=True)
+            return Table(self._dataset_at(version), self.key, pinned=True)
         except (ValueError, OSError) as error:
             raise TableError(f"table `{self.name}` has no version `{version}`; hint: old versions go unless they are tagged") from error
 
@@ -148,10 +147,8 @@ class Table:
         Raises:
             TableError: a key is not there, or its blob is null.
         """
-        import lance
-
         # A version of its own: addresses move when somebody compacts, and a caller may write while this reads.
-        dataset = lance.dataset(self.uri, version=self._latest().version)
+        dataset = self._dataset_at(self._latest().version)
         places = self._row_addresses(dataset, keys)
         for chunk in _chunks(keys, BLOBS_AT_ONCE):
             found = dict(dataset.read_blobs(column, addresses=sorted({places[key] for key in chunk})))
@@ -201,6 +198,11 @@ class Table:
 
     def _small_fragments(self) -> "list[lance.LanceFragment]":
         return [part for part in self._latest().get_fragments() if part.metadata.num_rows < ROWS_PER_FRAGMENT // 2]
+
+    def _dataset_at(self, version: int | str) -> "lance.LanceDataset":
+        import lance
+
+        return lance.dataset(self.uri, version=version, storage_options=options_of(self.uri))
 
     def _latest(self) -> "lance.LanceDataset":
         if not self._pinned:
@@ -302,6 +304,8 @@ class Table:
 
 def exists(project: "Project", name: str) -> bool:
     """Answers whether a table was ever written, without creating it."""
+    if project.storage is not None:
+        return bool(Storage(project.table(name)).list("_versions"))
     return (Path(project.table(name)) / "_versions").is_dir()
 
 
@@ -334,13 +338,15 @@ def _create(uri: str, schema: "pa.Schema", key: str) -> "lance.LanceDataset":
     fields = [f.with_metadata({"lance-schema:unenforced-primary-key": "true"}) if f.name == key else f for f in schema]
     marked = pa.schema(fields)
     empty = pa.table([arrow_column([], f) for f in marked], schema=marked)
-    Path(uri).parent.mkdir(parents=True, exist_ok=True)
+    options = options_of(uri)
+    if "://" not in uri:
+        Path(uri).parent.mkdir(parents=True, exist_ok=True)
     try:
-        return lance.write_dataset(empty, uri, data_storage_version="2.2", enable_stable_row_ids=True)
+        return lance.write_dataset(empty, uri, data_storage_version="2.2", enable_stable_row_ids=True, storage_options=options)
     except OSError as error:
         if "already exists" not in str(error) and not _lost_a_race(error):
             raise
-        return lance.dataset(uri)
+        return lance.dataset(uri, storage_options=options)
 
 
 def _chunks(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:

@@ -34,8 +34,8 @@ def run(payload: Mapping[str, Any], context: TrainContext) -> None:
         payload: `config`, the resolved settings; `root` and `project`; `checkpoints` and `export`, folders; `mode`, as
             `components.caption.captioner.choose` answers it: train, pretrained or untrained.
     """
-    settings = Config.model_validate(payload["config"]).captioner
-    project = Project(Path(payload["root"]), payload["project"])
+    config = Config.model_validate(payload["config"])
+    settings, project = config.captioner, Project(Path(payload["root"]), payload["project"], config.cluster.storage)
     match payload["mode"]:
         case "train":
             coca = _trained(settings, project, Path(payload["checkpoints"]), context)

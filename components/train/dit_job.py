@@ -41,7 +41,7 @@ def run(payload: Mapping[str, Any], context: TrainContext) -> None:
             `components.caption.upsample.build_style` describes it.
     """
     config = Config.model_validate(payload["config"])
-    project = Project(Path(payload["root"]), payload["project"])
+    project = Project(Path(payload["root"]), payload["project"], config.cluster.storage)
     encoded = read_encoded(project)
     parts = {"video-vae": Path(payload["video_vae"]), "text-encoder": Path(payload["text_encoder"])}
     exported = Exported(notes_of(config, encoded, parts), payload["style"], parts)

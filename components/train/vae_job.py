@@ -34,7 +34,7 @@ def run(payload: Mapping[str, Any], context: TrainContext) -> None:
         payload: `config`, the resolved settings; `root` and `project`; `checkpoints` and `export`, folders.
     """
     config = Config.model_validate(payload["config"])
-    settings, project = config.vae, Project(Path(payload["root"]), payload["project"])
+    settings, project = config.vae, Project(Path(payload["root"]), payload["project"], config.cluster.storage)
     shapes = training_clips(project)
     measured = held_out(project, MEASURED_CLIPS) if context.rank == 0 else []
     torch.manual_seed(settings.seed)

@@ -10,6 +10,7 @@ import click
 
 from components.config import Config, find_settings_file, load_config
 from components.operations.plan import SourceSpec
+from components.store.mirror import pull
 from components.store.project import Project, project_name
 from flows.environment import quiet_environment
 
@@ -72,7 +73,8 @@ def resolve(
     quiet_environment(root)
     if manifest is not None and source is None and project is None:
         source = str(Path(manifest).resolve().parent)
-    place = Project(root, project_name(project or _name_of(source)))
+    place = Project(root, project_name(project or _name_of(source)), config.cluster.storage)
+    pull(place)
     return Invocation(config, place, _source_of(place, source, manifest), profile, overrides)
 
 

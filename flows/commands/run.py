@@ -28,6 +28,7 @@ def run(
     """
     from components.operations.plan import FLOW_STAGES
     from components.operations.plan import plan as plan_stages
+    from components.store import mirror
 
     name = flow.replace("-", "_")
     if name not in FLOW_STAGES:
@@ -38,6 +39,7 @@ def run(
     plans = plan_stages(asked.config, asked.project, asked.source, FLOW_STAGES[name])
     if all(stage.action == "skip" for stage in plans):
         print_table(("stage", "result"), [(stage.stage, f"fresh: {stage.why}") for stage in plans])
+        mirror.push(asked.project)  # what an earlier push could not
         remark(f"project `{asked.project.name}` is up to date; nothing was started")
         _point_to(asked)
         return 0

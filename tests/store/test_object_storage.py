@@ -1,0 +1,197 @@
+"""A project in an object store: tables that several processes write, and a folder that follows it from machine to machine."""
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components.store import mirror, storage, tables
+from components.store.project import Project
+from components.store.storage import Storage, StorageAwayError, StorageError
+from tests.store.object_store import ObjectStore, found_by_this_process, object_store
+
+ROWS_EACH = 12
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[ObjectStore]:
+    with object_store() as running, found_by_this_process(running):
+        yield running
+
+
+@pytest.fixture
+def machine(store: ObjectStore, tmp_path: Path) -> Project:
+    """A project in the object store, seen from a machine whose own folder is empty."""
+    return Project(tmp_path / "a", "films", store.uri(tmp_path.name))
+
+
+@pytest.fixture
+def other_machine(machine: Project, tmp_path: Path) -> Project:
+    return Project(tmp_path / "b", machine.name, machine.storage)
+
+
+def write(project: Project, name: str, content: str | bytes) -> Path:
+    path = project.folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def test_a_table_lies_in_the_store_alone(machine: Project, other_machine: Project) -> None:
+    assert not tables.exists(machine, "clips")
+    clips = tables.clips(machine)
+    assert tables.exists(other_machine, "clips")
+    clips.append([{"clip_id": "a", "video": b"film a"}, {"clip_id": "b", "video": b"film b"}])
+    clips.update([{"clip_id": "a", "caption": "a red square"}])
+    version = clips.tag("before")
+    clips.delete("clip_id = 'b'")
+    clips.compact()
+    there = tables.clips(other_machine)
+    assert there.read(["clip_id", "caption"]) == [{"clip_id": "a", "caption": "a red square"}]
+    assert list(there.read_blobs("video", ["a"])) == [("a", b"film a")]
+    assert there.at("before").version == version
+    assert list(there.at("before").read_blobs("video", ["b"])) == [("b", b"film b")]
+    assert not (machine.folder / "tables").exists()
+    assert not (other_machine.folder / "tables").exists()
+
+
+def _write_rows(project: Project, writer: int, together: "multiprocessing.synchronize.Barrier") -> None:  # type: ignore[name-defined]
+    clips = tables.clips(project)
+    together.wait(60)
+    for number in range(ROWS_EACH):
+        clips.append([{"clip_id": f"w{writer}-{number:02d}", "video": b"x"}, {"clip_id": f"shared-{number:02d}", "video": b"y"}])
+        clips.update([{"clip_id": f"w{writer}-{number:02d}", "caption": f"by {writer}"}])
+
+
+@pytest.mark.slow
+def test_three_processes_that_write_one_table_lose_nothing_and_double_nothing(machine: Project) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    together = spawn.Barrier(3)
+    writers = [spawn.Process(target=_write_rows, args=(machine, writer, together)) for writer in range(3)]
+    for process in writers:
+        process.start()
+    for process in writers:
+        process.join(120)
+    assert [process.exitcode for process in writers] == [0, 0, 0]
+    rows = tables.clips(machine).read(["clip_id", "caption"])
+    wanted = {f"w{writer}-{number:02d}": f"by {writer}" for writer in range(3) for number in range(ROWS_EACH)}
+    wanted |= {f"shared-{number:02d}": None for number in range(ROWS_EACH)}
+    assert len(rows) == len(wanted)
+    assert {row["clip_id"]: row["caption"] for row in rows} == wanted
+
+
+def test_a_folder_follows_its_project_to_another_machine(machine: Project, other_machine: Project) -> None:
+    weights = os.urandom(3_000_000)
+    sheet = write(machine, "sheets/samples.png", "a picture")
+    write(machine, "models/train_vae/k/vae.safetensors", weights)
+    write(machine, "models/train_vae/k/manifest.json", "{}")
+    write(machine, "models/downloaded/m/vae.safetensors", "a cache")
+    write(machine, "ray-train/x", "of this machine")
+    write(machine, "models/train_vae/.k.draft/vae.safetensors", "half of it")
+    machine.write_record("train_vae", {"rows": 3, "sheet": str(sheet)})
+    went = mirror.push(machine)
+    assert went == ["models/train_vae/k/vae.safetensors", "models/train_vae/k/manifest.json", "sheets/samples.png", "state/train_vae.json"]
+    assert mirror.pull(other_machine) == went
+    assert (other_machine.folder / "models/train_vae/k/vae.safetensors").read_bytes() == weights
+    assert other_machine.record("train_vae") == {"rows": 3, "sheet": str(other_machine.folder / "sheets/samples.png")}
+    for project in (machine, other_machine):
+        assert mirror.pull(project) == mirror.push(project) == []
+
+
+def test_a_record_of_the_same_second_and_length_is_not_taken_for_the_old_one(machine: Project, other_machine: Project) -> None:
+    for number in range(5):
+        machine.write_record("encode", {"number": number})
+        mirror.push(machine)
+        mirror.pull(other_machine)
+        assert other_machine.record("encode") == {"number": number}
+
+
+def test_what_a_stage_removes_goes_everywhere(machine: Project, other_machine: Project) -> None:
+    for name in ("samples/a.mp4", "samples/b.mp4"):
+        write(machine, name, name)
+    mirror.push(machine)
+    mirror.pull(other_machine)
+    (other_machine.folder / "samples/a.mp4").unlink()
+    mirror.push(other_machine)
+    mirror.pull(machine)
+    assert [path.name for path in (machine.folder / "samples").iterdir()] == ["b.mp4"]
+
+
+def test_what_a_person_loses_comes_back(machine: Project) -> None:
+    lost = write(machine, "samples/a.mp4", "a film")
+    mirror.push(machine)
+    lost.unlink()
+    mirror.pull(machine)
+    assert lost.read_text() == "a film"
+
+
+def test_what_was_not_pushed_is_kept_by_a_pull(machine: Project) -> None:
+    machine.write_record("curate", {"rows": 1})
+    mirror.push(machine)
+    machine.write_record("curate", {"rows": 2})
+    mirror.pull(machine)
+    assert machine.record("curate") == {"rows": 2}
+    assert mirror.push(machine) == ["state/curate.json"]
+
+
+def test_an_emptied_store_does_not_empty_the_folder(machine: Project) -> None:
+    write(machine, "samples/a.mp4", "a film")
+    mirror.push(machine)
+    mirror.project_storage(machine).delete(["samples/a.mp4"])
+    mirror.pull(machine)
+    assert mirror.push(machine) == ["samples/a.mp4"]
+
+
+def test_a_name_that_leaves_the_folder_is_not_followed(machine: Project, tmp_path: Path) -> None:
+    Storage(f"{machine.storage}").upload(write(machine, "x", "evil"), f"{machine.name}/samples/../../../evil.txt")
+    mirror.pull(machine)
+    assert not list(tmp_path.rglob("evil.txt"))
+
+
+def test_a_busy_store_is_asked_again(machine: Project, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "FIRST_PAUSE_SECONDS", 0.01)
+    write(machine, "sheets/a.png", "a picture")
+    store.tell("fail", times=storage.SDK_ATTEMPTS + 1, match="sheets/a.png")
+    mirror.push(machine)
+    store.tell("fail", times=2, match="sheets/a.png", method="GET")
+    assert mirror.project_storage(machine).read("sheets/a.png") == b"a picture"
+
+
+def test_a_store_that_stays_busy_is_given_up(machine: Project, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(storage, "SDK_ATTEMPTS", 1)
+    write(machine, "sheets/a.png", "a picture")
+    store.tell("fail", times=1000, match="sheets/a.png")
+    with pytest.raises(StorageAwayError, match=r"does not answer .* hint: "):
+        mirror.push(machine)
+    store.tell("fail", times=0)
+    assert mirror.push(machine) == ["sheets/a.png"]
+
+
+def test_a_bucket_that_is_not_there_is_named(machine: Project) -> None:
+    with pytest.raises(StorageError, match=r"there is no bucket `none` .* hint: make it"):
+        mirror.pull(Project(machine.root, "films", "s3://none/runs"))
+
+
+def test_an_address_where_nobody_listens_is_said_soon(machine: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(StorageAwayError, match="hint: AWS_ENDPOINT_URL names its address"):
+        mirror.pull(machine)
+
+
+def test_a_folder_of_a_file_system_is_a_storage_too(tmp_path: Path) -> None:
+    here, there = (Project(tmp_path / name, "films", f"file://{tmp_path}/shared") for name in "ab")
+    tables.clips(here).append([{"clip_id": "a", "video": b"film"}])
+    write(here, "samples/a.mp4", "a film")
+    mirror.push(here)
+    assert mirror.pull(there) == ["samples/a.mp4"]
+    assert tables.clips(there).keys() == ["a"]
+    assert sorted(path.name for path in (tmp_path / "shared/films/samples").iterdir()) == ["a.mp4"]
+
+
+def test_without_a_storage_nothing_happens(tmp_path: Path) -> None:
+    project = Project(tmp_path, "films")
+    assert mirror.pull(project) == mirror.push(project) == []
+    assert not project.folder.exists()
