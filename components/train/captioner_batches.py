@@ -15,6 +15,7 @@ from components.store.filters import KEPT, LABELLED
 from components.store.tables import clips
 from components.train.captioner_loop import CaptionBatch
 from components.train.mirrors import can_run_backwards, can_turn, shift, turn, turned
+from components.train.shares import check_shares, share_of
 
 if TYPE_CHECKING:
     from components.config import Captioner
@@ -61,32 +62,40 @@ def channel_statistics(labelled: Labelled) -> tuple[list[float], list[float]]:
 def captioner_batches(
     labelled: Labelled, coca: "Coca", settings: "Captioner", rank: int = 0, world_size: int = 1
 ) -> Callable[[int], Iterator[CaptionBatch]]:
-    """Answers the batches from a step on; each depends on (seed, step, rank) alone.
+    """Answers the batches from a step on; each depends on (seed, step) alone, a worker's is its share.
 
-    Every epoch is a permutation of the clips. Clips whose captions hold no words but the synthetic world's are mirrored and run
-    backwards, and their captions say so; all are shifted by a few pixels and made a little lighter or darker.
+    A batch is of `batch_size` clips over all workers. Every epoch is a permutation of the clips. Clips whose captions hold no words
+    but the synthetic world's are mirrored and run backwards, and their captions say so; all are shifted by a few pixels and made a
+    little lighter or darker.
+
+    Raises:
+        ValueError: the batch has fewer clips than there are workers.
     """
-    size = min(settings.batch_size, max(1, len(labelled.captions) // world_size))
+    size = min(settings.batch_size, max(1, len(labelled.captions)))
+    check_shares(size, world_size, "captioner.batch_size")
+    share = share_of(rank, world_size)
     turns = torch.tensor([settings.turns and can_turn(caption) for caption in labelled.captions])
     reverses = torch.tensor([settings.turns and can_turn(caption) and can_run_backwards(caption) for caption in labelled.captions])
     tokens: dict[str, Tensor] = {}
 
     def batch_of(step: int) -> CaptionBatch:
-        rows = torch.from_numpy(_rows_of(step, len(labelled.captions), size, settings.seed, rank, world_size))
-        chance = torch.Generator().manual_seed(_mixed(settings.seed, step, rank))
+        rows = torch.from_numpy(_rows_of(step, len(labelled.captions), size, settings.seed))
+        chance = torch.Generator().manual_seed(_mixed(settings.seed, step))
         across = (torch.rand(size, generator=chance) < 0.5) & turns[rows]
         backwards = (torch.rand(size, generator=chance) < 0.5) & reverses[rows]
         most = round(settings.shift_share * coca.mosaic.cell)
         down, right = torch.randint(-most, most + 1, (2, size), generator=chance)
+        light = settings.light * (2 * torch.rand((2, size, 1, 1, 1), generator=chance) - 1)
+        rows, across, backwards, down, right = (drawn[share] for drawn in (rows, across, backwards, down, right))
+        light = light[:, share]
         moved = shift(turn(labelled.cells[rows], across, backwards), down, right)
         pictures = picture(moved, coca.mosaic, coca.mean, coca.std)
-        light = settings.light * (2 * torch.rand((2, size, 1, 1, 1), generator=chance) - 1)
         pictures = pictures.mul_(1 + light[0]).add_(light[1])
         said = [turned(labelled.captions[row], bool(a), bool(b)) for row, a, b in zip(rows.tolist(), across, backwards, strict=True)]
         for caption in said:
             if caption not in tokens:
                 tokens[caption] = coca.tokenizer([caption])[0]
-        return CaptionBatch(pictures, torch.stack([tokens[caption] for caption in said]))
+        return CaptionBatch(pictures, torch.stack([tokens[caption] for caption in said]), size)
 
     def batches(first: int) -> Iterator[CaptionBatch]:
         step = first
@@ -97,15 +106,13 @@ def captioner_batches(
     return batches
 
 
-def _rows_of(step: int, count: int, size: int, seed: int, rank: int, world_size: int) -> np.ndarray:
-    """Answers the rows of one worker at a step: its part of the next `size * world_size` of an epoch's permutation."""
-    together = size * world_size
-    steps_an_epoch = max(1, count // together)
+def _rows_of(step: int, count: int, size: int, seed: int) -> np.ndarray:
+    """Answers the rows of a step: the next `size` of an epoch's permutation."""
+    steps_an_epoch = max(1, count // size)
     epoch, place = divmod(step, steps_an_epoch)
     order = np.random.default_rng([seed, 1, epoch]).permutation(count)
-    drawn = order[place * together : (place + 1) * together]
-    return np.resize(drawn, together)[rank::world_size]
+    return np.resize(order[place * size : (place + 1) * size], size)
 
 
-def _mixed(seed: int, step: int, rank: int) -> int:
-    return int(np.random.SeedSequence([seed, 2, step, rank]).generate_state(1, np.uint64)[0] >> 1)
+def _mixed(seed: int, step: int) -> int:
+    return int(np.random.SeedSequence([seed, 2, step, 0]).generate_state(1, np.uint64)[0] >> 1)

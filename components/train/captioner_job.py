@@ -61,9 +61,7 @@ def _trained(settings: Captioner, project: Project, checkpoints: Path, context: 
     judged = read_judged(project, mosaic, JUDGED_CLIPS)
     steps = fitted_steps(settings.steps, settings.max_epochs, settings.batch_size, len(labelled.captions))
     fitted = settings.model_copy(update={"steps": steps})
-    loss = part("loss").CoCaLoss(
-        settings.caption_loss_weight, settings.contrastive_loss_weight, rank=context.rank, world_size=context.world_size
-    )
+    loss = part("loss").CoCaLoss(settings.caption_loss_weight, settings.contrastive_loss_weight)
     batches = captioner_batches(labelled, coca, settings, context.rank, context.world_size)
     model = train_captioner(fitted, coca.model, loss, batches, Checkpoints(checkpoints), context)
     measured = field_accuracy(replace(coca, model=model), judged) if context.rank == 0 else {}

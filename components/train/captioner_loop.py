@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from components.train.checkpoint import Checkpoints, load_optimizer_tensors, optimizer_tensors
 from components.train.context import TrainContext
 from components.train.optim import clip_gradients, cosine_schedule, muon_for, set_learning_rate
+from components.train.shares import gathered, mean_over_workers, weighed
 from components.train.steps import SkippedSteps, mixed_precision
 
 if TYPE_CHECKING:
@@ -29,14 +30,20 @@ ADAMW = (  # matrices that are tables of vectors, or the last layer; conv1 is Mu
     "text_decoder.text_projection",
 )
 MAX_LOGIT_SCALE = math.log(100)
+PADDING = 0  # the token that is no word
 
 
 @dataclass(frozen=True)
 class CaptionBatch:
-    """Pictures float (B, 3, image_size, image_size), and the tokens of their captions (B, context_length)."""
+    """Pictures float (B, 3, image_size, image_size), and the tokens of their captions (B, context_length).
+
+    Attributes:
+        whole: clips of the batch over all workers, of which these are a share; None when there are no more.
+    """
 
     pictures: Tensor
     tokens: Tensor
+    whole: int | None = None
 
 
 def train_captioner(
@@ -51,7 +58,7 @@ def train_captioner(
 
     Args:
         model: a CoCa; what it answers to (pictures, tokens) is passed to the loss by name.
-        loss: answers its weighted parts by name, as OpenCLIP's CoCaLoss does with `output_dict=True`.
+        loss: answers its weighted parts by name, as OpenCLIP's CoCaLoss does with `output_dict=True`; it is that of one process.
         batches: answers the batches from a step on; a step's batch depends on nothing but the step.
     """
     torch.manual_seed(settings.seed)
@@ -65,7 +72,8 @@ def train_captioner(
         rate = set_learning_rate(optimizer, scale)
         optimizer.zero_grad(set_to_none=True)
         with mixed_precision(context.device):
-            parts = loss(**called(batch.pictures.to(context.device), batch.tokens.to(context.device)), output_dict=True)
+            outputs = called(batch.pictures.to(context.device), batch.tokens.to(context.device))
+            parts = shared_loss(loss, outputs, batch.whole or len(batch.tokens), context)
         torch.stack(list(parts.values())).sum().backward()
         norm = clip_gradients(model.parameters(), settings.max_grad_norm)
         if skipped.is_whole(step, norm):
@@ -73,11 +81,31 @@ def train_captioner(
         with torch.no_grad():
             model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)  # type: ignore[operator]
         done = step + 1
-        if context.rank == 0 and (done % settings.report_every == 0 or done == settings.steps):
-            context.report(done, {**{name: part.item() for name, part in parts.items()}, "gradient_norm": norm, "learning_rate": rate})
+        if done % settings.report_every == 0 or done == settings.steps:
+            told = mean_over_workers({name: part.item() for name, part in parts.items()}, context)
+            context.report(done, {**told, "gradient_norm": norm, "learning_rate": rate})
         if context.rank == 0 and (done % settings.checkpoint_every == 0 or done == settings.steps):
             _save(done, model, optimizer, checkpoints, context)
     return model.eval()
+
+
+def shared_loss(
+    loss: Callable[..., Mapping[str, Tensor]], outputs: Mapping[str, Tensor], whole: int, context: TrainContext
+) -> Mapping[str, Tensor]:
+    """Answers the parts of the loss so that their mean over the workers is the loss of the whole batch, and so are the gradients.
+
+    Each clip is told apart from all clips of the batch, so every worker sees the features of all; the loss of captions is a mean
+    over words, so a worker's weighs by its words.
+    """
+    if context.world_size == 1:
+        return loss(**outputs, output_dict=True)
+    features = {name: gathered(outputs[name], whole, context) for name in ("image_features", "text_features")}
+    parts = dict(loss(**{**outputs, **features}, output_dict=True))
+    words = (outputs["labels"] != PADDING).sum()
+    everyones = words.clone()
+    torch.distributed.all_reduce(everyones)
+    parts["caption_loss"] = weighed(parts["caption_loss"], int(words), int(everyones), context)
+    return parts
 
 
 def _resume(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoints: Checkpoints) -> int:

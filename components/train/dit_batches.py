@@ -12,6 +12,7 @@ from torch import Tensor
 from components.store.filters import TRAINING
 from components.store.tables import clips
 from components.train.dit_loop import DitBatch
+from components.train.shares import check_shares, share_of
 
 if TYPE_CHECKING:
     from components.store.project import Project
@@ -54,19 +55,15 @@ def read_encoded(project: "Project") -> Encoded:
 def dit_batches(
     encoded: Encoded, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
 ) -> tuple[Callable[[int], Iterator[DitBatch]], int]:
-    """Answers the batches from a step on, and how many make an epoch; each depends on (seed, step, rank) alone.
+    """Answers the batches from a step on, and how many make an epoch; each depends on (seed, step) alone, a worker's is its share.
 
     A batch holds clips of one shape, `batch_size` over all workers. Every epoch shuffles the clips of each shape and the order
     of batches; a shape's last batch is filled up from the start of its shuffled clips.
 
     Raises:
-        ValueError: the batch cannot be shared evenly among the workers.
+        ValueError: the batch has fewer clips than there are workers.
     """
-    if batch_size % world_size:
-        raise ValueError(
-            f"`dit.batch_size` {batch_size} is not a multiple of `cluster.num_workers` {world_size}; "
-            f"try {world_size * max(1, batch_size // world_size)}"
-        )
+    check_shares(batch_size, world_size, "dit.batch_size")
     shapes = [np.array(rows) for rows in encoded.shapes.values()]
     steps_an_epoch = sum(-(-len(rows) // batch_size) for rows in shapes)
 
@@ -82,17 +79,17 @@ def dit_batches(
         epoch, place = divmod(first, steps_an_epoch)
         while True:
             for rows in epoch_of(epoch)[place:]:
-                yield _collate(encoded, rows[rank::world_size])
+                yield _collate(encoded, rows[share_of(rank, world_size)], batch_size)
             epoch, place = epoch + 1, 0
 
     return batches, steps_an_epoch
 
 
-def _collate(encoded: Encoded, rows: np.ndarray) -> DitBatch:
+def _collate(encoded: Encoded, rows: np.ndarray, whole: int) -> DitBatch:
     """Stacks clips of one shape, in float32; text is padded to the batch's longest."""
     latents = np.stack([encoded.latents[row] for row in rows]).astype(np.float32)
     embeds, mask = pad_text([torch.from_numpy(encoded.text_embeds[row].astype(np.float32)) for row in rows])
-    return DitBatch(torch.from_numpy(latents), embeds, mask, tuple(encoded.clip_ids[row] for row in rows))
+    return DitBatch(torch.from_numpy(latents), embeds, mask, tuple(encoded.clip_ids[row] for row in rows), whole)
 
 
 def pad_text(texts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

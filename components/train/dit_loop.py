@@ -1,7 +1,7 @@
 """Trains the diffusion transformer by flow matching on cached latents and text embeddings.
 
-Everything random in step k comes from a generator seeded by (seed, k, rank), so a run that was killed and resumed ends with
-the same bits as one that was not.
+Everything random in step k is drawn for the whole batch by a generator seeded by (seed, k), so a run that was killed and resumed
+ends with the same bits as one that was not, and one that goes on with another number of workers learns from the same steps.
 """
 
 import copy
@@ -19,6 +19,7 @@ from components.diffusion.flow_matching import interpolate, sample_timesteps, ve
 from components.train.checkpoint import Checkpoints, load_optimizer_tensors, optimizer_tensors
 from components.train.context import TrainContext
 from components.train.optim import adamw_for, clip_gradients, linear_schedule, set_learning_rate, update_ema
+from components.train.shares import mean_over_workers, share_of, weighed
 from components.train.steps import SkippedSteps, mixed_precision, seed_of
 
 if TYPE_CHECKING:
@@ -29,12 +30,17 @@ logger = logging.getLogger("kinora")
 
 @dataclass(frozen=True)
 class DitBatch:
-    """Clips of one shape: latents (B, C, T, H, W), text_embeds (B, S, C), text_mask (B, S), and their ids."""
+    """Clips of one shape: latents (B, C, T, H, W), text_embeds (B, S, C), text_mask (B, S), and their ids.
+
+    Attributes:
+        whole: clips of the batch over all workers, of which these are a share; None when there are no more.
+    """
 
     latents: Tensor
     text_embeds: Tensor
     text_mask: Tensor
     clip_ids: tuple[str, ...]
+    whole: int | None = None
 
 
 def train_dit(
@@ -67,20 +73,21 @@ def train_dit(
     empty_prompt = empty_prompt.to(device)
     tally, skipped = _Tally(), SkippedSteps("dit")
     for step, batch in zip(range(first, settings.steps), batches(first), strict=False):
-        generator = torch.Generator().manual_seed(seed_of(settings.seed, step, context.rank))
+        generator = torch.Generator().manual_seed(seed_of(settings.seed, step))
         learning_rate = set_learning_rate(optimizer, linear_schedule(step, settings.steps, settings.warmup_steps))
-        losses = _losses(settings, wrapped, batch, empty_prompt, generator, device)
-        losses.mean().backward()
+        losses = _losses(settings, wrapped, batch, empty_prompt, generator, context)
+        loss = weighed(losses.mean(), len(losses), batch.whole or len(losses), context)
+        loss.backward()
         norm = clip_gradients(model.parameters(), settings.max_grad_norm)
         if skipped.is_whole(step, norm, losses, batch.clip_ids):
             optimizer.step()
             update_ema(average, model, settings.ema_decay, step)
         optimizer.zero_grad(set_to_none=True)
-        tally.add(losses, norm, len(batch.clip_ids))
+        tally.add(loss, norm, batch.whole or len(losses))
         done = step + 1
         last = done == settings.steps
-        if context.rank == 0 and (last or done % settings.report_every == 0):
-            context.report(done, {**tally.take(), "skipped_steps": skipped.count, "learning_rate": learning_rate})
+        if last or done % settings.report_every == 0:
+            context.report(done, {**tally.take(context), "skipped_steps": skipped.count, "learning_rate": learning_rate})
         if context.rank == 0 and (last or done % settings.checkpoint_every == 0):
             checkpoints.save(done, _state(model, average, optimizer, names), {"threads": context.threads})
         if on_sample is not None and context.rank == 0 and done % settings.sample_every == 0 and not last:
@@ -89,14 +96,16 @@ def train_dit(
 
 
 def _losses(
-    settings: "Dit", model: nn.Module, batch: DitBatch, empty_prompt: Tensor, generator: torch.Generator, device: torch.device
+    settings: "Dit", model: nn.Module, batch: DitBatch, empty_prompt: Tensor, generator: torch.Generator, context: TrainContext
 ) -> Tensor:
-    """Answers the loss of each clip of a batch, (B,), at timesteps, noise and dropped captions that the generator draws."""
+    """Answers the loss of each clip of a share, (B,), at its part of the timesteps, noise and dropped captions of the whole batch."""
+    device = torch.device(context.device)
     latents = batch.latents.to(device)
-    count = len(latents)
-    t = sample_timesteps(count, generator, settings.timestep_mean, settings.timestep_std, settings.timestep_shift).to(device)
-    noise = torch.randn(latents.shape, generator=generator).to(device)
-    dropped = (torch.rand(count, generator=generator) < settings.caption_dropout).to(device)
+    whole, share = batch.whole or len(latents), share_of(context.rank, context.world_size)
+    times = sample_timesteps(whole, generator, settings.timestep_mean, settings.timestep_std, settings.timestep_shift)
+    t = times[share].to(device)
+    noise = torch.randn((whole, *latents.shape[1:]), generator=generator)[share].to(device)
+    dropped = (torch.rand(whole, generator=generator) < settings.caption_dropout)[share].to(device)
     embeds, mask = drop_captions(batch.text_embeds.to(device), batch.text_mask.to(device), dropped, empty_prompt)
     with mixed_precision(device):
         velocity = model(interpolate(latents, noise, t), t, embeds, mask)
@@ -146,16 +155,17 @@ class _Tally:
         self._norms: list[float] = []
         self._clips, self._since = 0, time.monotonic()
 
-    def add(self, losses: Tensor, norm: float, clips: int) -> None:
+    def add(self, loss: Tensor, norm: float, clips: int) -> None:
         if math.isfinite(norm):
-            self._losses.append(losses.detach().mean().item())
+            self._losses.append(loss.item())
             self._norms.append(norm)
         self._clips += clips
 
-    def take(self) -> dict[str, float]:
+    def take(self, context: TrainContext) -> dict[str, float]:
+        """Answers the means over the steps and all workers, who take them at the same moment."""
         seconds = max(1e-6, time.monotonic() - self._since)
         metrics: dict[str, Any] = {"clips_per_second": self._clips / seconds}
         if self._losses:
             metrics |= {"loss": sum(self._losses) / len(self._losses), "grad_norm": sum(self._norms) / len(self._norms)}
         self._clear()
-        return metrics
+        return mean_over_workers(metrics, context)

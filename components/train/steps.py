@@ -17,10 +17,10 @@ class UnstableTrainingError(RuntimeError):
     """The gradient was not finite for many steps on end; the message says at which step and what to try."""
 
 
-def seed_of(seed: int, step: int, rank: int) -> int:
-    """Mixes three whole numbers into the seed of one step of one worker; neighbours are far apart."""
+def seed_of(seed: int, step: int) -> int:
+    """Mixes two whole numbers into the seed of one step; neighbours are far apart."""
     mixed = 0
-    for value in (seed, step, rank):
+    for value in (seed, step, 0):
         mixed = (mixed ^ (value + 0x9E3779B97F4A7C15 + (mixed << 6) + (mixed >> 2))) * 0xBF58476D1CE4E5B9 % 2**63
     return mixed
 

@@ -11,6 +11,7 @@ import torch
 from components.media.read import decode_clip
 from components.store.filters import KEPT, TRAINING
 from components.store.tables import Table, clips
+from components.train.shares import check_shares, share_of
 from components.train.vae_loop import ClipBatch
 
 if TYPE_CHECKING:
@@ -38,19 +39,15 @@ def training_clips(project: "Project") -> dict[Shape, list[str]]:
 def vae_batches(
     project: "Project", shapes: dict[Shape, list[str]], batch_size: int, seed: int, rank: int = 0, world_size: int = 1
 ) -> Callable[[int], Iterator[ClipBatch]]:
-    """Answers the batches from a step on; each depends on (seed, step, rank) alone.
+    """Answers the batches from a step on; each depends on (seed, step) alone, a worker's is its share.
 
     A batch holds clips of one shape, `batch_size` over all workers. Every epoch shuffles the clips of each shape and the order of
     batches; a shape's last batch is filled up from the start of its shuffled clips.
 
     Raises:
-        ValueError: the batch cannot be shared evenly among the workers.
+        ValueError: the batch has fewer clips than there are workers.
     """
-    if batch_size % world_size:
-        raise ValueError(
-            f"`vae.batch_size` {batch_size} is not a multiple of `cluster.num_workers` {world_size}; "
-            f"try {world_size * max(1, batch_size // world_size)}"
-        )
+    check_shares(batch_size, world_size, "vae.batch_size")
 
     def drawn(first: int) -> Iterator[list[str]]:
         counts = [-(-len(ids) // batch_size) for ids in shapes.values()]
@@ -61,10 +58,10 @@ def vae_batches(
             for ids, count in zip(shapes.values(), counts, strict=True):
                 batches += np.split(np.resize(random.permutation(ids), count * batch_size), count)
             for number in random.permutation(len(batches))[place:]:
-                yield batches[number].tolist()[rank::world_size]
+                yield batches[number].tolist()[share_of(rank, world_size)]
             epoch, place = epoch + 1, 0
 
-    return lambda first: _decoded(clips(project), drawn(first))
+    return lambda first: _decoded(clips(project), drawn(first), batch_size)
 
 
 def sample_of(project: "Project", shapes: dict[Shape, list[str]], count: int) -> Iterator[ClipBatch]:
@@ -94,10 +91,10 @@ def _by_shape(table: Table, where: str) -> dict[Shape, list[str]]:
     return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
 
 
-def _decoded(table: Table, batches: Iterator[Sequence[str]]) -> Iterator[ClipBatch]:
+def _decoded(table: Table, batches: Iterator[Sequence[str]], whole: int | None = None) -> Iterator[ClipBatch]:
     """Reads the bytes of some batches at once and decodes each batch when it is asked for."""
     while window := list(islice(batches, BATCHES_READ_AT_ONCE)):
         keys = sorted({key for batch in window for key in batch})
         videos = dict(table.read_blobs("video", keys))
         for batch in window:
-            yield ClipBatch(torch.from_numpy(np.stack([decode_clip(videos[key]) for key in batch])), tuple(batch))
+            yield ClipBatch(torch.from_numpy(np.stack([decode_clip(videos[key]) for key in batch])), tuple(batch), whole)

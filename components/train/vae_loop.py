@@ -1,7 +1,7 @@
 """Trains the causal video VAE: reconstruction and a small KL, Muon, and an average of the weights. Needs torch alone.
 
-All that is random in step k comes from a generator seeded by (seed, k, rank), so a run that was killed and resumed ends with
-the same bits as one that was not.
+All that is random in step k is drawn for the whole batch by a generator seeded by (seed, k), so a run that was killed and resumed
+ends with the same bits as one that was not, and one that goes on with another number of workers learns from the same steps.
 """
 
 import copy
@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from components.models.vae import VideoVae
 from components.train.checkpoint import Checkpoints, load_optimizer_tensors, optimizer_tensors
 from components.train.context import TrainContext
 from components.train.optim import clip_gradients, linear_schedule, muon_for, set_learning_rate, update_ema
+from components.train.shares import mean_over_workers, share_of, weighed
 from components.train.steps import SkippedSteps, mixed_precision, seed_of
 
 if TYPE_CHECKING:
@@ -30,10 +31,15 @@ ADAMW = ("first_", "later_")  # the linear maps, which start where they nearly s
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """Clips of one shape: frames uint8 (B, T, H, W, 3), and their ids."""
+    """Clips of one shape: frames uint8 (B, T, H, W, 3), and their ids.
+
+    Attributes:
+        whole: clips of the batch over all workers, of which these are a share; None when there are no more.
+    """
 
     frames: Tensor
     clip_ids: tuple[str, ...]
+    whole: int | None = None
 
 
 def train_vae(
@@ -59,12 +65,15 @@ def train_vae(
     wrapped = context.wrap(model)
     skipped = SkippedSteps("vae")
     for step, batch in zip(range(first, settings.steps), batches(first), strict=False):
-        generator = torch.Generator().manual_seed(seed_of(settings.seed, step, context.rank))
+        generator = torch.Generator().manual_seed(seed_of(settings.seed, step))
         rate = set_learning_rate(optimizer, linear_schedule(step, settings.steps, settings.warmup_steps))
         clips = crop(to_pixels(batch.frames.to(device)), settings.crop_size, model.side, generator)
+        here, whole = len(clips), batch.whole or len(clips)
+        noise = torch.randn((whole, *model.latents_shape(*clips.shape[2:])), generator=generator)
+        noise = noise[share_of(context.rank, context.world_size)].to(device)
         with mixed_precision(device):
-            losses, figures = vae_losses(settings, wrapped, clips, generator)
-        losses.mean().backward()
+            losses, figures = vae_losses(settings, wrapped, clips, noise)
+        weighed(losses.mean(), here, whole, context).backward()
         norm = clip_gradients(model.parameters(), settings.max_grad_norm)
         if skipped.is_whole(step, norm, losses, batch.clip_ids):
             optimizer.step()
@@ -72,8 +81,8 @@ def train_vae(
         optimizer.zero_grad(set_to_none=True)
         done = step + 1
         last = done == settings.steps
-        if context.rank == 0 and (last or done % settings.report_every == 0):
-            told = {name: float(value) for name, value in figures.items()}
+        if last or done % settings.report_every == 0:
+            told = mean_over_workers({name: float(weighed(value, here, whole, context)) for name, value in figures.items()}, context)
             context.report(done, told | {"gradient_norm": norm, "learning_rate": rate, "skipped_steps": float(skipped.count)})
         if context.rank == 0 and (last or done % settings.checkpoint_every == 0):
             meta = {"size": vars(model.size), "threads": context.threads, "world_size": context.world_size}
@@ -81,15 +90,14 @@ def train_vae(
     return average.eval()
 
 
-def vae_losses(settings: "Vae", model: nn.Module, clips: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+def vae_losses(settings: "Vae", model: nn.Module, clips: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Answers the loss of each clip, (B,), and the means of its parts.
 
     Args:
         model: answers reconstruction, mean and log variance for (clips, noise).
         clips: (B, 3, T, H, W) in [-1, 1].
-        generator: draws the latents' noise.
+        noise: of the latents' shape.
     """
-    noise = torch.randn(latents_like(model, clips), generator=generator).to(clips.device)
     reconstruction, mean, log_variance = (output.float() for output in model(clips, noise))
     error = reconstruction - clips
     square = error.square().flatten(1).mean(1)  # (B,)
@@ -107,12 +115,6 @@ def vae_losses(settings: "Vae", model: nn.Module, clips: Tensor, generator: torc
     )
     means = {name: part.detach().mean() for name, part in parts.items()}
     return losses, {"loss": losses.detach().mean(), **means, "psnr": psnr(reconstruction.detach(), clips).mean()}
-
-
-def latents_like(model: nn.Module, clips: Tensor) -> tuple[int, ...]:
-    """Answers the shape of the latents of clips, of a model that may be wrapped for several workers."""
-    vae: Any = getattr(model, "module", model)
-    return (len(clips), *vae.latents_shape(*clips.shape[2:]))
 
 
 def to_pixels(frames: Tensor) -> Tensor:

@@ -39,15 +39,17 @@ def test_a_later_start_gives_the_same_batches_and_epochs_differ():
     assert whole[:4] != whole[4:8]
 
 
-def test_workers_share_each_batch():
-    together, apart = names(0, 6), [names(0, 6, rank=rank, world_size=2) for rank in (0, 1)]
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_workers_share_each_batch_whether_it_divides_or_not(world_size: int):
+    together, apart = names(0, 6), [names(0, 6, rank=rank, world_size=world_size) for rank in range(world_size)]
     for step in range(6):
-        assert sorted(together[step]) == sorted(apart[0][step] + apart[1][step])
+        assert sorted(together[step]) == sorted(name for part in apart for name in part[step])
+        assert max(len(part[step]) for part in apart) - min(len(part[step]) for part in apart) <= 1
 
 
-def test_a_batch_that_cannot_be_shared_is_refused():
-    with pytest.raises(ValueError, match=r"multiple of `cluster.num_workers` 3; try 3"):
-        dit_batches(ENCODED, 4, seed=0, world_size=3)
+def test_a_batch_with_too_few_clips_for_the_workers_is_refused():
+    with pytest.raises(ValueError, match=r"`dit.batch_size` of 4 leaves some of 5 workers without a clip; hint: .*dit.batch_size=5"):
+        dit_batches(ENCODED, 4, seed=0, world_size=5)
 
 
 def test_text_is_padded_behind():

@@ -1,0 +1,85 @@
+"""The three loops in little, as a worker of a process group runs them."""
+
+import datetime
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from components.train.checkpoint import Checkpoints
+from components.train.context import TrainContext, of_worker
+
+STEPS = 6
+
+
+def work(folder: Path, rank: int, world_size: int, port: int, trainings: Sequence[str] = ("transformer", "vae", "captioner")) -> None:
+    """One worker's life: it joins the group, trains one after the other and leaves."""
+    torch.set_num_threads(1)
+    if world_size > 1:
+        place, wait = f"tcp://127.0.0.1:{port}", datetime.timedelta(seconds=60)
+        torch.distributed.init_process_group("gloo", init_method=place, rank=rank, world_size=world_size, timeout=wait)
+    for training in trainings:
+        (folder / training).mkdir(exist_ok=True)
+        wrap = torch.nn.parallel.DistributedDataParallel if world_size > 1 else lambda model: model
+        TRAININGS[training](folder / training, of_worker(rank, world_size, "cpu", 1, folder / training / "metrics.jsonl", wrap))
+    if world_size > 1:
+        torch.distributed.destroy_process_group()
+
+
+def transformer(folder: Path, context: TrainContext) -> None:
+    from components.models.dit import DiT
+    from components.models.sizes import DitSize
+    from components.train.dit_batches import Encoded, dit_batches
+    from components.train.dit_loop import train_dit
+    from tests.train.test_dit_loop import settings
+
+    random = np.random.default_rng(0)
+    latents = [random.normal(size=(4, 2, 4, 4)).astype(np.float16) for _ in range(9)]
+    texts = [random.normal(size=(3 + row % 3, 8)).astype(np.float16) for row in range(9)]
+    encoded = Encoded(tuple(f"clip{row}" for row in range(9)), latents, texts)
+    batches, _ = dit_batches(encoded, 5, 0, context.rank, context.world_size)
+    torch.manual_seed(0)
+    model = DiT(DitSize(hidden_size=64, depth=2, num_heads=2, patch_size=(1, 2, 2), text_size=32), latent_channels=4, text_width=8)
+    chosen = settings(steps=STEPS, report_every=1, checkpoint_every=3, caption_dropout=0.4)
+    train_dit(chosen, model, batches, torch.zeros(2, 8), Checkpoints(folder / "checkpoints"), context)
+
+
+def video_vae(folder: Path, context: TrainContext) -> None:
+    from components.train.shares import share_of
+    from components.train.vae_loop import ClipBatch, train_vae
+    from tests.train.test_vae_loop import fresh_model, settings, some_frames
+
+    frames = some_frames(9)
+
+    def batches(first: int) -> Iterator[ClipBatch]:
+        for step in itertools.count(first):
+            rows = [(5 * step + place) % len(frames) for place in range(5)][share_of(context.rank, context.world_size)]
+            yield ClipBatch(frames[rows], tuple(f"clip{row}" for row in rows), 5)
+
+    train_vae(settings(steps=STEPS), fresh_model(frames), batches, Checkpoints(folder / "checkpoints"), context)
+
+
+def captioner(folder: Path, context: TrainContext) -> None:
+    from components.openclip.load import build_coca
+    from components.openclip.mosaic import Mosaic, cells
+    from components.openclip.parts import part
+    from components.train.captioner_batches import Labelled, captioner_batches
+    from components.train.captioner_loop import train_captioner
+    from components.world.render import render_clips
+    from components.world.vocabulary import caption
+    from tests.train.test_captioner_loop import SIZE, settings_for
+
+    clips, scenes = render_clips("demo", 9, seed=11, height=32, width=32)
+    labelled = Labelled(
+        torch.stack([cells(clip, Mosaic(9, 48, 8)) for clip in clips]), tuple(caption(scene) for scene in scenes), (None,) * 9
+    )
+    chosen = settings_for(steps=STEPS, batch_size=5, checkpoint_every=3, turns=True, shift_share=0.1, light=0.1)
+    coca = build_coca(SIZE, labelled.captions, mosaic_frames=9, mean=[0.5] * 3, std=[0.25] * 3, seed=0)
+    loss = part("loss").CoCaLoss(chosen.caption_loss_weight, chosen.contrastive_loss_weight)
+    batches = captioner_batches(labelled, coca, chosen, context.rank, context.world_size)
+    train_captioner(chosen, coca.model, loss, batches, Checkpoints(folder / "checkpoints"), context)
+
+
+TRAININGS: dict[str, Callable[[Path, TrainContext], None]] = {"transformer": transformer, "vae": video_vae, "captioner": captioner}

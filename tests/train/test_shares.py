@@ -1,0 +1,51 @@
+"""The three loops on two workers: the same steps as one worker's, although five clips do not divide."""
+
+import multiprocessing
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.train.checkpoint import Checkpoints
+from components.train.context import read_metrics
+from tests.train.sharing import STEPS, TRAININGS, work
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All trainings on two real processes that are joined by gloo."""
+    folder = tmp_path_factory.mktemp("two")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch.nn.parallel", "torch._dynamo"])
+    workers = [context.Process(target=work, args=(folder, rank, 2, port)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(300)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    return folder
+
+
+@pytest.mark.parametrize("training", sorted(TRAININGS))
+def test_two_workers_take_the_steps_of_one(training: str, by_two: Path, tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    work(tmp_path, 0, 1, 0, [training])
+    torch.set_num_threads(threads)
+    alone, together = (read_metrics(folder / training / "metrics.jsonl") for folder in (tmp_path, by_two))
+    assert [step for step, _ in together] == [step for step, _ in alone] == list(range(1, STEPS + 1))
+    losses = [name for name in alone[0][1] if "loss" in name]
+    assert losses
+    for (step, expected), (_, found) in zip(alone, together, strict=True):
+        for name in losses:
+            assert found[name] == pytest.approx(expected[name], rel=0, abs=1e-4), (step, name)
+    one, two = (Checkpoints(folder / training / "checkpoints").newest() for folder in (tmp_path, by_two))
+    assert one is not None
+    assert two is not None
+    apart = torch.cat([(one[1][name] - two[1][name]).abs().flatten() for name in one[1] if name.startswith("model.")])
+    assert apart.mean() < 1e-4  # a parameter whose gradient is all but zero moves by its sign, which rounding decides
