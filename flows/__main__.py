@@ -19,6 +19,8 @@ VERBS = {
     "show": "Print settings, funnel, clips or models.",
     "promote": "Make the candidate the champion by hand.",
     "rollback": "Make the previous champion the champion again.",
+    "up": "Start Prefect, MLflow, Ray and the serving of deployments on this machine.",
+    "down": "Stop the servers that `kinora up` started.",
     "doctor": "Check this machine and installation.",
 }
 OURS = Path(__file__).resolve().parent.parent

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from components.store.servers import live_servers, servers_file
+
 
 def quiet_environment(root: Path) -> None:
     """Sets what a person has not set: telemetry off, warnings low, caches and databases below `root`, idle threads asleep."""
@@ -25,4 +27,21 @@ def quiet_environment(root: Path) -> None:
         "TORCHINDUCTOR_CACHE_DIR": str(root / "cache" / "inductor"),
         "CUDA_CACHE_PATH": str(root / "cache" / "cuda"),
     }.items():
+        os.environ.setdefault(name, value)
+    if servers_file(root).exists():
+        _use_servers(root)
+
+
+def _use_servers(root: Path) -> None:
+    """Sets the addresses that a person has not set to those of the servers that `kinora up` started on this root."""
+    from components.operations.server_kinds import addresses
+
+    servers = live_servers(root)
+    ray = servers.get("ray")
+    if ray is not None and os.environ.get("RAY_ADDRESS", ray.address) not in (ray.address, ray.dashboard):
+        del servers["ray"]  # a cluster that a person named has a token of its own
+    for name, value in addresses(servers, root).items():
+        if name.startswith("RAY_AUTH"):
+            os.environ[name] = value
+            os.environ.pop("RAY_AUTH_TOKEN", None)  # it would win over the file
         os.environ.setdefault(name, value)

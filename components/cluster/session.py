@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components.store.servers import process_started
+
 logger = logging.getLogger("kinora")
 
 PREFIX = "kin-"
@@ -187,7 +189,7 @@ def _check_address(address: str) -> None:
 def _connect(address: str) -> None:
     import ray
 
-    variables = WORKER_ENVIRONMENT | {"PYTHONPATH": _python_path()}
+    variables = WORKER_ENVIRONMENT | {"PYTHONPATH": python_path()}
     os.environ.update({key: value for key, value in WORKER_ENVIRONMENT.items() if key.startswith("RAY_TRAIN")})
     ray.init(address=address, runtime_env={"env_vars": variables}, log_to_driver=False, logging_level=logging.ERROR)
 
@@ -197,7 +199,7 @@ def _start_local(folder: Path, cluster: Any, root: Path) -> None:
     if "RAY_AUTH_TOKEN" not in os.environ:
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(token_file(root))
     os.environ["RAY_AUTH_MODE"] = "token"
-    with _environment(LOCAL_ENVIRONMENT | {"PYTHONPATH": _python_path()}):
+    with _environment(LOCAL_ENVIRONMENT | {"PYTHONPATH": python_path()}):
         import ray
 
         raylet: Any = importlib.import_module("ray._raylet")
@@ -251,7 +253,7 @@ def _shut_down(folder: Path | None) -> None:
     with contextlib.suppress(Exception):  # whatever Ray says at its end, the folder goes
         ray.shutdown()
     if folder is not None:
-        _remove(folder)
+        remove_folder(folder)
 
 
 def token_file(root: Path) -> Path:
@@ -269,7 +271,7 @@ def token_file(root: Path) -> Path:
     return path
 
 
-def _python_path() -> str:
+def python_path() -> str:
     return os.pathsep.join(dict.fromkeys([str(REPOSITORY), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]))
 
 
@@ -290,15 +292,26 @@ def _temp_root() -> Path:
 
 
 def _new_folder() -> Path:
-    """Makes this session's temporary folder, after clearing those of processes that are gone."""
+    """Makes this session's temporary folder."""
+    folder = make_folder()
+    atexit.register(remove_folder, folder)
+    return folder
+
+
+def make_folder() -> Path:
+    """Makes a short temporary folder for a Ray, after clearing those of processes that are gone; this process owns it."""
     root = _temp_root()
     for old in root.glob(f"{PREFIX}*"):
         if _is_abandoned(old):
-            _remove(old)
+            remove_folder(old)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
-    (folder / OWNER).write_text(json.dumps({"pid": os.getpid(), "started": _started(os.getpid())}))
-    atexit.register(_remove, folder)
+    give_folder(folder, os.getpid())
     return folder
+
+
+def give_folder(folder: Path, pid: int) -> None:
+    """Makes a process the owner of a folder: it is cleared by whoever comes after that one's end."""
+    (folder / OWNER).write_text(json.dumps({"pid": pid, "started": process_started(pid)}))
 
 
 def _is_abandoned(folder: Path) -> bool:
@@ -306,22 +319,12 @@ def _is_abandoned(folder: Path) -> bool:
         if folder.stat().st_uid != os.getuid():
             return False
         owner = json.loads((folder / OWNER).read_text())
-        return _started(int(owner["pid"])) != owner["started"]
+        return process_started(int(owner["pid"])) != owner["started"]
     except (OSError, ValueError, KeyError):
         return False
 
 
-def _started(pid: int) -> float | None:
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
-    except psutil.NoSuchProcess:
-        return None
-
-
-def _remove(folder: Path) -> None:
+def remove_folder(folder: Path) -> None:
     """Removes a session's folder once its last processes, which may still write their logs, are gone."""
     for _ in range(50):
         shutil.rmtree(folder, ignore_errors=True)

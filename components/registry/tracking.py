@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from components.store.project import Project
+from components.store.servers import live_servers
 
 logger = logging.getLogger("kinora")
 
@@ -53,7 +54,7 @@ def client_of(project: Project) -> Any:
 
 
 def experiment_of(project: Project, client: Any) -> str:
-    """Answers the id of the project's experiment, made on first use; with SQLite its files lie below the root."""
+    """Answers the id of the project's experiment, made on first use; on this machine its files lie below the root."""
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(project.name)
@@ -61,8 +62,7 @@ def experiment_of(project: Project, client: Any) -> str:
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
-    local = tracking_uri(project).startswith("sqlite:")
-    place = (project.artifacts / project.name).as_uri() if local else None
+    place = (project.artifacts / project.name).as_uri() if _is_here(project) else None
     try:
         return str(client.create_experiment(project.name, artifact_location=place))
     except MlflowException:  # another process made it in between
@@ -70,6 +70,13 @@ def experiment_of(project: Project, client: Any) -> str:
         if found is None:
             raise
         return str(found.experiment_id)
+
+
+def _is_here(project: Project) -> bool:
+    """Answers whether records are kept below the root: in its SQLite file, or by the server that `kinora up` started over it."""
+    uri = tracking_uri(project)
+    ours = live_servers(project.root).get("mlflow")
+    return uri.startswith("sqlite:") or (ours is not None and ours.address == uri)
 
 
 class Tracker:

@@ -28,16 +28,21 @@ class Invocation:
     overrides: tuple[str, ...]
 
 
-def settings_options(command: Command) -> Command:
-    """Adds --project, --profile, --config and --set to a verb."""
+def root_options(command: Command) -> Command:
+    """Adds --profile, --config and --set to a verb."""
     for option in (
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set one setting; may be repeated."),
         click.option("--config", "config_file", metavar="FILE", help="The settings file; else KINORA_CONFIG, else pipelines.yaml."),
         click.option("--profile", metavar="NAME", help="A profile of the settings file: test, laptop, gpu, cluster."),
-        click.option("--project", metavar="NAME", help="Where the run lives below the root; else `demo`, or the source's name."),
     ):
         command = option(command)
     return command
+
+
+def settings_options(command: Command) -> Command:
+    """Adds --project, --profile, --config and --set to a verb."""
+    project = click.option("--project", metavar="NAME", help="Where the run lives below the root; else `demo`, or the source's name.")
+    return project(root_options(command))
 
 
 def source_options(command: Command) -> Command:

@@ -157,4 +157,4 @@ def test_a_killed_driver_takes_ray_along(tmp_path: Path, repository: Path):
     assert processes_of(str(folder)) == []
     assert folder.exists()
     assert session._is_abandoned(folder)
-    session._remove(folder)
+    session.remove_folder(folder)
