@@ -295,6 +295,8 @@ class Cluster(Section):
     use_gpu: bool
     num_cpus: Count
     object_store_bytes: Positive
+    price_per_core_hour: Annotated[float, Field(ge=0.0)] | None
+    price_per_gpu_hour: Annotated[float, Field(ge=0.0)] | None
     storage: str | None
 
     @model_validator(mode="after")

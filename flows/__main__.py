@@ -16,6 +16,7 @@ VERBS = {
     "run": "Footage to a promoted model: do what is stale, skip the rest.",
     "generate": "A prompt to a video file.",
     "plan": "Say what `kinora run` would do, without doing it.",
+    "status": "Say what a run is doing; -w follows it.",
     "show": "Print settings, funnel, clips or models.",
     "promote": "Make the candidate the champion by hand.",
     "rollback": "Make the previous champion the champion again.",

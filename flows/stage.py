@@ -20,6 +20,7 @@ from components.config import load_config
 from components.jobs.run import Outcome, Run, unseen
 from components.jobs.stage import run_stage
 from components.store.project import Project, project_name
+from flows.announce import announced, publish_spent
 from flows.progress import stage_progress
 
 SKIPPED = "Skipped"
@@ -66,6 +67,7 @@ def publish(outcome: Outcome) -> None:
 def run_stages(run: Run, stages: Sequence[str]) -> list[Outcome]:
     """Runs stages one after another as tasks of the flow that calls this."""
     answers: list[Any] = [run_stage_task.with_options(name=stage)(run, stage) for stage in stages]
+    publish_spent(run, [stage for stage, answer in zip(stages, answers, strict=True) if isinstance(answer, Outcome)])
     return [_outcome(run, stage, answer) for stage, answer in zip(stages, answers, strict=True)]
 
 
@@ -85,7 +87,7 @@ def opened_run(
     config = load_config(profile, tuple(overrides or ()))
     name = project_name(project or (Path(source).resolve().name if source else "demo"))
     place = Project(Path(config.root), name, config.cluster.storage)
-    with ray_when_needed(), temporary_settings(QUICK_SUBFLOWS):
+    with announced(place), ray_when_needed(), temporary_settings(QUICK_SUBFLOWS):
         yield Run(
             config=config,
             project=place,

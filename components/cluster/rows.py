@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
+from components.cluster.reserved import hold
+
 logger = logging.getLogger("kinora")
 
 MAX_RESTARTS = 4
@@ -64,6 +66,7 @@ def map_batches(
     import ray
 
     actors = _start(cls, args, num_actors, cpus_per_actor, gpus_per_actor)
+    release = hold(len(actors) * cpus_per_actor, len(actors) * gpus_per_actor)
     source, exhausted, in_flight = enumerate(batches), False, 0
     # an actor is given batches only once it stands, so none waits for an actor that finds no room
     waiting: dict[Any, tuple[Any, int | None]] = {actor.build.remote(): (actor, None) for actor in actors}
@@ -87,6 +90,7 @@ def map_batches(
             if index is not None:
                 yield index, result
     finally:
+        release()
         # one that still loads its weights ends by itself, as nobody holds it any more: killed, it would be started again and complain
         loading = {actor for actor, index in waiting.values() if index is None}
         for actor in actors:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from components.cluster import ahead
+from components.cluster.reserved import hold
 from components.cluster.session import LOCAL_ENVIRONMENT, ray_is_local
 
 logger = logging.getLogger("kinora")
@@ -94,10 +95,14 @@ def fit(
     )
     ray_train.start()
     tail = _Tail(metrics_file)
-    while ray_train.is_alive():
-        ray_train.join(TAIL_SECONDS)
-        for step, metrics in tail.new_lines():
-            on_metrics(step, metrics)
+    release = hold(num_workers * cpus_per_worker, num_workers if use_gpu else 0)
+    try:
+        while ray_train.is_alive():
+            ray_train.join(TAIL_SECONDS)
+            for step, metrics in tail.new_lines():
+                on_metrics(step, metrics)
+    finally:
+        release()
     for step, metrics in tail.new_lines():
         on_metrics(step, metrics)
     _raise_error(outcome, entry, folder)

@@ -26,6 +26,7 @@ def curate(run: Run, freshness: Freshness) -> dict[str, Any]:
     clips = tables.clips(run.project)
     _measure(run, clips)
     settings = run.config.curate
+    run.progress(0, clips.count(), "clips decided upon")
     rows = clips.read(["clip_id", "video_id", "crop", "truth", "label_by", "label_caption", "perceptual_hash", *MEASURES])
     duplicates = find_duplicates(rows, settings.max_duplicate_difference)
     unseen = {row["video_id"] for row in rows if row["truth"] and json.loads(row["truth"])["unseen"]}
@@ -42,6 +43,7 @@ def curate(run: Run, freshness: Freshness) -> dict[str, Any]:
         for row in rows
     ]
     clips.update(decided)
+    run.progress(len(decided), len(decided), "clips decided upon")
     kept = [row for row in decided if row["keep"]]
     if not kept:
         reasons = Counter(row["drop_reason"] for row in decided)

@@ -93,8 +93,33 @@ def _stages(run: Run, outcomes: Sequence[Outcome]) -> list[data.StageRow]:
         ran = stage in now and now[stage].action == "run"
         seconds = now[stage].seconds if ran else (record or {}).get("seconds")
         amount, said = str(result.get("amount", "")), str(result.get("summary", ""))
-        rows.append(data.StageRow(stage, spec.title, seconds, amount, said, "done" if ran else "fresh"))
+        spent = _spent(run, record or {})
+        rows.append(data.StageRow(stage, spec.title, seconds, amount, said, "done" if ran else "fresh", spent))
     return rows
+
+
+def _spent(run: Run, record: Mapping[str, Any]) -> data.Spending | None:
+    """What a stage cost when it ran last, by the prices that are set now."""
+    spent = record.get("spent")
+    if spent is None:
+        return None
+    prices, hours = run.config.cluster, {name: spent[f"{name}_seconds"] / 3600 for name in ("core", "gpu")}
+    costs = [
+        hours[name] * price
+        for name, price in (("core", prices.price_per_core_hour), ("gpu", prices.price_per_gpu_hour))
+        if price is not None
+    ]
+    return data.Spending(
+        work_seconds=spent["work_seconds"],
+        core_seconds=spent["core_seconds"],
+        gpu_seconds=spent["gpu_seconds"],
+        num_bytes=spent["num_bytes"],
+        reserved=spent["reserved"],
+        useful_steps=spent.get("useful_steps", 0),
+        repeated_steps=spent.get("repeated_steps", 0),
+        all_seconds=spent["seconds_of_all_attempts"],
+        cost=sum(costs) if costs else None,
+    )
 
 
 def _funnel(run: Run) -> list[data.FunnelStep]:

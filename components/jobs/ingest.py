@@ -7,6 +7,7 @@ from typing import Any
 from components.cluster.rows import map_batches
 from components.ingest.scenes import SplitVideo
 from components.ingest.sources import Source, find_sources, require_accepted
+from components.jobs.rows import announced
 from components.jobs.run import Run
 from components.operations.freshness import Freshness
 from components.store import tables
@@ -71,7 +72,8 @@ def _commits(run: Run, todo: Sequence[Source]) -> Iterator[list[dict[str, Any]]]
     waiting: list[dict[str, Any]] = refused
     batches = [readable[at : at + FILES_PER_BATCH] for at in range(0, len(readable), FILES_PER_BATCH)]
     caption = run.config.caption
-    for _, split in map_batches(SplitVideos, (run.config,), batches, num_actors=caption.num_actors, cpus_per_actor=caption.cpus_per_actor):
+    begun = announced(batches, lambda: run.progress(0, len(todo), "files split into scenes and clips"))
+    for _, split in map_batches(SplitVideos, (run.config,), begun, num_actors=caption.num_actors, cpus_per_actor=caption.cpus_per_actor):
         waiting += split
         if sum(len(entry["clips"]) for entry in waiting) >= CLIPS_PER_COMMIT:
             yield waiting

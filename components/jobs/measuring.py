@@ -20,7 +20,7 @@ from components.jobs.actors import ReconstructActor, SampleActor
 from components.jobs.caption import READS as CAPTION_READS
 from components.jobs.caption import CaptionRows
 from components.jobs.evidence import captioner_evidence, text_to_video_evidence, vae_evidence
-from components.jobs.rows import with_videos
+from components.jobs.rows import announced, with_videos
 from components.jobs.run import Run
 from components.jobs.samples import evenly
 from components.media.read import decode_clip
@@ -125,7 +125,7 @@ def sample(run: Run, conditions: Conditions, folder: Path, on_batch: Callable[[F
     answers = map_batches(
         SampleActor,
         (run.config, str(folder), conditions.preset, conditions.sharp_at),
-        batches,
+        announced(batches, lambda: run.progress(0, len(prompts), "samples generated and measured")),
         num_actors=min(encode.num_actors, len(batches)),
         cpus_per_actor=encode.cpus_per_actor,
         gpus_per_actor=encode.gpus_per_actor,
@@ -143,16 +143,26 @@ def evaluation_of(run: Run, conditions: Conditions, found: Found, ceiling: dict[
     settings, moving = run.config.evaluate, conditions.real.moving
     fps, floor, sharp_at = Fraction(run.config.clip.fps), settings.min_motion, conditions.sharp_at
     rank = partial(suite.rank_degradations, fps=fps, min_motion=floor, sharp_at=sharp_at, count=settings.num_ranked_clips, names=MUST_RANK)
-    return suite.aggregate(
+    parts, note = 4, "parts of the evaluation added up"
+    run.progress(0, parts, note)
+    real = suite.score_clips(moving, fps=fps, min_motion=floor, sharp_at=sharp_at)
+    run.progress(1, parts, note)
+    ranking = rank([entry["frames"] for entry in found])
+    run.progress(2, parts, note)
+    real_ranking = rank(moving)
+    run.progress(3, parts, note)
+    evaluation = suite.aggregate(
         [entry["row"] for entry in found],
-        real=suite.score_clips(moving, fps=fps, min_motion=floor, sharp_at=sharp_at),
+        real=real,
         ceiling=ceiling,
         sharp_at=sharp_at,
-        ranking=rank([entry["frames"] for entry in found]),
-        real_ranking=rank(moving),
+        ranking=ranking,
+        real_ranking=real_ranking,
         bootstrap_samples=settings.bootstrap_samples,
         seed=settings.seed,
     )
+    run.progress(parts, parts, note)
+    return evaluation
 
 
 def evidence_of_samples(conditions: Conditions, weights: str, found: Found, evaluation: suite.Evaluation) -> dict[str, Any]:
@@ -170,12 +180,15 @@ def reconstruct(run: Run, conditions: Conditions, folder: Path) -> list[np.ndarr
     answers = map_batches(
         ReconstructActor,
         (str(folder), encode.device),
-        batches,
+        announced(batches, lambda: run.progress(0, len(frames), "held-out clips reconstructed")),
         num_actors=min(encode.num_actors, len(batches)),
         cpus_per_actor=encode.cpus_per_actor,
         gpus_per_actor=encode.gpus_per_actor,
     )
-    done = dict(answers)
+    done: dict[int, Any] = {}
+    for at, clips in answers:
+        done[at] = clips
+        run.progress(sum(map(len, done.values())), len(frames), "held-out clips reconstructed")
     return [clip for at in sorted(done) for clip in done[at]]
 
 

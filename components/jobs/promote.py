@@ -27,7 +27,12 @@ KINDS: dict[
 
 def promote(run: Run, freshness: Freshness) -> dict[str, Any]:
     """Registers what this run trained and evaluated, and moves `champion` where the gate says so."""
-    decided = [entry for kind in KINDS if (entry := _decide(run, kind)) is not None]
+    decided = []
+    for at, kind in enumerate(KINDS):
+        run.progress(at, len(KINDS), "models judged")
+        if (entry := _decide(run, kind)) is not None:
+            decided.append(entry)
+    run.progress(len(KINDS), len(KINDS), "models judged")
     champion = next((entry for entry in decided if entry["kind"] == "text-to-video"), None)
     promoted = bool(champion and champion["outcome"] in ("promote", "champion"))
     beside = champion.pop("beside_champion", {}) if champion else {}

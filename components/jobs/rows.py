@@ -46,7 +46,7 @@ def map_rows(
     answers = map_batches(
         stage,
         arguments,
-        batches,
+        announced(batches, lambda: run.progress(0, total, note)),
         num_actors=actors.num_actors,
         cpus_per_actor=actors.cpus_per_actor,
         gpus_per_actor=actors.gpus_per_actor if on_gpu else 0.0,
@@ -60,6 +60,12 @@ def map_rows(
         run.progress(done, total, note)
     if waiting:
         write(waiting)
+
+
+def announced(batches: Iterable[Any], begin: Callable[[], None]) -> Iterator[Any]:
+    """Passes batches on, and calls `begin` when the first one is asked for: an actor stands, and work begins."""
+    begin()
+    yield from batches
 
 
 def with_videos(table: Table, columns: Sequence[str], batches: Iterable[Sequence[str]]) -> Iterator[Rows]:

@@ -7,7 +7,10 @@ from importlib import import_module
 from typing import Any
 
 from components.jobs.run import Outcome, Run, timed
+from components.jobs.watched import Watched
 from components.operations.freshness import assess, stage_settings
+from components.operations.history import remember
+from components.operations.running import note_skip
 from components.stages import STAGES, TRAIN_STAGES
 from components.store import mirror
 
@@ -44,21 +47,26 @@ def run_stage(run: Run, stage: str, ready: Callable[[], None] = at_once) -> Outc
         if before.fresh:
             mirror.push(run.project)  # what an earlier push could not
             record = run.project.record(stage) or {}
+            note_skip(run.project, stage, before.why)
             return Outcome(stage, "skip", before.why, 0.0, record.get("result", {}))
         body: Callable[..., dict[str, Any]] = getattr(import_module(BODIES[stage]), stage)
-        ready()
-        result, seconds = timed(lambda: body(run, before))
+        with Watched(run, stage, before) as watched:
+            ready()
+            result, seconds = timed(lambda: body(watched.run, before))
         record = {
             "stage": stage,
             "title": STAGES[stage].title,
             "maker": before.maker,
+            "revision": STAGES[stage].revision,
             "settings": stage_settings(stage, run.config),
             "rows": before.rows,
             "rows_digest": before.rows_digest,
             "result": result,
             "seconds": seconds,
+            "spent": watched.spent(seconds, result),
             "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         run.project.write_record(stage, record)
+        remember(run.project, run.config, record)
         mirror.push(run.project)
         return Outcome(stage, "run", before.why, seconds, result)

@@ -4,23 +4,24 @@ A training never touches the registry; `promote` does.
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from components.caption.captioner import choose
 from components.caption.upsample import build_style
 from components.cluster.training import fit
-from components.config import Config
+from components.jobs.goodput import StepsTaken
 from components.jobs.run import Run
 from components.models.weights import DamagedFolderError, digest_folder
 from components.operations.freshness import Freshness, model_folder
+from components.operations.history import planned_steps
 from components.registry.lineage import TableRead, lineage_tags
 from components.registry.tracking import Run as TrackedRun
 from components.registry.tracking import Tracker
-from components.stages import STAGES
 from components.store import tables
 from components.store.filters import TRAINING
-from components.train.context import fitted_steps, read_metrics
+from components.train.context import read_metrics, read_starts
 
 ENTRIES = {
     "train_captioner": "components.train.captioner_job:run",
@@ -54,7 +55,7 @@ def _train(run: Run, stage: str, freshness: Freshness, extra: Mapping[str, Any])
     config, project = run.config, run.project
     checkpoints, export = project.checkpoints(stage, freshness.key), project.model(stage, freshness.key)
     metrics_file = checkpoints / "metrics.jsonl"
-    steps = _steps(config, stage, freshness.rows)
+    steps, starts = planned_steps(config, stage, freshness.rows), len(read_starts(metrics_file))
     tracked = Tracker(project).run(stage, freshness.key)
     tracked.log_params(config.model_dump(mode="json"))
     tracked.tag(_lineage(run, stage, freshness))
@@ -100,17 +101,11 @@ def _train(run: Run, stage: str, freshness: Freshness, extra: Mapping[str, Any])
         "amount": f"{steps} steps" if extra.get("mode", "train") == "train" else "",
         "weights": digest_folder(export),
         "metrics": str(metrics_file),
+        "steps": asdict(StepsTaken.of(metrics_file, starts, steps)),
         "last": last,
         "run_id": tracked.run_id,
         "show": {"images": pictures} if pictures else {},
     }
-
-
-def _steps(config: Config, stage: str, clips: int) -> int:
-    """Answers how many steps a training will take: for few clips, fewer than are set."""
-    settings = getattr(config, STAGES[stage].sections[0])
-    most = getattr(settings, "max_epochs", None)
-    return settings.steps if most is None else fitted_steps(settings.steps, most, settings.batch_size, clips)
 
 
 class _NewFiles:

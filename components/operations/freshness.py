@@ -27,6 +27,7 @@ READ_ROWS: dict[str, tuple[str | None, tuple[str, ...]]] = {
     "train_dit": (TRAINING, ("latents_by", "text_embeds_by")),
     "evaluate": (HELD_OUT, ("clip_by", "caption_by")),
 }
+NEW_WITHOUT = {"curate": "curated_by", "caption": "caption_by", "encode": "latents_by"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Freshness:
         rows: how many rows it reads (ingest: files).
         rows_digest: the digest of their keys and `_by` columns (ingest: of the listing of the source).
         key: of a training: names its checkpoints and its model; other rows or another maker give another key.
+        left: how many rows are left to do, all that is read when a stage works on the whole.
         stale: of a row stage: the keys left to do, by what is to be written for them.
     """
 
@@ -48,12 +50,13 @@ class Freshness:
     rows: int
     rows_digest: str
     key: str
+    left: int
     stale: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def todo(self) -> int:
-        """How many rows are left to do; all that is read when a stage works on the whole."""
-        return max((len(keys) for keys in self.stale.values()), default=0 if self.fresh else self.rows)
+        """How many rows a run will work on."""
+        return 0 if self.fresh else self.left
 
 
 def assess(stage: str, config: Config, project: Project, source: Path | None = None, manifest: Path | None = None) -> Freshness:
@@ -61,22 +64,27 @@ def assess(stage: str, config: Config, project: Project, source: Path | None = N
     now = stage_maker(stage, config, project)
     rows, rows_now = _rows(stage, config, project, source, manifest)
     stale = stale_rows(stage, config, project)
+    left = max((len(keys) for keys in stale.values()), default=rows)
+    if stage == "ingest":
+        left = _files_left(now, rows, config, project, source, manifest)
     record = finished(stage, project)
     if record is None:
-        fresh, why = False, "it has not finished yet"
+        part = f", {rows - left} of {rows} rows are done" if 0 < left < rows else ""
+        fresh, why = False, f"it has not finished yet{part}"
     elif record["maker"] != now:
-        fresh, why = False, changed_settings(stage, config, record)
+        fresh, why = False, what_changed(stage, config, project)
     elif (gone := _missing(stage, project)) is not None:
         fresh, why = False, gone
     elif stage in TRAIN_STAGES:
         fresh, why = _trained(stage, config, record, rows, rows_now)
-    elif left := max((len(keys) for keys in stale.values()), default=0):
-        fresh, why = False, f"{left} of {rows} rows are new or stale"
+    elif any(stale.values()):
+        fresh, why = False, _new_or_stale(stage, project, stale)
     elif record["rows_digest"] != rows_now:
-        fresh, why = False, "the footage changed" if stage == "ingest" else "the rows it reads changed"
+        files = _counted(left, "new or changed file") or "the footage changed"
+        fresh, why = False, files if stage == "ingest" else "the rows it reads changed"
     else:
         fresh, why = True, "nothing changed"
-    return Freshness(stage, fresh, why, now, rows, rows_now, training_key(now, rows_now), stale)
+    return Freshness(stage, fresh, why, now, rows, rows_now, training_key(now, rows_now), left, stale)
 
 
 def finished(stage: str, project: Project) -> dict[str, Any] | None:
@@ -174,15 +182,21 @@ def _stale_captions(clips: tables.Table, config: Config, project: Project) -> li
     return clips.keys(f"{lent} OR ((lent IS DISTINCT FROM true) AND {made} AND {KEPT})")
 
 
-def changed_settings(stage: str, config: Config, record: dict[str, Any]) -> str:
-    """Says which setting of a stage changed since its record, or that something it stands on did."""
-    settings = config.model_dump(mode="json")
-    then = record.get("settings", {})
+def what_changed(stage: str, config: Config, project: Project) -> str:
+    """Says why another maker would make a stage's output now: its code, a setting of it, or what it stands on."""
+    record = finished(stage, project) or {}
+    revision = STAGES[stage].revision
+    if record.get("revision", revision) != revision:
+        return f"its code changed, revision {revision} now and {record['revision']} then"
+    settings, then = config.model_dump(mode="json"), record.get("settings", {})
     for section in STAGES[stage].sections:
         for name, value in settings[section].items():
             if section in then and then[section].get(name) != value:
                 return f"`{section}.{name}` is {value}, was {then[section].get(name)}"
-    return "what it is made with changed"
+    for above in STAGES[stage].upstream:
+        if (finished(above, project) or {}).get("maker") != stage_maker(above, config, project):
+            return f"`{above}` changed: {what_changed(above, config, project)}"
+    return "what it stands on was made anew" if STAGES[stage].upstream else "what it is made with changed"
 
 
 def stage_settings(stage: str, config: Config) -> dict[str, Any]:
@@ -215,6 +229,30 @@ def _listing(config: Config, source: Path | None, manifest: Path | None) -> tupl
     return len(found), listing_digest(found)
 
 
+def _files_left(maker_now: str, files: int, config: Config, project: Project, source: Path | None, manifest: Path | None) -> int:
+    """Answers how many files of the source were not read yet as they are now, or were read by another maker."""
+    known = tables.videos(project).read(["uri", "stat", "status", "places", "ingested_by"]) if tables.exists(project, "videos") else []
+    read = [row for row in known if row["ingested_by"] == maker_now and row["status"] != "missing"]
+    if source is None:
+        return max(0, files - len(read))
+    from components.ingest.sources import list_sources
+
+    places = {place: None if place != row["uri"] else row["stat"] for row in read for place in row["places"]}
+    found = [entry for entry in list_sources(source, manifest, config.footage) if entry.status != "missing"]
+    return sum(entry.uri not in places or places[entry.uri] not in (None, entry.stat) for entry in found)
+
+
+def _new_or_stale(stage: str, project: Project, stale: dict[str, list[str]]) -> str:
+    """Says how many clips were never done, and how many were by another maker or as something else."""
+    column, left = NEW_WITHOUT[stage], max(stale.values(), key=len)
+    new = len(set(left).intersection(tables.clips(project).keys(f"{column} IS NULL")))
+    return ", ".join(filter(None, (_counted(new, "new clip"), _counted(len(left) - new, "stale clip"))))
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}" if count else ""
+
+
 def _missing(stage: str, project: Project) -> str | None:
     if stage == "ingest" and not (tables.exists(project, "videos") and tables.exists(project, "clips")):
         return "its tables are gone"
@@ -231,7 +269,8 @@ def _trained(stage: str, config: Config, record: dict[str, Any], rows: int, rows
     share = getattr(config, STAGES[stage].sections[0]).retrain_when_grown_by
     due = retrain_at(int(record["rows"]), share)
     if share == 0.0 or rows >= due or record["result"].get("weights") == "":
-        return False, f"the rows it reads changed, {record['rows']} then and {rows} now"
+        new = _counted(max(0, rows - int(record["rows"])), "new clip") or "the rows it reads changed"
+        return False, f"{new}, {record['rows']} then and {rows} now"
     return True, f"the model serves; a retrain is due at {due} rows, now {rows}"
 
 

@@ -1,6 +1,7 @@
-"""What a run would do, before anything heavy starts: run or skip, why, how many rows, how long, from which checkpoint."""
+"""What a run would do, before anything heavy starts: run or skip, why, how many rows, how long, how much disk, from which checkpoint."""
 
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 from components.config import Config
 from components.operations.freshness import Freshness, assess, finished
+from components.operations.history import expected, planned_steps
 from components.stages import STAGES, TRAIN_STAGES
 from components.store.project import Project
 
@@ -29,13 +31,14 @@ class SourceSpec:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """What a run would do with one stage; seconds_expected is null without history."""
+    """What a run would do with one stage; what is expected is null without history."""
 
     stage: str
     action: str  # run or skip
     why: str
     rows: int  # to work on; 0 when skipped
     seconds_expected: float | None
+    bytes_expected: int | None
     resumes_from: str | None
 
     def as_dict(self) -> dict[str, Any]:
@@ -50,20 +53,22 @@ def plan(config: Config, project: Project, source: SourceSpec, stages: Sequence[
     """
     plans: dict[str, StagePlan] = {}
     changed: set[str] = set()  # stages whose output will be made by another maker, or anew
+    grown = 0.0  # by which share of what there is new footage adds to it
     for stage in stages:
         found = assess(stage, config, project, source.folder, source.manifest)
         above = [name for name in STAGES[stage].upstream if name in plans and plans[name].action == "run"]
         runs, why = _decide(stage, found, above, changed)
-        if runs and _makes_anew(stage, found, project, above, changed):
+        if not runs:
+            plans[stage] = StagePlan(stage, "skip", why, 0, None, None, None)
+            continue
+        anew = bool(changed.intersection(above))
+        if _makes_anew(stage, found, project, anew):
             changed.add(stage)
-        plans[stage] = StagePlan(
-            stage=stage,
-            action="run" if runs else "skip",
-            why=why,
-            rows=found.todo if runs else 0,
-            seconds_expected=_seconds(found, project) if runs else None,
-            resumes_from=newest_step(project.checkpoints(stage, found.key)) if runs and stage in TRAIN_STAGES else None,
-        )
+        elif stage == "ingest":
+            grown = found.left / max(1, found.rows - found.left)
+        checkpoint = newest_step(project.checkpoints(stage, found.key)) if stage in TRAIN_STAGES else None
+        takes = expected(project, config, stage, _work(stage, config, found, checkpoint, anew, grown))
+        plans[stage] = StagePlan(stage, "run", why, found.todo, takes.seconds, takes.num_bytes, checkpoint)
     return list(plans.values())
 
 
@@ -71,6 +76,39 @@ def newest_step(folder: Path) -> str | None:
     """Answers the name of the newest finished checkpoint of a training, judged by its manifest being there."""
     whole = [place.parent.name for place in folder.glob("step_*/manifest.json") if STEP_FOLDER.fullmatch(place.parent.name)]
     return max(whole, key=lambda name: int(name.removeprefix("step_")), default=None)
+
+
+def short_of_disk(plans: Sequence[StagePlan], project: Project) -> str | None:
+    """Says in a sentence that what the stages will likely write does not fit on the disk; None where it does, or nothing is known."""
+    needed, free = sum(stage.bytes_expected or 0 for stage in plans), free_bytes(project.folder)
+    if needed <= free:
+        return None
+    first, before = "", 0
+    for stage in plans:
+        before += stage.bytes_expected or 0
+        if before > free:
+            first = stage.stage
+            break
+    return (
+        f"the run will likely write {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free in `{project.root}`, "
+        f"so the disk will be full in `{first}`; hint: free some space, or `--set root=FOLDER` on another disk"
+    )
+
+
+def free_bytes(folder: Path) -> int:
+    """Answers how much is free where a folder is, or will be."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def _work(stage: str, config: Config, found: Freshness, checkpoint: str | None, anew: bool, grown: float) -> int:
+    """Answers how many rows, or steps of a training, are to be done: after new footage those that it will likely bring too."""
+    if stage in TRAIN_STAGES:
+        steps = planned_steps(config, stage, round(found.rows * (1.0 + grown)))
+        return max(0, steps - int((checkpoint or "step_0").removeprefix("step_")))
+    return found.rows if anew else found.todo + (round(found.rows * grown) if stage != "ingest" else 0)
 
 
 def _decide(stage: str, found: Freshness, above: list[str], changed: set[str]) -> tuple[bool, str]:
@@ -83,15 +121,7 @@ def _decide(stage: str, found: Freshness, above: list[str], changed: set[str]) -
     return True, f"after `{above[-1]}`"
 
 
-def _makes_anew(stage: str, found: Freshness, project: Project, above: list[str], changed: set[str]) -> bool:
+def _makes_anew(stage: str, found: Freshness, project: Project, anew: bool) -> bool:
     """Answers whether what stands on this stage is made by somebody else afterwards, and not only joined by new rows."""
     record = finished(stage, project)
-    return stage in TRAIN_STAGES or record is None or record["maker"] != found.maker or bool(changed.intersection(above))
-
-
-def _seconds(found: Freshness, project: Project) -> float | None:
-    record = finished(found.stage, project)
-    if record is None or "seconds" not in record:
-        return None
-    share = found.todo / max(1, int(record["rows"])) if found.stale and found.todo else 1.0
-    return float(record["seconds"]) * min(1.0, share)
+    return stage in TRAIN_STAGES or record is None or record["maker"] != found.maker or anew

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from components.media.write import replacing
-from components.report import judged, sections
+from components.report import judged, sections, spent
 from components.report.data import ReportData
 from components.report.page import page, text
 
@@ -17,6 +17,7 @@ ORDER: dict[str, tuple[str, Callable[[ReportData], str]]] = {  # id of the secti
     "following": ("Following", judged.following),
     "consistency": ("Consistency", judged.consistency),
     "stages": ("Stages", sections.stages),
+    "spent": ("Cost", spent.spent),
     "footage": ("Footage", sections.footage),
     "captions": ("Captions", sections.captions),
     "reconstructions": ("Reconstructions", sections.reconstructions),

@@ -39,8 +39,32 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Spending:
+    """What a stage cost.
+
+    Attributes:
+        work_seconds: from its first row or step to its last.
+        core_seconds: busy ones of all its processes, or, where `reserved`, those held in a cluster.
+        num_bytes: what it left on the disk.
+        useful_steps, repeated_steps: of a training, those that brought it on and those taken again after a kill.
+        all_seconds: wall time of all attempts at it.
+        cost: by the prices that are set; None without one.
+    """
+
+    work_seconds: float
+    core_seconds: float
+    gpu_seconds: float = 0.0
+    num_bytes: int = 0
+    reserved: bool = False
+    useful_steps: int = 0
+    repeated_steps: int = 0
+    all_seconds: float = 0.0
+    cost: float | None = None
+
+
+@dataclass(frozen=True)
 class StageRow:
-    """One stage of the run: how long, how much, what came out."""
+    """One stage of the run: how long, how much, what came out, what it cost."""
 
     name: str
     title: str
@@ -48,6 +72,7 @@ class StageRow:
     amount: str = ""  # 4000 clips, 1000 steps
     result: str = ""
     status: str = "done"  # done, fresh, failed
+    spent: Spending | None = None
 
 
 @dataclass(frozen=True)

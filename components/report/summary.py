@@ -11,11 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from components.report.data import Figure, ReportData, StageRow
-from components.report.words import bar_text, duration, interval_text, number
+from components.report.spent import total
+from components.report.words import bar_text, duration, interval_text, number, size
 from components.store.project import write_json
 
 NAME = "summary.json"
 SECONDS = "seconds_"
+COSTS = ("work_seconds", "core_seconds", "gpu_seconds", "num_bytes", "cost")
 EXTRAS = ("low", "high", "chance", "ceiling")
 
 
@@ -29,6 +31,12 @@ def summary(figures: Sequence[Figure], stages: Sequence[StageRow] = ()) -> dict[
         found[figure.name] |= {extra: value for extra in EXTRAS if (value := getattr(figure, extra)) is not None}
     for stage in stages:
         found[SECONDS + stage.name] = {"value": stage.seconds, "bar": None, "holds": None}
+        if stage.spent is not None:
+            costs = {name: getattr(stage.spent, name) for name in COSTS}
+            if stage.spent.useful_steps and stage.spent.all_seconds:
+                costs["useful_steps_a_second"] = stage.spent.useful_steps / stage.spent.all_seconds
+            named = {f"{name}_{stage.name}": value for name, value in costs.items() if value is not None}
+            found |= {name: {"value": value, "bar": None, "holds": None} for name, value in named.items()}
     return found
 
 
@@ -43,7 +51,7 @@ def summary_lines(data: ReportData) -> list[RenderableType]:
     """What the terminal shows at the end: stages, figures, verdicts, where things lie, and what to type next."""
     lines: list[RenderableType] = []
     if data.stages:
-        lines += [_stages(data), ""]
+        lines += [_stages(data), *_spent(data), ""]
     if data.figures:
         lines += [_figures(data.figures), ""]
     for verdict in data.verdicts:
@@ -70,6 +78,22 @@ def _stages(data: ReportData) -> Table:
     if data.total_seconds is not None:
         table.add_row("all", duration(data.total_seconds), "", "", style="bold")
     return table
+
+
+def _spent(data: ReportData) -> list[Text]:
+    """One line of what all stages cost."""
+    seconds = sum(stage.seconds or 0.0 for stage in data.stages if stage.spent is not None)
+    if not seconds:
+        return []
+    whole = total(data.stages)
+    said = [f"{number(round(whole.core_seconds))} core-seconds" + (" reserved" if whole.reserved else "")]
+    said += [f"{number(round(whole.gpu_seconds))} GPU-seconds"] if whole.gpu_seconds else []
+    said += [
+        f"{size(whole.num_bytes)} written",
+        f"{number(min(1.0, whole.work_seconds / seconds), '%')} of the stages' time was work on rows and steps",
+    ]
+    said += [f"cost {whole.cost:.2f}"] if whole.cost is not None else []
+    return [Text(f"spent: {', '.join(said)}", style="dim")]
 
 
 def _figures(figures: Sequence[Figure]) -> Table:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from components.report.data import Figure
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from components.report.data import Figure
 
 
 def duration(seconds: float | None) -> str:
@@ -38,6 +41,15 @@ def number(value: float | None, unit: str = "") -> str:
     else:
         text = f"{value:.1e}"
     return f"{text} {unit}".strip()
+
+
+def size(num_bytes: float) -> str:
+    """Says an amount of bytes: 312 KiB, 1.4 GiB."""
+    if num_bytes < 1024:
+        return f"{num_bytes:.0f} bytes"
+    power = next((power for power in (1, 2, 3) if num_bytes < 1024 ** (power + 1)), 4)
+    amount = num_bytes / 1024**power
+    return f"{amount:.{0 if amount >= 9.95 else 1}f} {('KiB', 'MiB', 'GiB', 'TiB')[power - 1]}"
 
 
 def bar_text(figure: Figure) -> str:

@@ -67,6 +67,7 @@ def train_captioner(
     first = _resume(model, optimizer, checkpoints)
     called = context.wrap(model)
     skipped = SkippedSteps("captioner")
+    context.begin(first)
     for step, batch in zip(range(first, settings.steps), batches(first), strict=False):
         scale = cosine_schedule(step, settings.steps, settings.warmup_steps)
         rate = set_learning_rate(optimizer, scale)

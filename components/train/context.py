@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ class TrainContext:
         report: report(step, metrics) keeps one line a step; call it before a checkpoint of the same step is saved.
         wrap: wrap(model) answers what to call in the forward pass (DDP when world_size > 1); the model itself keeps the
             parameters, names and state.
+        begin: begin(step) notes that a worker takes its first step now, after so many that a checkpoint had.
     """
 
     rank: int
@@ -31,6 +33,7 @@ class TrainContext:
     threads: int
     report: Callable[[int, Mapping[str, float]], None]
     wrap: Callable[["nn.Module"], "nn.Module"]
+    begin: Callable[[int], None] = lambda step: None
 
     @classmethod
     def local(cls, folder: Path, device: str = "cpu", threads: int = 1) -> "TrainContext":
@@ -42,8 +45,10 @@ def of_worker(
     rank: int, world_size: int, device: str, threads: int, metrics_file: Path, wrap: Callable[["nn.Module"], "nn.Module"]
 ) -> TrainContext:
     """Answers the context of one worker; rank 0 reports to the metrics file, the others to nobody."""
-    report = MetricsFile(Path(metrics_file)).append if rank == 0 else nothing_to_report
-    return TrainContext(rank, world_size, device, threads, report, wrap)
+    if rank != 0:
+        return TrainContext(rank, world_size, device, threads, nothing_to_report, wrap)
+    metrics = MetricsFile(Path(metrics_file))
+    return TrainContext(rank, world_size, device, threads, metrics.append, wrap, metrics.begin)
 
 
 def fitted_steps(steps: int, max_epochs: int, batch_size: int, clips: int) -> int:
@@ -61,6 +66,13 @@ class MetricsFile:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self._last_step: int | None = None
+
+    def begin(self, step: int) -> None:
+        """Notes beside the file when a worker takes its first step, after how many, and how far an earlier one had come."""
+        reached = max((past for past, _ in read_metrics(self.path)), default=step)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with starts_file(self.path).open("a") as handle:
+            handle.write(json.dumps({"step": step, "reached": max(step, reached), "at": time.time()}) + "\n")
 
     def append(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes the line of a step; a step that is not after the last one is left as it was written first."""
@@ -94,5 +106,33 @@ def read_metrics(path: Path) -> list[tuple[int, dict[str, float]]]:
             metrics = json.loads(line)
             found.append((int(metrics.pop("step")), metrics))
         except (ValueError, KeyError, AttributeError):
+            continue
+    return found
+
+
+@dataclass(frozen=True)
+class Start:
+    """A worker's first step: how many it began with, how many an earlier one had reported, and when, seconds since the epoch."""
+
+    step: int
+    reached: int
+    at: float
+
+
+def starts_file(metrics_file: Path) -> Path:
+    return Path(metrics_file).with_name("starts.jsonl")
+
+
+def read_starts(metrics_file: Path) -> list[Start]:
+    """Answers every start of a training's workers, in order."""
+    found = []
+    try:
+        lines = starts_file(metrics_file).read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    for line in lines:
+        try:
+            found.append(Start(**json.loads(line)))
+        except (ValueError, TypeError):  # a line cut by a kill
             continue
     return found

@@ -72,6 +72,7 @@ def train_dit(
     model.train()
     empty_prompt = empty_prompt.to(device)
     tally, skipped = _Tally(), SkippedSteps("dit")
+    context.begin(first)
     for step, batch in zip(range(first, settings.steps), batches(first), strict=False):
         generator = torch.Generator().manual_seed(seed_of(settings.seed, step))
         learning_rate = set_learning_rate(optimizer, linear_schedule(step, settings.steps, settings.warmup_steps))

@@ -64,6 +64,7 @@ def train_vae(
     first = _resume(checkpoints, model, average, optimizer)
     wrapped = context.wrap(model)
     skipped = SkippedSteps("vae")
+    context.begin(first)
     for step, batch in zip(range(first, settings.steps), batches(first), strict=False):
         generator = torch.Generator().manual_seed(seed_of(settings.seed, step))
         rate = set_learning_rate(optimizer, linear_schedule(step, settings.steps, settings.warmup_steps))

@@ -20,8 +20,9 @@ def plan(
     as_json: bool,
 ) -> None:
     """Say what `kinora run` would do, without doing it."""
-    from components.operations.plan import StagePlan
+    from components.operations.plan import StagePlan, free_bytes, short_of_disk
     from components.operations.plan import plan as plan_stages
+    from components.report.words import size
 
     asked = resolve(project, profile, config_file, overrides, source, manifest)
     plans = plan_stages(asked.config, asked.project, asked.source)
@@ -34,12 +35,28 @@ def plan(
     if not running:
         remark(f"project `{asked.project.name}` is up to date")
     elif len(known) == len(running):
-        remark(f"about {duration(sum(known))}, as long as these stages took before")
+        written, free = sum(stage.bytes_expected or 0 for stage in running), free_bytes(asked.project.folder)
+        remark(f"about {duration(sum(known))} and {size(written)} of disk, as these stages took before; {size(free)} are free")
+    if (short := short_of_disk(plans, asked.project)) is not None:
+        remark(f"warning: {short}")
 
 
 def print_plan(plans: "list[StagePlan]") -> None:  # type: ignore[name-defined] # noqa: F821
     """Prints stage plans as a table."""
+    from components.report.words import size
+
     print_table(
-        ("stage", "action", "rows", "expected", "resumes from", "why"),
-        [(stage.stage, stage.action, stage.rows or "", duration(stage.seconds_expected), stage.resumes_from, stage.why) for stage in plans],
+        ("stage", "action", "rows", "expected", "disk", "resumes from", "why"),
+        [
+            (
+                stage.stage,
+                stage.action,
+                stage.rows or "",
+                duration(stage.seconds_expected),
+                size(stage.bytes_expected) if stage.bytes_expected else "",
+                stage.resumes_from,
+                stage.why,
+            )
+            for stage in plans
+        ],
     )

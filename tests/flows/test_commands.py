@@ -136,6 +136,51 @@ def test_a_run_of_a_finished_project_says_so_and_starts_nothing(finished: Path) 
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
+def test_the_status_of_a_finished_project_lists_its_stages_and_one_that_never_ran_is_said_to_have_not(say: Say, finished: Path) -> None:
+    code, out, err = say("status", "--project", "films", "-w")
+    assert (code, err) == (0, "no run of project `films` is in progress\n")
+    assert [line.split()[0] for line in out.splitlines()[1 : 1 + len(STAGES)]] == list(STAGES)
+    assert "done before" in out
+    assert json.loads(say("status", "--project", "films", "--json")[1])["in_progress"] is False
+    code, out, err = say("status", "--project", "none")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: project `none` has not run yet in `runs`\nhint: ")
+
+
+def test_a_run_is_followed_in_plain_lines_until_it_is_killed_and_ctrl_c_leaves_it_alone(finished: Path) -> None:
+    """The run is a process that says of itself what a training says; the followers are the real command."""
+    script = (
+        "import sys; from pathlib import Path; from components.operations.running import Heartbeat, announced_run, stage_file\n"
+        "from components.store.project import Project; project = Project(Path('runs'), 'films')\n"
+        "with announced_run(project, 'train_vae', ['train_vae']):\n"
+        "    Heartbeat(stage_file(project, 'train_vae'), {'key': 'k'}, dict).say(done=4, total=10, note='loss 0.5')\n"
+        "    print('up', flush=True); sys.stdin.read()"
+    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": finished, "env": environment()}
+    command = [sys.executable, "-m", "flows", "status", "--project", "films", "-w"]
+    run = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, **pipes)
+    assert run.stdout is not None
+    assert run.stdout.readline() == "up\n"
+    followers = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    try:
+        for follower in followers:
+            assert follower.stdout is not None
+            assert follower.stdout.readline().startswith("train_vae running")
+        followers[0].send_signal(signal.SIGINT)
+        said = followers[0].communicate(timeout=60)[0]
+        assert (followers[0].returncode, "Traceback" in said) == (0, False)
+        assert run.poll() is None
+        run.kill()
+        said = followers[1].communicate(timeout=60)[0]
+        assert followers[1].returncode == 0
+        assert "train_vae killed 4/10 40 %" in said
+        assert said.splitlines()[-1].endswith("the same command resumes it")
+    finally:
+        for process in (run, *followers):
+            process.kill()
+            process.wait()
+
+
 def test_clips_are_shown_and_filtered(say: Say, finished: Path) -> None:
     code, out, err = say("show", "clips", "--project", "films", "--limit", "3")
     assert (code, len(out.splitlines())) == (0, 4)

@@ -9,8 +9,9 @@ import pytest
 
 from components.config import load_config
 from components.media.read import decode_clip
+from components.operations.history import read_history
 from components.registry.models import list_versions
-from components.stages import STAGES
+from components.stages import STAGES, TRAIN_STAGES
 from components.store.project import Project
 from components.store.tables import clips, samples, videos
 from flows.footage_to_model import STAGE_FLOWS, footage_to_model
@@ -34,6 +35,27 @@ def project(folder: Path) -> Project:
 
 def test_every_stage_leaves_a_record(project: Project) -> None:
     assert [stage for stage in STAGES if project.record(stage) is None] == []
+
+
+def test_every_stage_says_what_it_spent_and_what_its_own_work_was(project: Project) -> None:
+    spent = {stage: (project.record(stage) or {})["spent"] for stage in STAGES}
+    seconds = {stage: (project.record(stage) or {})["seconds"] for stage in STAGES}
+    assert all(0 < one["work_seconds"] <= seconds[stage] for stage, one in spent.items()), spent
+    assert all(one["core_seconds"] > 0 and not one["reserved"] and one["attempts"] == 1 for one in spent.values())
+    steps = {stage: (spent[stage]["useful_steps"], spent[stage]["repeated_steps"]) for stage in TRAIN_STAGES}
+    assert steps == dict.fromkeys(TRAIN_STAGES, (10, 0))
+    assert [line["worked"] for stage in STAGES for line in read_history(project, stage)] == [one["worked"] for one in spent.values()]
+    summary = json.loads((project.folder / "summary.json").read_text())
+    assert {f"core_seconds_{stage}" for stage in STAGES} <= set(summary)
+    assert "Time and cost" in (project.folder / "report.html").read_text()
+
+
+def test_the_run_is_known_to_be_over(folder: Path, project: Project) -> None:
+    done = kinora(folder, "status", "--profile", "test", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["run"]["state"], found["run"]["flow"], found["in_progress"]) == ("done", "footage_to_model", False)
+    assert {stage["state"] for stage in found["stages"]} == {"done"}
 
 
 def test_every_film_ends_as_a_row_and_every_kept_clip_has_caption_latents_and_text(project: Project) -> None:
@@ -108,6 +130,7 @@ def test_prefect_keeps_every_flow_and_what_it_showed(folder: Path) -> None:
         ("train-vae-reconstructions", "image"),
         ("evaluate-samples", "image"),
         ("promote-verdicts", "table"),
+        ("spent", "table"),
     } <= artifacts
     assert {(f"{stage.replace('_', '-')}-progress", "progress") for stage in STAGES} <= artifacts
 

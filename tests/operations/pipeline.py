@@ -6,6 +6,7 @@ from pathlib import Path
 from components.config import Config, load_config
 from components.models.weights import new_folder
 from components.operations.freshness import Freshness, assess, caption_maker, latents_maker, model_folder, text_maker
+from components.operations.history import planned_steps, remember
 from components.stages import STAGES, TRAIN_STAGES
 from components.store import tables
 from components.store.project import Project
@@ -77,9 +78,12 @@ class Pipeline:
             tables.samples(self.project)
 
     def record(self, stage: str, found: Freshness, **result: object) -> None:
-        self.project.write_record(
-            stage, {"maker": found.maker, "rows": found.rows, "rows_digest": found.rows_digest, "seconds": 10.0, "result": result}
-        )
+        worked = planned_steps(self.config, stage, found.rows) if stage in TRAIN_STAGES else found.todo
+        spent = {"worked": worked, "work_seconds": 10.0, "core_seconds": 15.0, "gpu_seconds": 0.0, "num_bytes": 1000}
+        record = {"stage": stage, "maker": found.maker, "rows": found.rows, "rows_digest": found.rows_digest, "seconds": 10.0}
+        record |= {"result": result, "spent": spent, "finished_at": "2026-11-26T12:00:00+0000"}
+        self.project.write_record(stage, record)
+        remember(self.project, self.config, record)
 
     def stale(self) -> list[str]:
         return [stage for stage in STAGES if not self.assess(stage).fresh]

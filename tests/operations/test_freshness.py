@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from components.operations.freshness import assess, stage_maker, training_key, weights_of
+from components.ingest.sources import list_sources
+from components.operations.freshness import assess, stage_maker, stage_settings, training_key, weights_of
 from components.stages import STAGES
 from components.store import tables
 from tests.operations.pipeline import Pipeline, settings
@@ -85,7 +86,7 @@ def test_one_new_clip_is_all_that_is_left_to_do_and_the_models_serve(done: Pipel
     done.run("caption")
     assert done.assess("encode").stale == {"latents": ["c090"], "text_embeds": ["c090"]}
     done.run("encode")
-    assert done.assess("train_dit").why == "the rows it reads changed, 40 then and 41 now"  # its share is 0
+    assert done.assess("train_dit").why == "1 new clip, 40 then and 41 now"  # its share is 0
 
 
 def test_a_training_is_due_once_its_rows_grew_by_more_than_the_share(done: Pipeline) -> None:
@@ -211,12 +212,12 @@ def test_a_new_file_of_the_source_is_seen(tmp_path: Path) -> None:
     assert pipeline.assess("ingest").fresh
     (footage / "b.mp4").write_bytes(b"two")
     found = pipeline.assess("ingest")
-    assert (found.fresh, found.why, found.rows) == (False, "the footage changed", 2)
+    assert (found.fresh, found.why, found.rows) == (False, "2 new or changed files", 2)
 
 
 def test_more_films_of_the_synthetic_world_are_seen(done: Pipeline) -> None:
     done.config = settings("world.num_films=13")
-    assert done.assess("ingest").why == "the footage changed"
+    assert done.assess("ingest").why == "16 new or changed files"  # the table of this project has none of them
 
 
 def test_a_stage_nobody_knows_is_refused(done: Pipeline) -> None:
@@ -224,3 +225,50 @@ def test_a_stage_nobody_knows_is_refused(done: Pipeline) -> None:
         stage_maker("dance", done.config, done.project)
     with pytest.raises(ValueError, match="not there"):
         assess("ingest", done.config, done.project, Path("/nowhere"))
+
+
+def test_new_clips_are_told_from_clips_that_another_model_made(done: Pipeline) -> None:
+    done.add_clips(*range(100, 137))
+    assert done.assess("curate").why == "37 new clips"
+    done.run("curate")
+    assert done.assess("caption").why == "37 new clips"
+    tables.clips(done.project).update([{"clip_id": "c003", "label_caption": "a blue cube", "label_by": "manifest:blue"}])
+    assert done.assess("caption").why == "37 new clips, 1 stale clip"
+
+
+def test_a_stage_whose_code_changed_says_so_and_what_stands_on_it_names_it(done: Pipeline) -> None:
+    record = done.project.record("train_vae") or {}
+    done.project.write_record("train_vae", {**record, "revision": STAGES["train_vae"].revision + 1, "maker": "another"})
+    assert done.assess("train_vae").why == f"its code changed, revision {STAGES['train_vae'].revision} now and 2 then"
+    record = done.project.record("curate") or {}
+    done.project.write_record("curate", {**record, "settings": stage_settings("curate", done.config)})
+    done.config = settings("curate.min_motion=0.3")
+    assert done.assess("train_captioner").why == "`curate` changed: `curate.min_motion` is 0.3, was 0.0"
+
+
+def test_a_stage_that_was_killed_half_way_says_how_far_it_came(tmp_path: Path) -> None:
+    pipeline = Pipeline(tmp_path)
+    pipeline.add_clips(*range(10), label="a red ball")
+    pipeline.run("ingest", "curate", "train_captioner")
+    tables.clips(pipeline.project).update([{"clip_id": f"c{n:03d}", "caption_by": "manifest:a red ball"} for n in range(4)])
+    found = pipeline.assess("caption")
+    assert (found.why, found.todo) == ("it has not finished yet, 4 of 10 rows are done", 6)
+
+
+def test_files_that_came_are_counted_and_those_that_are_as_they_were_are_not(tmp_path: Path) -> None:
+    footage = tmp_path / "footage"
+    footage.mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (footage / name).write_bytes(b"film")
+    pipeline = Pipeline(tmp_path / "runs", source=footage)
+    maker = pipeline.assess("ingest").maker
+    read = list_sources(footage, None, pipeline.config.footage)
+    rows = [{"uri": s.uri, "places": list(s.places), "stat": s.stat, "video_id": s.video_id, "ingested_by": maker} for s in read]
+    tables.videos(pipeline.project).append([{**row, "status": "accepted"} for row in rows])
+    tables.clips(pipeline.project)
+    pipeline.record("ingest", pipeline.assess("ingest"))
+    assert (pipeline.assess("ingest").fresh, pipeline.assess("ingest").todo) == (True, 0)
+    (footage / "c.mp4").write_bytes(b"film")
+    assert (pipeline.assess("ingest").why, pipeline.assess("ingest").todo) == ("1 new or changed file", 1)
+    (footage / "a.mp4").write_bytes(b"another film")
+    assert pipeline.assess("ingest").todo == 2

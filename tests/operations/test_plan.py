@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from components.operations.plan import FLOW_STAGES, SourceSpec, StagePlan, newest_step, plan
+from components.operations.plan import FLOW_STAGES, SourceSpec, StagePlan, free_bytes, newest_step, plan, short_of_disk
 from components.stages import STAGES
 from tests.operations.pipeline import REPOSITORY, Pipeline, settings
 
@@ -64,8 +64,29 @@ def test_other_clip_settings_retrain_every_model(done: Pipeline) -> None:
 def test_the_time_is_that_of_the_last_run_and_of_the_share_that_is_left(done: Pipeline) -> None:
     done.add_clips(50)
     plans = plans_of(done)
-    assert plans["train_dit"].seconds_expected == 10.0
+    assert plans["train_dit"].seconds_expected == pytest.approx(10.0)
     assert plans["curate"].seconds_expected == pytest.approx(1.0)  # one row, and ten took ten seconds
+    assert plans["curate"].bytes_expected == 100
+    assert (plans["train_dit"].bytes_expected, plans["ingest"].seconds_expected) == (1000, None)  # skipped
+
+
+def test_a_training_that_resumes_takes_the_steps_that_are_left(done: Pipeline) -> None:
+    done.config = settings("vae.learning_rate=0.1")  # ten steps took ten seconds
+    folder = done.project.checkpoints("train_vae", done.assess("train_vae").key) / "step_000007"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}")
+    assert plans_of(done)["train_vae"].seconds_expected == pytest.approx(3.0)
+
+
+def test_a_run_that_will_not_fit_on_the_disk_is_warned_of_with_the_stage_where_it_ends(done: Pipeline) -> None:
+    done.config = settings("dit.steps=11")
+    assert short_of_disk(list(plans_of(done).values()), done.project) is None
+    free = free_bytes(done.project.folder)
+    plans = [StagePlan(stage, "run", "", 1, 1.0, free * 2 // 5, None) for stage in ("encode", "train_dit", "evaluate")]
+    sentence = short_of_disk(plans, done.project) or ""
+    assert "so the disk will be full in `evaluate`; hint: free some space" in sentence
+    assert short_of_disk(plans[:2], done.project) is None
+    assert free_bytes(done.project.folder / "not" / "there" / "yet") == pytest.approx(free, rel=0.2)
 
 
 def test_a_training_that_was_killed_resumes_from_its_newest_finished_checkpoint(done: Pipeline) -> None:
