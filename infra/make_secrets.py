@@ -47,6 +47,7 @@ def write_secrets(folder: Path) -> None:
         keep(folder, f"{name}_database_url", f"{driver}://{name}:{password}@postgres:5432/{name}")
     keep(folder, "prefect_auth_string", f"kinora:{word()}")
     keep(folder, "ray_auth_token", word())
+    keep(folder, "webhook_url", "")  # a person writes one in
     keep(folder, "mlflow_secret_key", word())
     for user in MLFLOW_USERS:
         password = keep(folder, f"mlflow_{user}_password", word(16))
