@@ -313,6 +313,13 @@ class Cluster(Section):
         return self
 
 
+class Serving(Section):
+    """The process that takes up scheduled runs, and how often it looks for new footage."""
+
+    max_runs: Positive
+    watch_every_seconds: Annotated[float, Field(gt=0.0)]
+
+
 class Config(Section):
     """All settings of one run, resolved."""
 
@@ -331,6 +338,7 @@ class Config(Section):
     evaluate: Evaluate
     gate: Gate
     cluster: Cluster
+    serving: Serving
 
 
 def find_settings_file(explicit: str | None = None, start: Path | None = None) -> Path:

@@ -22,6 +22,7 @@ VERBS = {
     "rollback": "Make the previous champion the champion again.",
     "up": "Start Prefect, MLflow, Ray and the serving of deployments on this machine.",
     "down": "Stop the servers that `kinora up` started.",
+    "deploy": "Register the scheduled flows of pipelines.yaml with Prefect.",
     "doctor": "Check this machine and installation.",
 }
 OURS = Path(__file__).resolve().parent.parent

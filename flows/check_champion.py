@@ -2,16 +2,18 @@
 
 import base64
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prefect import State, flow
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from prefect.states import Completed
 
 from components.config import load_config
-from components.jobs.check_champion import Checked
-from components.jobs.check_champion import check_champion as check
 from components.jobs.run import Run, unseen
 from components.store.project import Project, project_name
+
+if TYPE_CHECKING:
+    from components.jobs.check_champion import Checked
 
 
 @flow(name="check_champion", persist_result=False)
@@ -23,6 +25,8 @@ def check_champion(project: str | None = None, profile: str | None = None, overr
         profile: The profile of pipelines.yaml; empty takes its defaults.
         overrides: Settings that win over the profile, one `section.name=value` each, for example `gate.max_repeat_share=0.4`.
     """
+    from components.jobs.check_champion import check_champion as check  # torch is not for those who only register this flow
+
     config = load_config(profile, tuple(overrides or ()))
     place = Project(Path(config.root), project_name(project or "demo"))
     found = check(Run(config, place, None, None, unseen))
@@ -30,7 +34,7 @@ def check_champion(project: str | None = None, profile: str | None = None, overr
     return Completed(message=found.said)
 
 
-def publish(found: Checked) -> None:
+def publish(found: "Checked") -> None:
     """Puts the picture of the champion's videos into Prefect, and what was found."""
     create_markdown_artifact(markdown=found.said, key="champion-check", description="check_champion")
     if found.sheet is not None:
