@@ -18,8 +18,16 @@ from prefect import Flow
 from prefect._vendor.croniter import croniter
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
-from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
-from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterTags,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
+)
+from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions, FlowRun, StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.events import DeploymentEventTrigger
@@ -172,6 +180,13 @@ def registered(client: SyncPrefectClient, *tags: str) -> list[DeploymentResponse
     while page := client.read_deployments(deployment_filter=wanted, offset=len(found)):
         found += page
     return [deployment for deployment in found if deployment.work_pool_name == POOL]
+
+
+def unfinished_runs(client: SyncPrefectClient) -> list[FlowRun]:
+    """Answers the runs of the work pool that have a process, as far as the server knows."""
+    states = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]))
+    pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL]))
+    return client.read_flow_runs(flow_run_filter=FlowRunFilter(state=states), work_pool_filter=pool)
 
 
 def ensure_pool(client: SyncPrefectClient) -> str:
