@@ -41,5 +41,7 @@ def _watcher(found: DeploymentResponse) -> Arrivals:
     given, job = found.parameters, found.job_variables
     config = load_config(given.get("profile"), given.get("overrides") or (), job.get("env", {}).get("KINORA_CONFIG"))
     source, manifest = Path(given["source"]), given.get("manifest")
-    project = Project(Path(job.get("working_dir", ".")) / config.root, project_name(given.get("project") or source.name))
+    project = Project(
+        Path(job.get("working_dir", ".")) / config.root, project_name(given.get("project") or source.name), config.cluster.storage
+    )
     return Arrivals(config, project, source, Path(manifest) if manifest else None)

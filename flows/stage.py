@@ -21,6 +21,7 @@ from components.jobs.run import Outcome, Run, unseen
 from components.jobs.stage import run_stage
 from components.store.project import Project, project_name
 from flows.announce import announced, publish_spent
+from flows.commands.options import remember_source, source_of
 from flows.progress import stage_progress
 
 SKIPPED = "Skipped"
@@ -87,14 +88,11 @@ def opened_run(
     config = load_config(profile, tuple(overrides or ()))
     name = project_name(project or (Path(source).resolve().name if source else "demo"))
     place = Project(Path(config.root), name, config.cluster.storage)
+    spec = source_of(place, source, manifest)
+    if place.record("source") is None:
+        remember_source(place, spec)
     with announced(place), ray_when_needed(), temporary_settings(QUICK_SUBFLOWS):
-        yield Run(
-            config=config,
-            project=place,
-            source=Path(source) if source else None,
-            manifest=Path(manifest) if manifest else None,
-            progress=unseen,
-        )
+        yield Run(config=config, project=place, source=spec.folder, manifest=spec.manifest, progress=unseen)
 
 
 @contextlib.contextmanager

@@ -80,7 +80,7 @@ def resolve(
         source = str(Path(manifest).resolve().parent)
     place = Project(root, project_name(project or _name_of(source)), config.cluster.storage)
     pull(place)
-    return Invocation(config, place, _source_of(place, source, manifest), profile, overrides)
+    return Invocation(config, place, source_of(place, source, manifest), profile, overrides)
 
 
 def remember_source(project: Project, source: SourceSpec) -> None:
@@ -97,7 +97,12 @@ def _name_of(source: str | None) -> str:
     return named.parent.name if set(named.name) & set("*?[") else named.name
 
 
-def _source_of(project: Project, source: str | None, manifest: str | None) -> SourceSpec:
+def source_of(project: Project, source: str | None, manifest: str | None) -> SourceSpec:
+    """Answers the source that a run is given, else the one that its project was given before.
+
+    Raises:
+        ValueError: the project holds the synthetic world, and another source was given.
+    """
     remembered = project.record("source")
     if source is None:
         before = remembered or {"folder": None, "manifest": None}
