@@ -8,13 +8,13 @@ from components.evaluate.compare import compare
 from components.jobs import measuring
 from components.jobs.evidence import evidence_file, read_evidence, write_evidence
 from components.jobs.run import Run
-from components.operations.freshness import Freshness, model_folder, weights_of
+from components.operations.freshness import Freshness, model_folder, training_key, weights_of
 from components.registry import gates, models
-from components.registry.lineage import TableRead, lineage_tags
+from components.registry.lineage import lineage_tags
 from components.registry.tracking import Tracker
 from components.stages import digest
-from components.store import tables
 from components.store.project import Project, write_json
+from components.store.readings import read_head
 
 KINDS: dict[
     models.Kind, tuple[str, Callable[..., gates.Verdict]]
@@ -92,13 +92,12 @@ def _metrics(verdict: gates.Verdict) -> dict[str, float]:
 
 
 def _tags(run: Run, stage: str, record: Mapping[str, Any]) -> dict[str, str]:
-    clips = tables.clips(run.project)
-    return lineage_tags(
-        settings=run.config.model_dump(mode="json"),
-        tables={"clips": TableRead(version=clips.version, rows=record["rows"], rows_digest=record["rows_digest"])},
-        makers={stage: record["maker"]},
-        upstream={kind: weights_of(trained_by, run.project) for kind, (trained_by, _) in KINDS.items() if trained_by != stage},
-    )
+    """Answers what the training wrote down of what it read, and the versions of the models it stands on."""
+    head = read_head(run.project, stage, training_key(record["maker"], record["rows_digest"]))
+    if head is None:  # trained before readings were kept
+        return lineage_tags(settings=run.config.model_dump(mode="json"), makers={stage: record["maker"]})
+    found = {kind: models.of_weights(run.project, kind, weights) for kind, weights in head["stands_on"].items()}
+    return {**head["tags"], **{f"kinora.upstream.{kind}.version": str(version.number) for kind, version in found.items() if version}}
 
 
 def _log_evidence(project: Project, stage: str, record: Mapping[str, Any], kind: str, weights: str) -> None:

@@ -14,13 +14,14 @@ from components.cluster.training import fit
 from components.jobs.goodput import StepsTaken
 from components.jobs.run import Run
 from components.models.weights import DamagedFolderError, digest_folder
-from components.operations.freshness import Freshness, model_folder
+from components.operations.freshness import Freshness, model_folder, weights_of
 from components.operations.history import planned_steps
-from components.registry.lineage import TableRead, lineage_tags
+from components.operations.readings import dataset_of, note_weights, pin_reading
 from components.registry.tracking import Run as TrackedRun
 from components.registry.tracking import Tracker
 from components.store import tables
 from components.store.filters import TRAINING
+from components.store.project import Project
 from components.train.context import read_metrics, read_starts
 
 ENTRIES = {
@@ -33,39 +34,48 @@ ENTRIES = {
 def train_captioner(run: Run, freshness: Freshness) -> dict[str, Any]:
     """Trains the OpenCLIP CoCa captioner, takes a pretrained one, or builds a text encoder alone where too little is labelled."""
     choice = choose(run.config.captioner, freshness.rows)
-    return _train(run, "train_captioner", freshness, {"mode": choice.mode}) | {"mode": choice.mode, "why": choice.why}
+    settings = run.config.model_dump(mode="json")
+    pinned, read = pin_reading(run.project, freshness, settings, {}, reads_clips=choice.mode != "pretrained")
+    return _train(run, pinned, freshness, read, {"mode": choice.mode}) | {"mode": choice.mode, "why": choice.why}
 
 
 def train_vae(run: Run, freshness: Freshness) -> dict[str, Any]:
     """Trains the causal video VAE."""
     _require_clips(run)
-    return _train(run, "train_vae", freshness, {})
+    pinned, read = pin_reading(run.project, freshness, run.config.model_dump(mode="json"), {})
+    return _train(run, pinned, freshness, read, {})
 
 
 def train_dit(run: Run, freshness: Freshness) -> dict[str, Any]:
     """Trains the diffusion transformer, and exports it with the VAE and the text encoder it was trained against."""
     _require_clips(run)
     stands_on = {"video_vae": model_folder("train_vae", run.project), "text_encoder": model_folder("train_captioner", run.project)}
-    captions = tables.clips(run.project).read(["caption"], f"{TRAINING} AND caption IS NOT NULL")
+    weights = {"video-vae": weights_of("train_vae", run.project), "captioner": weights_of("train_captioner", run.project)}
+    pinned, read = pin_reading(run.project, freshness, run.config.model_dump(mode="json"), weights)
+    captions = tables.clips(pinned).read(["caption"], f"{TRAINING} AND caption IS NOT NULL")
     style = build_style([row["caption"] for row in captions])
-    return _train(run, "train_dit", freshness, {**{name: str(folder) for name, folder in stands_on.items()}, "style": style})
+    return _train(run, pinned, freshness, read, {**{name: str(folder) for name, folder in stands_on.items()}, "style": style})
 
 
-def _train(run: Run, stage: str, freshness: Freshness, extra: Mapping[str, Any]) -> dict[str, Any]:
-    config, project = run.config, run.project
+def _train(run: Run, project: Project, freshness: Freshness, read: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    config, stage = run.config, freshness.stage
     checkpoints, export = project.checkpoints(stage, freshness.key), project.model(stage, freshness.key)
-    metrics_file = checkpoints / "metrics.jsonl"
+    metrics_file, sheet = checkpoints / "metrics.jsonl", project.sheet(f"{stage}.png")
     steps, starts = planned_steps(config, stage, freshness.rows), len(read_starts(metrics_file))
     tracked = Tracker(project).run(stage, freshness.key)
     tracked.log_params(config.model_dump(mode="json"))
-    tracked.tag(_lineage(run, stage, freshness))
+    tracked.tag(read["tags"])
+    if dataset := dataset_of(read):
+        tracked.log_dataset(**dataset)
     if not _is_whole(export):
         payload = {
             "config": config.model_dump(mode="json"),
             "root": str(project.root.resolve()),
             "project": project.name,
+            "clips_version": project.clips_version,
             "checkpoints": str(checkpoints.resolve()),
             "export": str(export.resolve()),
+            "sheet": str(sheet.resolve()),
             **extra,
         }
 
@@ -92,14 +102,16 @@ def _train(run: Run, stage: str, freshness: Freshness, extra: Mapping[str, Any])
         samples.send()
     metrics = read_metrics(metrics_file)
     last = {name: value for _, values in metrics for name, value in values.items()}
-    for sheet in sorted(export.glob("*.png")):
+    if sheet.is_file():
         tracked.log_artifact(sheet, "samples")
     tracked.close()
-    pictures = {"reconstructions": str(export / "reconstructions.png")} if (export / "reconstructions.png").is_file() else {}
+    weights = digest_folder(export)
+    note_weights(project, stage, freshness.key, weights, tracked.run_id)
+    pictures = {"reconstructions": str(sheet)} if sheet.is_file() else {}
     return {
         "summary": _said(last) or "exported",
         "amount": f"{steps} steps" if extra.get("mode", "train") == "train" else "",
-        "weights": digest_folder(export),
+        "weights": weights,
         "metrics": str(metrics_file),
         "steps": asdict(StepsTaken.of(metrics_file, starts, steps)),
         "last": last,
@@ -119,15 +131,6 @@ class _NewFiles:
         for path in sorted(set(self.folder.glob("step_*")) - self.sent):
             self.tracked.log_artifact(path, "samples")
             self.sent.add(path)
-
-
-def _lineage(run: Run, stage: str, freshness: Freshness) -> dict[str, str]:
-    clips = tables.clips(run.project)
-    return lineage_tags(
-        settings=run.config.model_dump(mode="json"),
-        tables={"clips": TableRead(version=clips.version, rows=freshness.rows, rows_digest=freshness.rows_digest)},
-        makers={stage: freshness.maker},
-    )
 
 
 def _require_clips(run: Run) -> None:

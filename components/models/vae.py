@@ -161,16 +161,15 @@ def principal_axes(rows: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     return mean, (axes * signs).to(rows.dtype), variances.to(rows.dtype)
 
 
-def save_vae(folder: Path, vae: VideoVae, meta: Mapping[str, Any], files: Mapping[str, Path] | None = None) -> str:
+def save_vae(folder: Path, vae: VideoVae, meta: Mapping[str, Any]) -> str:
     """Writes `vae.safetensors` and `vae.json` and answers the folder's digest.
 
     Args:
         meta: JSON values to keep beside the size: clip settings, figures.
-        files: others to copy into the folder, by name.
     """
     size = vars(vae.size)
     statistics = {"latents_mean": vae.latents_mean.tolist(), "latents_std": vae.latents_std.tolist()}
-    return save_folder(folder, {"vae": vae.state_dict()}, {"vae": {"size": size, **statistics, **meta}}, files=files)
+    return save_folder(folder, {"vae": vae.state_dict()}, {"vae": {"size": size, **statistics, **meta}})
 
 
 def load_vae(folder: str | Path, device: str = "cpu") -> VideoVae:

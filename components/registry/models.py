@@ -110,6 +110,12 @@ def find(project: Project, kind: Kind, alias: str) -> Version | None:
         return _by_alias(client, registered_name(project, kind), kind, alias)
 
 
+def of_weights(project: Project, kind: Kind, weights: str) -> Version | None:
+    """Answers the version whose weights have this digest, or None."""
+    with _registry(project) as client:
+        return _by_weights(client, registered_name(project, kind), kind, weights)
+
+
 def list_versions(project: Project, kind: Kind) -> list[Version]:
     """Answers all versions, newest first."""
     with _registry(project) as client:

@@ -22,7 +22,7 @@ RUN_KEY = "kinora.run_key"
 SEND_EVERY_SECONDS = 2.0
 TRY_AGAIN_SECONDS, LONGEST_PAUSE_SECONDS = 30.0, 600.0
 MOST_METRICS, MOST_PARAMETERS, MOST_TAGS = 1000, 100, 100  # of one request of MLflow's
-LONGEST_VALUE, LONGEST_PARAMETER = 5000, 6000
+LONGEST_VALUE, LONGEST_PARAMETER, LONGEST_DIGEST = 5000, 6000, 36
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -132,6 +132,10 @@ class Run:
         """Keeps a file, or a whole folder, below `folder` of the run's files; it must stay in its place until it is sent."""
         self._add({"file": str(Path(path).resolve()), "folder": folder})
 
+    def log_dataset(self, name: str, digest: str, source: Mapping[str, Any], profile: Mapping[str, Any], context: str) -> None:
+        """Keeps what the run read as MLflow's dataset input; `context` is what it was read for."""
+        self._add({"dataset": {"name": name, "digest": digest, "source": dict(source), "profile": dict(profile), "context": context}})
+
     def tag(self, tags: Mapping[str, Any]) -> None:
         """Keeps tags, lineage among them."""
         self._add({"tags": {name: str(value)[:LONGEST_VALUE] for name, value in tags.items()}})
@@ -217,8 +221,22 @@ class Run:
 
                 for some in _slices([RunTag(name, value) for name, value in tags.items()], MOST_TAGS):
                     self._client.log_batch(self._run_id, tags=some)
+            case {"dataset": dataset}:
+                self._deliver_dataset(dataset)
             case {"status": status}:
                 self._client.set_terminated(self._run_id, status=status)
+
+    def _deliver_dataset(self, dataset: Mapping[str, Any]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        read = Dataset(
+            name=dataset["name"],
+            digest=dataset["digest"][:LONGEST_DIGEST],
+            source_type="lance",
+            source=json.dumps(dataset["source"]),
+            profile=json.dumps(dataset["profile"]),
+        )
+        self._client.log_inputs(self._run_id, [DatasetInput(read, [InputTag("mlflow.data.context", dataset["context"])])])
 
     def _deliver_parameters(self, parameters: Mapping[str, str]) -> None:
         from mlflow.entities import Param

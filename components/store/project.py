@@ -23,11 +23,13 @@ class Project:
     """One project below the root; registries and servers of all projects lie beside it in the root.
 
     With a storage, the URI of a folder, tables lie there and the rest of the project's folder is a cache of what lies there.
+    `clips_version` holds every read of the clips at one version of the table, as a training wants it; such clips are not written.
     """
 
     root: Path
     name: str
     storage: str | None = None
+    clips_version: int | None = None
 
     @property
     def folder(self) -> Path:

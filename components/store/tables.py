@@ -95,6 +95,16 @@ class Table:
             dataset.tags.create(name, version)
         return version
 
+    def tags(self) -> dict[str, int]:
+        """Answers the version that each tag keeps."""
+        return {name: int(tag["version"]) for name, tag in self._latest().tags.list().items()}
+
+    def untag(self, name: str) -> None:
+        """Lets go of a tag; without it nothing happens. Its version stays until versions are cleaned up."""
+        dataset = self._latest()
+        if name in dataset.tags.list():
+            dataset.tags.delete(name)
+
     def append(self, rows: "Sequence[Mapping[str, Any]] | pa.Table") -> int:
         """Adds rows whose key is not there yet and answers how many; columns that are not given are null."""
         batch = self._arrow(rows, keep="first")
@@ -195,6 +205,28 @@ class Table:
         """Joins small fragments, drops deleted rows, and removes versions that are old and not tagged."""
         self._commit(lambda data: data.optimize.compact_files(target_rows_per_fragment=ROWS_PER_FRAGMENT, num_threads=1))
         self._latest().cleanup_old_versions(older_than=KEEP_VERSIONS, error_if_tagged_old_versions=False)
+
+    def purge(self) -> int:
+        """Takes what was deleted off the disk, old versions with their tags included, and answers the bytes that were freed.
+
+        No other process may be writing: files of an unfinished write would go too.
+        """
+        for name in self.tags():
+            self.untag(name)
+        self._commit(
+            lambda data: data.optimize.compact_files(
+                target_rows_per_fragment=ROWS_PER_FRAGMENT, materialize_deletions=True, materialize_deletions_threshold=0.0, num_threads=1
+            )
+        )
+        return int(self._latest().cleanup_old_versions(older_than=timedelta(0), delete_unverified=True).bytes_removed)
+
+    def old_versions(self) -> tuple[int, int]:
+        """Answers how many versions are old and not tagged, and the bytes that only they hold."""
+        return _counted(self._latest().explain_cleanup_old_versions(older_than=KEEP_VERSIONS, error_if_tagged_old_versions=False))
+
+    def remove_old_versions(self) -> tuple[int, int]:
+        """Removes those; answers how many and the bytes that were freed."""
+        return _counted(self._latest().cleanup_old_versions(older_than=KEEP_VERSIONS, error_if_tagged_old_versions=False))
 
     def _small_fragments(self) -> "list[lance.LanceFragment]":
         return [part for part in self._latest().get_fragments() if part.metadata.num_rows < ROWS_PER_FRAGMENT // 2]
@@ -320,7 +352,8 @@ def clips(project: "Project") -> Table:
     """Opens the clips of a project: one row per training item."""
     from components.store import schema
 
-    return Table.open(project.table("clips"), schema.CLIPS, "clip_id")
+    table = Table.open(project.table("clips"), schema.CLIPS, "clip_id")
+    return table if project.clips_version is None else table.at(project.clips_version)
 
 
 def samples(project: "Project") -> Table:
@@ -347,6 +380,11 @@ def _create(uri: str, schema: "pa.Schema", key: str) -> "lance.LanceDataset":
         if "already exists" not in str(error) and not _lost_a_race(error):
             raise
         return lance.dataset(uri, storage_options=options)
+
+
+def _counted(found: Any) -> tuple[int, int]:
+    stats = getattr(found, "stats", found)
+    return int(stats.old_versions), int(stats.bytes_removed)
 
 
 def _chunks(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:

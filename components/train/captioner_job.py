@@ -31,11 +31,12 @@ def run(payload: Mapping[str, Any], context: TrainContext) -> None:
     """Makes the captioner that a project needs and exports it to a folder.
 
     Args:
-        payload: `config`, the resolved settings; `root` and `project`; `checkpoints` and `export`, folders; `mode`, as
-            `components.caption.captioner.choose` answers it: train, pretrained or untrained.
+        payload: `config`, the resolved settings; `root`, `project` and `clips_version`; `checkpoints` and `export`, folders;
+            `mode`, as `components.caption.captioner.choose` answers it: train, pretrained or untrained.
     """
     config = Config.model_validate(payload["config"])
-    settings, project = config.captioner, Project(Path(payload["root"]), payload["project"], config.cluster.storage)
+    settings = config.captioner
+    project = Project(Path(payload["root"]), payload["project"], config.cluster.storage, payload["clips_version"])
     match payload["mode"]:
         case "train":
             coca = _trained(settings, project, Path(payload["checkpoints"]), context)

@@ -36,12 +36,12 @@ def run(payload: Mapping[str, Any], context: TrainContext) -> None:
     """Trains the diffusion transformer and exports it with its VAE and text encoder.
 
     Args:
-        payload: `config`, the resolved settings; `root` and `project`; `checkpoints` and `export`, folders; `video_vae` and
-            `text_encoder`, the folders of what made the latents and the text embeddings; `style`, how captions are worded, as
-            `components.caption.upsample.build_style` describes it.
+        payload: `config`, the resolved settings; `root`, `project` and `clips_version`; `checkpoints` and `export`, folders;
+            `video_vae` and `text_encoder`, the folders of what made the latents and the text embeddings; `style`, how captions
+            are worded, as `components.caption.upsample.build_style` describes it.
     """
     config = Config.model_validate(payload["config"])
-    project = Project(Path(payload["root"]), payload["project"], config.cluster.storage)
+    project = Project(Path(payload["root"]), payload["project"], config.cluster.storage, payload["clips_version"])
     encoded = read_encoded(project)
     parts = {"video-vae": Path(payload["video_vae"]), "text-encoder": Path(payload["text_encoder"])}
     exported = Exported(notes_of(config, encoded, parts), payload["style"], parts)

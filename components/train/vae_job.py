@@ -2,7 +2,6 @@
 
 import logging
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ logger = logging.getLogger("kinora")
 
 MEASURED_CLIPS = 96
 NORMALISED_BY_CLIPS = 256
-SHEET = "reconstructions.png"
 SHEET_ROWS = 6
 
 
@@ -31,10 +29,11 @@ def run(payload: Mapping[str, Any], context: TrainContext) -> None:
     """Trains the video VAE and exports it.
 
     Args:
-        payload: `config`, the resolved settings; `root` and `project`; `checkpoints` and `export`, folders.
+        payload: `config`, the resolved settings; `root`, `project` and `clips_version`; `checkpoints` and `export`, folders;
+            `sheet`, the picture of reconstructions, which is of footage and so no part of what is exported.
     """
     config = Config.model_validate(payload["config"])
-    settings, project = config.vae, Project(Path(payload["root"]), payload["project"], config.cluster.storage)
+    settings, project = config.vae, Project(Path(payload["root"]), payload["project"], config.cluster.storage, payload["clips_version"])
     shapes = training_clips(project)
     measured = held_out(project, MEASURED_CLIPS) if context.rank == 0 else []
     torch.manual_seed(settings.seed)
@@ -53,22 +52,16 @@ def run(payload: Mapping[str, Any], context: TrainContext) -> None:
     figures = {name: value for name, value in figures.items() if math.isfinite(value)}  # none without a validation split
     if figures:
         context.report(settings.steps + 1, figures)
-    _export(Path(payload["export"]), average, config, figures, measured)
-
-
-def _export(folder: Path, vae: VideoVae, config: Config, figures: Mapping[str, float], measured: Sequence[ClipBatch]) -> None:
     meta = {
         "format": "kinora-video-vae",
         "clip": {name: getattr(config.clip, name) for name in ("num_frames", "height", "width", "fps")},
         "training": config.vae.model_dump(mode="json"),
-        "measured": dict(figures),
+        "measured": figures,
     }
-    with tempfile.TemporaryDirectory() as scratch:
-        files = {}
-        if measured:
-            files[SHEET] = Path(scratch) / SHEET
-            write_sheet(files[SHEET], _beside(vae, measured))
-        save_vae(folder, vae, meta, files)
+    if measured:
+        Path(payload["sheet"]).parent.mkdir(parents=True, exist_ok=True)
+        write_sheet(Path(payload["sheet"]), _beside(average, measured))
+    save_vae(Path(payload["export"]), average, meta)
 
 
 @torch.no_grad()

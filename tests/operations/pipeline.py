@@ -1,12 +1,16 @@
 """Does to a project what the jobs do to it, without any model: rows, makers, exported folders and records."""
 
+import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
+
 from components.config import Config, load_config
-from components.models.weights import new_folder
-from components.operations.freshness import Freshness, assess, caption_maker, latents_maker, model_folder, text_maker
+from components.models.weights import digest_folder, new_folder
+from components.operations.freshness import Freshness, assess, caption_maker, latents_maker, model_folder, text_maker, weights_of
 from components.operations.history import planned_steps, remember
+from components.operations.readings import note_weights, pin_reading
 from components.stages import STAGES, TRAIN_STAGES
 from components.store import tables
 from components.store.project import Project
@@ -16,6 +20,22 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 def settings(*overrides: str) -> Config:
     return load_config("test", overrides, file=str(REPOSITORY / "pipelines.yaml"))
+
+
+def video_id(file: str) -> str:
+    """The content hash of a film of this name."""
+    return hashlib.sha256(file.encode()).hexdigest()
+
+
+def pixels_of(number: int) -> bytes:
+    """A clip's bytes, found nowhere else on a disk."""
+    return hashlib.sha256(f"pixels of {number}".encode()).digest() * 4
+
+
+def latents_of(clip_id: str) -> np.ndarray:
+    """A clip's latents, whose bytes are found nowhere else on a disk."""
+    seed = int.from_bytes(hashlib.sha256(clip_id.encode()).digest()[:4], "big")
+    return np.random.default_rng(seed).standard_normal(64).astype(np.float16)
 
 
 class Pipeline:
@@ -33,7 +53,11 @@ class Pipeline:
             [
                 {
                     "clip_id": f"c{number:03d}",
-                    "video": b"film",
+                    "video_id": video_id(f"film-{number // 2}.mp4"),
+                    "scene_index": number % 2,
+                    "start_seconds": 2.0 * (number % 2),
+                    "end_seconds": 2.0 * (number % 2) + 1.0,
+                    "video": pixels_of(number),
                     "clip_by": "ingest",
                     "label_caption": label,
                     "label_by": f"manifest:{label}" if label else None,
@@ -41,6 +65,22 @@ class Pipeline:
                     "split": split,
                 }
                 for number in numbers
+            ]
+        )
+
+    def add_files(self, *numbers: int) -> None:
+        """Adds the files that clips of these numbers were cut from, two of each."""
+        files = [f"film-{name}.mp4" for name in sorted({number // 2 for number in numbers})]
+        tables.videos(self.project).append(
+            [
+                {
+                    "video_id": video_id(file),
+                    "uri": f"/footage/{file}",
+                    "places": [f"/footage/{file}"],
+                    "status": "accepted",
+                    "num_clips": 2,
+                }
+                for file in files
             ]
         )
 
@@ -67,13 +107,20 @@ class Pipeline:
             clips.update(rows)
         elif stage == "encode":
             by = latents_maker(self.config, self.project)
-            clips.update([{"clip_id": key, "latents_by": by} for key in found.stale["latents"]])
+            clips.update(
+                [{"clip_id": key, "latents": latents_of(key), "latents_shape": [64], "latents_by": by} for key in found.stale["latents"]]
+            )
             by_text = text_maker(self.config, self.project)
             rows = clips.read(["clip_id", "caption_by"], tables.among("clip_id", found.stale["text_embeds"]))
             clips.update([{"clip_id": row["clip_id"], "text_embeds_by": by_text(row["caption_by"])} for row in rows])
         elif stage in TRAIN_STAGES:
+            below = {"video-vae": "train_vae", "captioner": "train_captioner"} if stage == "train_dit" else {}
+            stands_on = {kind: weights_of(trained_by, self.project) for kind, trained_by in below.items()}
+            reads_clips = stage != "train_captioner" or self.config.captioner.pretrained is None
+            pin_reading(self.project, found, self.config.model_dump(mode="json"), stands_on, reads_clips)
             with new_folder(self.project.model(stage, found.key)) as draft:
                 (draft / "weights.json").write_text(json.dumps(found.key))
+            note_weights(self.project, stage, found.key, digest_folder(self.project.model(stage, found.key)), None)
         elif stage == "evaluate":
             tables.samples(self.project)
 

@@ -54,6 +54,7 @@ def job(config: Config, project: Project, folder: Path, mode: str) -> Path:
         "root": str(project.root),
         "project": project.name,
         "checkpoints": str(folder / "checkpoints"),
+        "clips_version": None,
         "export": str(folder / "export"),
         "mode": mode,
     }

@@ -48,6 +48,8 @@ def payload(config: Config, project: Project, folder: Path) -> dict[str, object]
         "config": config.model_dump(mode="json"),
         "root": str(project.root),
         "project": project.name,
+        "clips_version": None,
+        "sheet": str(folder / "sheet.png"),
         "checkpoints": str(folder / "checkpoints"),
         "export": str(folder / "export"),
     }
@@ -64,7 +66,8 @@ def test_it_exports_a_vae_that_codes_and_reports_how_well(config: Config, projec
     notes = load_json(tmp_path / "export", "vae")
     assert notes["latents_std"] == vae.latents_std.tolist()
     assert notes["clip"] == {"num_frames": 5, "height": 16, "width": 16, "fps": 8}
-    assert (tmp_path / "export" / "reconstructions.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+    assert not list((tmp_path / "export").glob("*.png")), "a picture of footage is no part of a model"
     metrics = dict(read_metrics(tmp_path / "metrics.jsonl"))
     assert sorted(metrics) == [2, 4, 5]
     assert metrics[5]["val_psnr"] == pytest.approx(metrics[5]["val_pca_psnr"] + metrics[5]["val_psnr_gain"])
@@ -93,7 +96,7 @@ def test_without_a_validation_split_nothing_is_measured(config: Config, tmp_path
     tables.clips(project).append([{"clip_id": f"{n}", "video": encode_clip(clip, 8), **shared} for n, clip in enumerate(frames)])
     run(payload(config, project, tmp_path), TrainContext.local(tmp_path))
     assert load_json(tmp_path / "export", "vae")["measured"] == {}
-    assert not (tmp_path / "export" / "reconstructions.png").exists()
+    assert not (tmp_path / "sheet.png").exists()
 
 
 def test_nothing_to_train_on_is_said_in_one_sentence(config: Config, tmp_path: Path) -> None:

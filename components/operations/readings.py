@@ -1,0 +1,106 @@
+"""Pins what a training is about to read: one version of the clips, tagged so that it can be replayed, and the exact rows."""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from components.operations.freshness import READ_ROWS, Freshness
+from components.registry.lineage import TableRead, lineage_tags
+from components.store import readings, tables
+from components.store.project import Project
+
+SPAN = ("video_id", "scene_index", "start_seconds", "end_seconds")
+
+
+def tag_of(stage: str, key: str) -> str:
+    """Answers the tag that keeps the table version which a training read."""
+    return f"{stage}-{key[: readings.KEY_LENGTH]}"
+
+
+def pin_reading(
+    project: Project, freshness: Freshness, settings: Mapping[str, Any], stands_on: Mapping[str, str], reads_clips: bool = True
+) -> tuple[Project, dict[str, Any]]:
+    """Answers the project with its clips held at the version that a training reads, and the head that tells of it.
+
+    A training that goes on after a kill finds the version it began with.
+
+    Args:
+        settings: the resolved settings of the run.
+        stands_on: digests of the weights of the models it is trained against, by kind.
+        reads_clips: False for a training that takes a pretrained model as it is.
+
+    Raises:
+        ValueError: the rows changed since `freshness` was asked for.
+    """
+    stage, key = freshness.stage, freshness.key
+    head = readings.read_head(project, stage, key)
+    if not reads_clips:
+        head = head or _head(freshness, settings, stands_on, {})
+        readings.write_head(project, head)
+        return project, head
+    clips = tables.clips(project)
+    if head is None or not _still_there(clips, head):
+        version = clips.tag(tag_of(stage, key))
+        pinned = clips.at(version)
+        where, columns = READ_ROWS[stage]
+        if pinned.digest(columns, where) != freshness.rows_digest:
+            clips.untag(tag_of(stage, key))
+            raise ValueError(f"the rows that `{stage}` reads changed while it was about to start; hint: run it again")
+        rows = pinned.read(["clip_id", *SPAN, *columns], where)
+        readings.write_rows(project, stage, key, rows)
+        read = {"version": version, "tag": tag_of(stage, key), "rows": len(rows), "rows_digest": freshness.rows_digest}
+        removed = head.get("rows_removed", []) if head else []
+        head = _head(freshness, settings, stands_on, {"clips": {**read, "uri": clips.uri}}) | {"rows_removed": removed}
+        readings.write_head(project, head)
+    return dataclasses.replace(project, clips_version=int(head["tables"]["clips"]["version"])), head
+
+
+def note_weights(project: Project, stage: str, key: str, weights: str, run_id: str | None) -> None:
+    """Writes into a training's head what it exported and its run in MLflow."""
+    head = readings.read_head(project, stage, key)
+    if head is not None:
+        readings.write_head(project, {**head, "weights": weights, "run_id": run_id, "finished_at": _now()})
+
+
+def dataset_of(head: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Answers a training's reading as MLflow's dataset input takes it, or None when it read no table."""
+    read = head["tables"].get("clips")
+    if read is None:
+        return None
+    return {
+        "name": "clips",
+        "digest": read["rows_digest"],
+        "source": {"uri": read["uri"], "version": read["version"], "tag": read["tag"]},
+        "profile": {"rows": read["rows"], "rows_digest": read["rows_digest"]},
+        "context": "training",
+    }
+
+
+def _still_there(clips: tables.Table, head: Mapping[str, Any]) -> bool:
+    read = head["tables"].get("clips")
+    return bool(read and clips.tags().get(read["tag"]) == read["version"])
+
+
+def _head(
+    freshness: Freshness, settings: Mapping[str, Any], stands_on: Mapping[str, str], read: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    reads = {name: TableRead(int(one["version"]), int(one["rows"]), str(one["rows_digest"])) for name, one in read.items()}
+    tags = lineage_tags(settings=settings, tables=reads, makers={freshness.stage: freshness.maker}, upstream=stands_on)
+    tags |= {f"kinora.table.{name}.tag": str(one["tag"]) for name, one in read.items()}
+    return {
+        "stage": freshness.stage,
+        "key": freshness.key,
+        "maker": freshness.maker,
+        "started_at": _now(),
+        "tables": dict(read),
+        "stands_on": dict(stands_on),
+        "tags": tags | {"kinora.training": f"{freshness.stage}/{freshness.key[: readings.KEY_LENGTH]}"},
+        "weights": None,
+        "run_id": None,
+        "rows_removed": [],
+    }
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
