@@ -29,7 +29,7 @@ def funnel(videos: Sequence[Mapping[str, Any]], clips: Sequence[Mapping[str, Any
         clips: rows with keep, drop_reason.
     """
     there = [row for row in videos if row["status"] != "missing"]
-    refused = [row for row in there if row["status"] == "rejected"]
+    refused = [row for row in there if row["status"] in ("rejected", "forgotten")]
     steps = [
         Step("files found", len(there), len(videos) - len(there), _top(row["reason"] for row in videos if row["status"] == "missing")),
         Step("files accepted", len(there) - len(refused), len(refused), _top(row["reason"] for row in refused)),

@@ -20,6 +20,7 @@ from components.report import build, data, summary
 from components.stages import STAGES, TRAIN_STAGES
 from components.store import mirror, tables
 from components.store.filters import KEPT, TRAINING
+from components.store.turns import working
 from components.train.context import read_metrics
 from components.world.vocabulary import parse
 
@@ -35,11 +36,20 @@ def finish(run: Run, outcomes: Sequence[Outcome], spent: Callable[[], tuple[floa
     seconds, peak_bytes = spent()
     if {outcome.stage for outcome in outcomes if outcome.action == "run"} == set(STAGES):
         run.project.write_record("whole_run", {"seconds": seconds, "peak_bytes": peak_bytes})
-    report = collect(run, outcomes, seconds)
-    build.build(report, run.project.folder)
-    summary.write_summary(run.project.folder, report.figures, report.stages)
-    mirror.push(run.project)
+    with working(run.project):
+        report = collect(run, outcomes, seconds)
+        build.build(report, run.project.folder)
+        summary.write_summary(run.project.folder, report.figures, report.stages)
+        mirror.push(run.project)
     return report
+
+
+def rewrite_report(run: Run) -> None:
+    """Writes the report again from what the project still holds."""
+    with working(run.project):
+        seconds = (run.project.record("whole_run") or {}).get("seconds", 0.0)
+        build.build(collect(run, [], seconds), run.project.folder)
+        mirror.push(run.project)
 
 
 def collect(run: Run, outcomes: Sequence[Outcome], total_seconds: float) -> data.ReportData:

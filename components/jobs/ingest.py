@@ -10,7 +10,7 @@ from components.ingest.sources import Source, find_sources, require_accepted
 from components.jobs.rows import announced
 from components.jobs.run import Run
 from components.operations.freshness import Freshness
-from components.store import tables
+from components.store import forgotten, tables
 
 FILES_PER_BATCH = 8
 CLIPS_PER_COMMIT = 512
@@ -23,11 +23,13 @@ def ingest(run: Run, freshness: Freshness) -> dict[str, Any]:
         _render_world(run)
     videos, clips = tables.videos(run.project), tables.clips(run.project)
     known = {row["video_id"]: row for row in videos.read(KNOWN)}
-    sources = find_sources(run.footage, run.manifest, run.config.footage, known.values())
+    found = find_sources(run.footage, run.manifest, run.config.footage, known.values())
+    taken_down = forgotten.denied(run.project)
+    sources = [source for source in found if source.video_id not in taken_down]
     todo = [source for source in sources if _is_stale(source, known.get(source.video_id), freshness.maker)]
     done = 0
     for split in _commits(run, todo):
-        _write(videos, clips, split, freshness.maker)
+        _write(videos, clips, _allowed(run, split), freshness.maker)
         done += len(split)
         run.progress(done, len(todo), "files split into scenes and clips")
     gone = _mark_missing(videos, sources, known)
@@ -57,6 +59,12 @@ def _render_world(run: Run) -> None:
     wanted = {film.with_suffix(suffix) for film in films for suffix in (".mp4", ".json")}
     for surplus in set(run.footage.iterdir()) - wanted:  # of a world that had more films
         surplus.unlink()
+
+
+def _allowed(run: Run, split: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leaves out what was taken down while it was being split."""
+    denied = forgotten.denied(run.project)
+    return [entry for entry in split if entry["video"]["video_id"] not in denied]
 
 
 def _is_stale(source: Source, row: Mapping[str, Any] | None, maker: str) -> bool:
@@ -112,7 +120,7 @@ def _write(videos: tables.Table, clips: tables.Table, split: Sequence[Mapping[st
 def _mark_missing(videos: tables.Table, sources: Sequence[Source], known: Mapping[str, Mapping[str, Any]]) -> int:
     """A file that vanished stays as a row; its clips were read when it was there and stay too."""
     here = {source.video_id for source in sources}
-    gone = [row["video_id"] for row in known.values() if row["video_id"] not in here and row["status"] != "missing"]
+    gone = [row["video_id"] for row in known.values() if row["video_id"] not in here and row["status"] not in ("missing", "forgotten")]
     videos.update([{"video_id": key, "status": "missing", "reason": "the file is no longer where it was"} for key in gone])
     return len(gone)
 

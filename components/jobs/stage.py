@@ -13,6 +13,7 @@ from components.operations.history import remember
 from components.operations.running import note_skip
 from components.stages import STAGES, TRAIN_STAGES
 from components.store import mirror
+from components.store.turns import working
 
 BODIES = {
     "ingest": "components.jobs.ingest",
@@ -41,7 +42,7 @@ def run_stage(run: Run, stage: str, ready: Callable[[], None] = at_once) -> Outc
     Raises:
         StageBusyError: another run of this project trains the same stage.
     """
-    with run.project.lock(stage) if stage in LOCKED else nullcontext():
+    with working(run.project), run.project.lock(stage) if stage in LOCKED else nullcontext():
         mirror.pull(run.project)
         before = assess(stage, run.config, run.project, run.source, run.manifest)
         if before.fresh:

@@ -16,6 +16,7 @@ from components.stages import STAGES, TRAIN_STAGES, digest, maker
 from components.store import tables
 from components.store.filters import HELD_OUT, KEPT, LABELLED, LENT, TRAINING
 from components.store.project import Project
+from components.store.readings import removed_rows
 
 # What each stage reads, as the rows and the `_by` columns that decide whether it must run again.
 READ_ROWS: dict[str, tuple[str | None, tuple[str, ...]]] = {
@@ -76,7 +77,7 @@ def assess(stage: str, config: Config, project: Project, source: Path | None = N
     elif (gone := _missing(stage, project)) is not None:
         fresh, why = False, gone
     elif stage in TRAIN_STAGES:
-        fresh, why = _trained(stage, config, record, rows, rows_now)
+        fresh, why = _trained(stage, config, project, record, rows, rows_now)
     elif any(stale.values()):
         fresh, why = False, _new_or_stale(stage, project, stale)
     elif record["rows_digest"] != rows_now:
@@ -263,9 +264,11 @@ def _missing(stage: str, project: Project) -> str | None:
     return None
 
 
-def _trained(stage: str, config: Config, record: dict[str, Any], rows: int, rows_now: str) -> tuple[bool, str]:
+def _trained(stage: str, config: Config, project: Project, record: dict[str, Any], rows: int, rows_now: str) -> tuple[bool, str]:
     if record["rows_digest"] == rows_now:
         return True, "nothing changed"
+    if removed_rows(project, stage, training_key(record["maker"], record["rows_digest"])):
+        return False, f"rows that it read were taken down, {record['rows']} then and {rows} now"
     share = getattr(config, STAGES[stage].sections[0]).retrain_when_grown_by
     due = retrain_at(int(record["rows"]), share)
     if share == 0.0 or rows >= due or record["result"].get("weights") == "":

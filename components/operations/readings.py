@@ -10,6 +10,7 @@ from components.registry.lineage import TableRead, lineage_tags
 from components.store import readings, tables
 from components.store.project import Project
 
+TRAINED_BY = {"captioner": "train_captioner", "video-vae": "train_vae", "text-to-video": "train_dit"}  # kind of model -> stage
 SPAN = ("video_id", "scene_index", "start_seconds", "end_seconds")
 
 

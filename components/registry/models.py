@@ -87,7 +87,7 @@ def register(
     name = registered_name(project, kind)
     text = {WEIGHTS_TAG: weights, "kinora.kind": kind, **{f"metric.{key}": f"{value:.6g}" for key, value in metrics.items()}, **tags}
     text = {key: str(value)[:LONGEST_VALUE] for key, value in text.items()}
-    with _registry(project) as client:
+    with reached(project) as client:
         _ensure_registered(client, name, project)
         found = _by_weights(client, name, kind, weights)
         if found is None:
@@ -106,25 +106,25 @@ def register(
 
 def find(project: Project, kind: Kind, alias: str) -> Version | None:
     """Answers the version that an alias points at, or None."""
-    with _registry(project) as client:
+    with reached(project) as client:
         return _by_alias(client, registered_name(project, kind), kind, alias)
 
 
 def of_weights(project: Project, kind: Kind, weights: str) -> Version | None:
     """Answers the version whose weights have this digest, or None."""
-    with _registry(project) as client:
+    with reached(project) as client:
         return _by_weights(client, registered_name(project, kind), kind, weights)
 
 
 def list_versions(project: Project, kind: Kind) -> list[Version]:
     """Answers all versions, newest first."""
-    with _registry(project) as client:
+    with reached(project) as client:
         return _versions(client, registered_name(project, kind), kind)
 
 
 def download(project: Project, version: Version) -> Path:
     """Answers a local folder with the version's weights, checked against their manifest; files on this machine are not copied."""
-    with _registry(project) as client:
+    with reached(project) as client:
         uri = client.get_model_version_download_uri(version.name, str(version.number))
         address = urlparse(uri)
         if address.scheme in ("", "file"):
@@ -151,7 +151,7 @@ def promote(project: Project, kind: Kind, version: Version, verdict: Verdict, co
         ValueError: another champion was chosen since; the version has to be compared with that one.
     """
     name, number = registered_name(project, kind), str(version.number)
-    with _registry(project) as client, project.lock(f"promote-{kind}"):
+    with reached(project) as client, project.lock(f"promote-{kind}"):
         client.set_model_version_tag(name, number, VERDICT_TAG, verdict.outcome)
         client.set_model_version_tag(name, number, REASONS_TAG, "; ".join(verdict.reasons)[:LONGEST_VALUE])
         if verdict.outcome != "promote":
@@ -180,7 +180,7 @@ def rollback(project: Project, kind: Kind) -> Version:
         ModelNotFoundError: there is no earlier champion.
     """
     name = registered_name(project, kind)
-    with _registry(project) as client, project.lock(f"promote-{kind}"):
+    with reached(project) as client, project.lock(f"promote-{kind}"):
         champion, previous = _by_alias(client, name, kind, CHAMPION), _by_alias(client, name, kind, PREVIOUS)
         if previous is None or (champion is not None and champion.number == previous.number):
             raise ModelNotFoundError(f"`{name}` has no earlier champion to go back to; hint: `kinora show models` lists the versions")
@@ -214,7 +214,7 @@ def lookup(project: Project, kind: Kind, reference: str) -> Version:
     if reference.startswith("models:/"):
         rest = reference.removeprefix("models:/")
         name, _, wanted = rest.partition("@") if "@" in rest else rest.rpartition("/")
-    with _registry(project) as client:
+    with reached(project) as client:
         found = _by_number(client, name, kind, wanted) if wanted.isdigit() else _by_alias(client, name, kind, wanted)
         if found is not None:
             return found
@@ -226,7 +226,7 @@ def lookup(project: Project, kind: Kind, reference: str) -> Version:
 
 
 @contextlib.contextmanager
-def _registry(project: Project) -> Iterator[Any]:
+def reached(project: Project) -> Iterator[Any]:
     """Lends the client; a registry that does not answer is one sentence."""
     from mlflow.exceptions import MlflowException
 

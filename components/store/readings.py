@@ -43,8 +43,8 @@ def write_head(project: Project, head: dict[str, Any]) -> None:
 
 def heads(project: Project) -> list[dict[str, Any]]:
     """Answers the heads of all trainings of a project, oldest first."""
-    files = sorted((project.folder / "lineage").glob("*/*.json"), key=lambda path: (path.stat().st_mtime, path.name))
-    found = (read_head(project, path.parent.name, path.stem) for path in files if not path.name.startswith("."))
+    files = sorted((project.folder / "lineage").glob("*/[!.]*.json"), key=lambda path: (path.stat().st_mtime, path.name))
+    found = (read_head(project, path.parent.name, path.stem) for path in files)
     return sorted((head for head in found if head is not None), key=lambda head: str(head.get("started_at", "")))
 
 

@@ -19,7 +19,7 @@ VIDEOS = pa.schema(
         pa.field("uri", pa.string()),
         pa.field("places", pa.list_(pa.string())),  # every path that holds this content
         pa.field("stat", pa.string()),  # size and modification time of the file at uri when it was read
-        pa.field("status", pa.string()),  # accepted, rejected or missing
+        pa.field("status", pa.string()),  # accepted, rejected, missing or forgotten
         pa.field("reason", pa.string()),
         pa.field("notes", pa.list_(pa.string())),  # what was changed or dropped on the way in, audio for one
         pa.field("kind", pa.string()),  # video or image

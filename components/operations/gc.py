@@ -1,0 +1,235 @@
+"""Removes what nothing refers to, and nothing else: of trainings that no record, no registered version and no resume needs.
+
+What a running stage may use is never touched: the lock of each training is held while its folders are looked at, and where
+another process holds it, they are left alone.
+"""
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.cluster.leftovers import abandoned_folders
+from components.config import Config
+from components.models.weights import DamagedFolderError, digest_folder
+from components.operations.freshness import assess, finished, training_key
+from components.operations.lineage import versions_of
+from components.operations.readings import tag_of
+from components.stages import TRAIN_STAGES
+from components.store import mirror, readings, tables
+from components.store.filters import among
+from components.store.project import Project, StageBusyError
+
+OLD_SECONDS = 3600.0  # a draft that nobody touched for so long is left over
+TABLES: dict[str, Callable[[Project], tables.Table]] = {"videos": tables.videos, "clips": tables.clips, "samples": tables.samples}
+NOT_DRAFTS = ("footage", "tables", "locks")  # folders whose hidden files are none of ours, or in use
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """One thing that nothing refers to; `remove` takes it away and answers the bytes that were freed."""
+
+    kind: str
+    name: str
+    num_bytes: int
+    remove: Callable[[], int]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the trainings of a stage need: the first 16 characters of their keys, and digests of weights."""
+
+    keys: frozenset[str]
+    weights: frozenset[str]
+
+
+def collect(config: Config, project: Project, dry_run: bool) -> tuple[list[Garbage], list[str]]:
+    """Finds what nothing refers to and, unless it is a dry run, removes it.
+
+    Returns:
+        what was found, with the bytes that each frees; sentences about what was left alone.
+
+    Raises:
+        RegistryUnavailableError: MLflow is away, so nobody can say what it refers to.
+    """
+    found: list[Garbage] = []
+    notes: list[str] = []
+    busy: list[str] = []
+    registered = frozenset(version.weights for version in versions_of(project))
+    for stage in TRAIN_STAGES:
+        try:
+            with project.lock(stage):
+                found += _done(_of_training(stage, config, project, registered), dry_run)
+        except StageBusyError as error:
+            busy.append(stage)
+            notes.append(f"what belongs to `{stage}` is left alone: {error}")
+    found += _done(_downloads(project, registered), dry_run)
+    found += _done(_samples(project, registered), dry_run)
+    found += _done(_versions(project), dry_run)
+    found += _done(_drafts(project, busy), dry_run)
+    found += _done((_folder("Ray's temporary folders", folder, str(folder)) for folder in abandoned_folders()), dry_run)
+    if not dry_run:
+        mirror.push(project)
+    return found, notes
+
+
+def by_kind(found: Iterable[Garbage]) -> dict[str, tuple[int, int]]:
+    """Adds up how many things and bytes there are of each kind."""
+    sums: dict[str, tuple[int, int]] = {}
+    for one in found:
+        count, num_bytes = sums.get(one.kind, (0, 0))
+        sums[one.kind] = (count + 1, num_bytes + one.num_bytes)
+    return sums
+
+
+def _done(found: Iterable[Garbage], dry_run: bool) -> list[Garbage]:
+    if dry_run:
+        return list(found)
+    return [Garbage(one.kind, one.name, one.remove(), one.remove) for one in list(found)]
+
+
+def _kept(stage: str, config: Config, project: Project, registered: frozenset[str]) -> Kept:
+    """What is referred to: the record, the training that the settings ask for now, the one that was begun last, and the registry."""
+    record = finished(stage, project)
+    heads = [head for head in readings.heads(project) if head["stage"] == stage]
+    keys = {assess(stage, config, project).key}
+    keys |= {training_key(record["maker"], record["rows_digest"])} if record else set()
+    keys |= {head["key"] for head in heads[-1:]}  # killed, perhaps under other settings, and to be resumed
+    keys |= {head["key"] for head in heads if head.get("weights") in registered}
+    weights = {str(record["result"].get("weights"))} if record else set()
+    return Kept(frozenset(key[: readings.KEY_LENGTH] for key in keys), registered | weights)
+
+
+def _of_training(stage: str, config: Config, project: Project, registered: frozenset[str]) -> Iterator[Garbage]:
+    kept = _kept(stage, config, project, registered)
+    for folder in _folders(project.folder / "checkpoints" / stage):
+        if folder.name not in kept.keys:
+            yield _folder("checkpoints", folder, f"checkpoints/{stage}/{folder.name}")
+    for folder in _folders(project.folder / "models" / stage):
+        if folder.name not in kept.keys and _weights_of(folder) not in kept.weights:
+            yield _folder("models", folder, f"models/{stage}/{folder.name}")
+    for folder in _folders(project.folder / "ray-train"):
+        if folder.name.startswith(f"{stage}-"):
+            yield _folder("Ray Train's folders", folder, f"ray-train/{folder.name}")
+    for head in readings.heads(project):
+        if head["stage"] == stage and head["key"][: readings.KEY_LENGTH] not in kept.keys:
+            yield _reading(project, head)
+
+
+def _reading(project: Project, head: dict[str, Any]) -> Garbage:
+    """A reading of no training, and the tag that keeps its version."""
+    files = [readings.rows_file(project, head["stage"], head["key"]), readings.head_file(project, head["stage"], head["key"])]
+
+    def remove() -> int:
+        if tables.exists(project, "clips"):
+            tables.clips(project).untag(tag_of(head["stage"], head["key"]))
+        return _unlink(files)
+
+    return Garbage("readings", f"lineage/{head['stage']}/{files[1].stem}", _size(files), remove)
+
+
+def _downloads(project: Project, registered: frozenset[str]) -> Iterator[Garbage]:
+    wanted = {weights[: readings.KEY_LENGTH] for weights in registered}
+    for folder in _folders(project.folder / "models" / "downloaded"):
+        if folder.name not in wanted:
+            yield _folder("downloaded models", folder, f"models/downloaded/{folder.name}")
+
+
+def _samples(project: Project, registered: frozenset[str]) -> Iterator[Garbage]:
+    """Samples of models that are neither registered nor those of the project's records, and files without a row."""
+    if not tables.exists(project, "samples"):
+        return
+    records = [project.record(stage) or {} for stage in ("train_dit", "evaluate")]
+    wanted = registered | {str(record.get("result", {}).get(name)) for record in records for name in ("weights", "model")}
+    table = tables.samples(project)
+    rows = table.read(["sample_id", "group", "model"])
+    orphans = [row["sample_id"] for row in rows if row["model"] not in wanted]
+    if orphans:
+
+        def remove() -> int:
+            table.delete(among("sample_id", orphans))
+            return 0  # the bytes go with the old versions
+
+        yield Garbage("samples", f"{len(orphans)} samples of models that are gone", 0, remove)
+    files = {f"{row['group']}-{row['sample_id'][:8]}.mp4" for row in rows if row["model"] in wanted}
+    for path in sorted(project.samples.glob("*.mp4")):
+        if path.name not in files:
+            yield Garbage("samples", f"samples/{path.name}", path.stat().st_size, lambda path=path: _unlink([path]))  # type: ignore[misc]
+
+
+def _versions(project: Project) -> Iterator[Garbage]:
+    for name, opened in TABLES.items():
+        if tables.exists(project, name):
+            table = opened(project)
+            count, num_bytes = table.old_versions()
+            if count:
+                yield Garbage(
+                    "old table versions",
+                    f"{count} of table {name}",
+                    num_bytes,
+                    lambda table=table: table.remove_old_versions()[1],  # type: ignore[misc]
+                )
+
+
+def _drafts(project: Project, busy: list[str]) -> Iterator[Garbage]:
+    """Hidden files and folders of ours that were never finished, untouched for an hour."""
+    for top in sorted(project.folder.iterdir() if project.folder.is_dir() else ()):
+        if top.name in NOT_DRAFTS or not top.is_dir():
+            continue
+        for folder, below, files in os.walk(top):
+            drafts = [Path(folder, name) for name in [*below, *files] if name.startswith(".")]
+            below[:] = [name for name in below if not name.startswith(".") and name not in busy]
+            for path in sorted(drafts):
+                if _is_old(path):
+                    yield _folder("drafts", path, str(path.relative_to(project.folder)))
+
+
+def _is_old(path: Path) -> bool:
+    places = [path, *path.rglob("*")] if path.is_dir() else [path]
+    with contextlib.suppress(FileNotFoundError):
+        return time.time() - max(place.lstat().st_mtime for place in places) > OLD_SECONDS
+    return False
+
+
+def _folders(place: Path) -> list[Path]:
+    return sorted(folder for folder in place.glob("[!.]*") if folder.is_dir())
+
+
+def _weights_of(folder: Path) -> str:
+    try:
+        return digest_folder(folder)
+    except DamagedFolderError:
+        return ""
+
+
+def _folder(kind: str, path: Path, name: str) -> Garbage:
+    files = [inner for inner in path.rglob("*") if inner.is_file() and not inner.is_symlink()] if path.is_dir() else [path]
+    num_bytes = _size(files)
+
+    def remove() -> int:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        return num_bytes
+
+    return Garbage(kind, name, num_bytes, remove)
+
+
+def _size(files: Iterable[Path]) -> int:
+    """Answers the bytes that removing files frees: one that has another name elsewhere, a registered model's for one, frees none."""
+    found = 0
+    for path in files:
+        with contextlib.suppress(FileNotFoundError):
+            state = path.stat()
+            found += state.st_size if state.st_nlink == 1 else 0
+    return found
+
+
+def _unlink(files: Iterable[Path]) -> int:
+    files = list(files)
+    freed = _size(files)
+    for path in files:
+        path.unlink(missing_ok=True)
+    return freed

@@ -1,0 +1,209 @@
+"""A take-down leaves no byte of a clip on the disk, tells every model that read it, and cannot be undone by a later ingestion."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.operations import forget as takedown
+from components.operations.forget import forget
+from components.operations.lineage import UnknownFileError, file_lineage, find_videos
+from components.operations.readings import TRAINED_BY
+from components.registry import gates, models
+from components.store import forgotten, readings, tables
+from components.store.filters import TRAINING
+from components.store.turns import alone, working
+from tests.operations.pipeline import REPOSITORY, Pipeline, latents_of, pixels_of, video_id
+
+GONE, STAYS = "film-1.mp4", "film-0.mp4"
+
+
+@pytest.fixture
+def done(finished: Pipeline, tmp_path: Path) -> Pipeline:
+    """A copy of the finished project."""
+    shutil.copytree(finished.project.folder, tmp_path / "runs" / "films")
+    return Pipeline(tmp_path / "runs")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """A finished project of five films with two clips each, with pictures of the second one wherever a run leaves some."""
+    pipeline = Pipeline(tmp_path_factory.mktemp("finished"))
+    pipeline.add_files(*range(10))
+    pipeline.add_clips(*range(8), label="a red ball")
+    pipeline.add_clips(8, 9, label="a blue ball", split="val")
+    pipeline.run()
+    project = pipeline.project
+    key = next(head["key"] for head in readings.heads(project) if head["stage"] == "train_dit")
+    for place in (
+        project.sheet("clips.png"),
+        project.sheet("train_vae.png"),
+        project.folder / "report.html",
+        project.folder / "evaluations" / "reconstructions.npz",
+        project.checkpoints("train_dit", key) / "samples" / "step_000005.png",
+    ):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(b"picture of " + pixels_of(2))
+    return pipeline
+
+
+def files_with(root: Path, *needles: bytes) -> list[str]:
+    """Greps every file below a folder."""
+    files = [path for path in root.rglob("*") if path.is_file()]
+    return [str(path) for path in files if any(needle in path.read_bytes() for needle in needles)]
+
+
+def test_no_byte_of_its_video_or_latents_is_left(done: Pipeline) -> None:
+    needles = (pixels_of(2)[:48], pixels_of(3)[:48], latents_of("c002").tobytes()[:48])
+    assert files_with(done.project.root, *needles), "the search finds what is there"
+    clips = tables.clips(done.project)
+    clips.tag("somebodys-own")
+    (taken,) = forget(done.project, GONE)
+    assert taken.video_id == video_id(GONE)
+    assert (taken.clips, taken.bytes_freed > 0) == (2, True)
+    assert files_with(done.project.root, *needles, f"/footage/{GONE}".encode()) == []
+    assert files_with(done.project.root, pixels_of(0)[:48]), "other films stay"
+    assert clips.keys() == [f"c{number:03d}" for number in (0, 1, 4, 5, 6, 7, 8, 9)]
+    assert clips.tags() == {}, "every version that held it is gone"
+
+
+def test_what_a_run_would_do_afterwards_is_to_train_again(done: Pipeline) -> None:
+    assert done.stale() == []
+    forget(done.project, GONE)
+    found = done.assess("train_vae")
+    assert (found.fresh, found.why) == (False, "rows that it read were taken down, 8 then and 6 now")
+    done.run()
+    assert done.stale() == []
+    assert video_id(GONE) not in readings.clips_by_video(done.project, "train_vae", readings.heads(done.project)[-2]["key"])
+
+
+def test_a_model_that_did_not_read_it_is_fresh_and_can_still_be_replayed(done: Pipeline) -> None:
+    forget(done.project, "film-4.mp4")  # its clips are of the validation split
+    assert done.assess("train_vae").fresh
+    assert not done.assess("evaluate").fresh
+    head = next(head for head in readings.heads(done.project) if head["stage"] == "train_vae")
+    replayed = tables.clips(done.project).at(head["tables"]["clips"]["tag"])
+    assert replayed.version == head["tables"]["clips"]["version"]
+    assert replayed.keys(TRAINING) == [row["clip_id"] for row in readings.read_rows(done.project, "train_vae", head["key"])]
+    assert head["rows_removed"] == []
+
+
+def test_every_reading_that_held_it_says_rows_removed_and_so_does_the_file(done: Pipeline) -> None:
+    forget(done.project, GONE)
+    for head in readings.heads(done.project):
+        (removed,) = head["rows_removed"]
+        assert (removed["video_id"], removed["clips"]) == (video_id(GONE), 2)
+    (file,) = file_lineage(done.project, video_id(GONE))
+    assert file["clips"] == []
+    assert file["rows_removed"]["done"]
+    assert {(model["kind"], model["clips"]) for model in file["models"]} == {(kind, 2) for kind in TRAINED_BY}
+
+
+def test_the_deny_list_keeps_the_hash_and_nothing_else(done: Pipeline) -> None:
+    forget(done.project, GONE)
+    (entry,) = forgotten.entries(done.project).values()
+    assert entry.keys() == {"at", "done", "clips"}
+    (row,) = tables.videos(done.project).read(["uri", "places", "status", "reason"], f"video_id = '{video_id(GONE)}'")
+    assert (row["uri"], row["places"], row["status"]) == ("", [], "forgotten")
+    assert row["reason"].startswith("taken down on 20")
+
+
+def test_a_take_down_that_is_killed_anywhere_is_finished_by_the_same_command(done: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: Any) -> None:
+        raise Killed
+
+    needles = (pixels_of(2)[:48], latents_of("c002").tobytes()[:48], f"/footage/{GONE}".encode())
+    steps = ("_delete_samples", "_move_tags", "_mark_models")
+    for step in steps:
+        with monkeypatch.context() as patch:
+            patch.setattr(takedown, step, killed)
+            with pytest.raises(Killed):
+                forget(done.project, GONE)
+        assert video_id(GONE) in forgotten.denied(done.project)
+    assert len(forget(done.project, GONE)) == 1
+    assert files_with(done.project.root, *needles) == []
+    assert forget(done.project, video_id(GONE)) == []
+
+
+def test_a_file_is_known_by_path_name_id_clip_and_content(done: Pipeline, tmp_path: Path) -> None:
+    whole = video_id(STAYS)
+    for text in (f"/footage/{STAYS}", STAYS, whole, whole[:8], "c001"):
+        assert find_videos(done.project, text) == [whole]
+    moved = tmp_path / "moved.mp4"
+    moved.write_bytes(STAYS.encode())  # whose sha256 is its id
+    assert find_videos(done.project, str(moved)) == [whole]
+    with pytest.raises(UnknownFileError, match=r"project `films` knows no file `film-7.mp4`; hint: a path"):
+        forget(done.project, "film-7.mp4")
+
+
+def test_a_take_down_waits_for_the_stages_that_run_and_new_ones_wait_for_it(done: Pipeline) -> None:
+    script = (
+        "import sys; from pathlib import Path; from components.store.project import Project\n"
+        "from components.operations.forget import forget\n"
+        "forget(Project(Path(sys.argv[1]), 'films'), sys.argv[2], lambda: print('waiting', flush=True))"
+    )
+    command = [sys.executable, "-c", script, str(done.project.root), GONE]
+    with working(done.project):
+        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waiting\n"
+        assert video_id(GONE) in forgotten.denied(done.project), "what is ingested from now on is already refused"
+        assert tables.clips(done.project).count() == 10
+    with working(done.project):  # enters only once it is over
+        assert tables.clips(done.project).count() == 8
+    assert process.wait(timeout=60) == 0
+
+
+def test_one_that_dies_lets_the_stages_go_on(done: Pipeline) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from components.store.project import Project\n"
+        "from components.store.turns import alone\n"
+        "with alone(Project(Path(sys.argv[1]), 'films'), lambda: None):\n print('in', flush=True); time.sleep(600)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(done.project.root)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "in\n"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    with alone(done.project, lambda: pytest.fail("nobody is there")):
+        assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.slow
+def test_registered_models_are_marked_and_mlflow_lets_go_of_the_pictures(done: Pipeline) -> None:
+    from components.operations.lineage import model_lineage
+    from components.registry.tracking import Tracker, client_of
+
+    project = done.project
+    run = Tracker(project).run("train_vae", next(h["key"] for h in readings.heads(project) if h["stage"] == "train_vae"))
+    run.log_artifact(project.sheet("train_vae.png"), "samples")
+    run.close()
+    for kind, stage in TRAINED_BY.items():
+        head = next(head for head in readings.heads(project) if head["stage"] == stage)
+        version = models.register(project, kind, done.model(stage), {}, head["tags"], run.run_id)  # type: ignore[arg-type]
+        models.promote(project, kind, version, gates.Verdict([gates.Check("by hand", 1, 1, 1, True, "")]), None)  # type: ignore[arg-type]
+    before = model_lineage(project, "text-to-video", "champion")
+    assert [one["kind"] for one in before["stands_on"]] == ["video-vae", "captioner"]
+    assert all(one["aliases"] == ["champion"] for one in [before, *before["stands_on"]])
+    assert {Path(file["uri"]).name: file["clips"] for file in before["files"]} == {f"film-{number}.mp4": 2 for number in range(4)}
+
+    (taken,) = forget(project, GONE)
+    assert {one["model"] for one in taken.models} == {f"films-{kind}" for kind in TRAINED_BY}
+    assert "mlflow:samples/train_vae.png" in taken.pictures
+    assert files_with(project.root, pixels_of(2)[:48]) == []
+    after = model_lineage(project, "text-to-video", "champion")
+    assert [one["video_id"] for one in after["rows_removed"]] == [video_id(GONE)]
+    version = models.lookup(project, "text-to-video", "champion")
+    assert json.loads(version.tags["kinora.rows_removed"])[0]["video_id"] == video_id(GONE)
+    assert json.loads(client_of(project).get_run(run.run_id).data.tags["kinora.rows_removed"])[0]["clips"] == 2
+    assert time.strptime(json.loads(version.tags["kinora.rows_removed"])[0]["at"][:10], "%Y-%m-%d")

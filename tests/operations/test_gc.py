@@ -1,0 +1,155 @@
+"""What nothing refers to goes, and everything else stays: a run afterwards is all fresh, and what was killed is resumed."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from components.operations.gc import Garbage, collect
+from components.operations.plan import newest_step
+from components.store import readings, tables
+from components.store.project import Project
+from tests.operations.pipeline import Pipeline, settings
+
+
+@pytest.fixture
+def used(tmp_path: Path) -> Pipeline:
+    """A project that trained its VAE twice, and everything after it."""
+    pipeline = Pipeline(tmp_path)
+    pipeline.add_files(*range(8))
+    pipeline.add_clips(*range(8), label="a red ball")
+    pipeline.run()
+    for stage in ("train_vae", "train_dit"):
+        checkpoint(pipeline, stage)
+    pipeline.config = settings("vae.seed=1")
+    pipeline.run()
+    checkpoint(pipeline, "train_vae")
+    return pipeline
+
+
+def checkpoint(pipeline: Pipeline, stage: str) -> Path:
+    folder = pipeline.project.checkpoints(stage, pipeline.assess(stage).key) / "step_000005"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}")
+    return folder.parent
+
+
+def names(found: list[Garbage]) -> list[str]:
+    return [one.name for one in found]
+
+
+def old(path: Path) -> Path:
+    """Makes a file or folder look untouched for a day."""
+    for place in (path, *path.rglob("*")):
+        os.utime(place, (time.time() - 86400,) * 2)
+    return path
+
+
+def test_the_first_training_goes_and_the_second_stays(used: Pipeline) -> None:
+    project = used.project
+    assert len(list((project.folder / "models" / "train_vae").iterdir())) == 2
+    listed, notes = collect(used.config, project, dry_run=True)
+    assert notes == []
+    assert len(list((project.folder / "models" / "train_vae").iterdir())) == 2, "a dry run removes nothing"
+    found, _ = collect(used.config, project, dry_run=False)
+    assert names(found) == names(listed)
+    gone = [name.rpartition("/")[0] for name in names(found)]
+    assert sorted(gone) == sorted(
+        ["checkpoints/train_vae", "models/train_vae", "lineage/train_vae", "checkpoints/train_dit", "models/train_dit", "lineage/train_dit"]
+    )
+    for stage in ("train_captioner", "train_vae", "train_dit"):
+        assert [path.name for path in (project.folder / "models" / stage).iterdir()] == [used.model(stage).name]
+    assert used.stale() == []
+    kept = {head["tables"]["clips"]["tag"] for head in readings.heads(project)}
+    assert set(tables.clips(project).tags()) == kept
+    assert len(kept) == 3
+    assert collect(used.config, project, dry_run=False)[0] == []
+
+
+def test_a_training_that_was_killed_is_resumed_afterwards(used: Pipeline) -> None:
+    used.config = settings("vae.seed=2")
+    from components.operations.readings import pin_reading
+
+    found = used.assess("train_vae")
+    pin_reading(used.project, found, {}, {})
+    folder = checkpoint(used, "train_vae")
+    collect(settings("vae.seed=1"), used.project, dry_run=False)  # asked for without the settings of the one that was killed
+    assert newest_step(folder) == "step_000005"
+
+
+def test_files_of_a_running_training_are_left_alone(used: Pipeline) -> None:
+    draft = used.project.folder / "models" / "train_vae" / ".0123456789abcdef.x"
+    draft.mkdir()
+    old(draft)
+    with used.project.lock("train_vae"):
+        found, (note,) = collect(used.config, used.project, dry_run=False)
+    assert not [name for name in names(found) if "train_vae" in name]
+    assert "what belongs to `train_vae` is left alone" in note
+    assert "lineage/train_vae" in " ".join(names(collect(used.config, used.project, dry_run=False)[0]))
+    assert not draft.exists()
+
+
+def test_drafts_go_when_they_are_old_and_the_footage_is_not_looked_at(used: Pipeline) -> None:
+    folder = used.project.folder
+    young, left = folder / "state" / ".promote.json.17", folder / "samples" / ".download-x"
+    for path in (young, left, folder / "footage" / ".hidden"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half")
+    old(left)
+    old(folder / "footage")
+    found, _ = collect(used.config, used.project, dry_run=False)
+    assert [one.name for one in found if one.kind == "drafts"] == ["samples/.download-x"]
+    assert young.exists()
+    assert (folder / "footage" / ".hidden").exists()
+
+
+def test_samples_of_a_model_that_is_gone_go_and_those_of_this_one_stay(used: Pipeline) -> None:
+    project = used.project
+    weights = readings.heads(project)[-1]["weights"]
+    record = project.record("train_dit")
+    assert record is not None
+    project.write_record("train_dit", record | {"result": {"weights": weights}})
+    row = {"prompt": "a ball", "group": "seen", "video": b"film"}
+    tables.samples(project).append(
+        [{"sample_id": "11111111-now", "model": weights, **row}, {"sample_id": "22222222-then", "model": "gone", **row}]
+    )
+    for name in ("seen-11111111.mp4", "seen-22222222.mp4", "seen-33333333.mp4"):
+        project.samples.mkdir(exist_ok=True)
+        (project.samples / name).write_bytes(b"film")
+    collect(used.config, project, dry_run=False)
+    assert tables.samples(project).keys() == ["11111111-now"]
+    assert [path.name for path in project.samples.iterdir()] == ["seen-11111111.mp4"]
+
+
+def test_old_versions_go_and_tagged_ones_stay(used: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    from datetime import timedelta
+
+    clips = tables.clips(used.project)
+    monkeypatch.setattr(tables, "KEEP_VERSIONS", timedelta(microseconds=1))
+    found, _ = collect(used.config, used.project, dry_run=False)
+    assert "old table versions" in {one.kind for one in found}
+    assert sum(one.num_bytes for one in found if one.kind == "old table versions") > 0
+    for head in readings.heads(used.project):
+        read = head["tables"]["clips"]
+        assert clips.at(read["tag"]).version == read["version"]
+    assert used.stale() == []
+
+
+def test_an_hour_old_session_of_ray_that_died_goes(used: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = Path("/tmp") / f"k{os.getpid()}"
+    monkeypatch.setattr("tempfile.tempdir", str(short))
+    for name, owner in (("kin-dead", {"pid": 1, "started": 0.0}), ("kin-strange", None)):
+        (short / name).mkdir(parents=True)
+        if owner:
+            (short / name / "owner.json").write_text(json.dumps(owner))
+    found, _ = collect(used.config, used.project, dry_run=False)
+    assert [Path(one.name).name for one in found if one.kind == "Ray's temporary folders"] == ["kin-dead"]
+    assert [path.name for path in short.iterdir()] == ["kin-strange"]
+    (short / "kin-strange").rmdir()
+    short.rmdir()
+
+
+def test_a_project_that_is_not_there_has_nothing(tmp_path: Path) -> None:
+    assert collect(settings(), Project(tmp_path, "films"), dry_run=True)[0] == []
