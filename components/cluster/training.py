@@ -26,6 +26,7 @@ logger = logging.getLogger("kinora")
 CONTEXT = "components.train.context:of_worker"
 MAX_FAILURES = 2
 TAIL_SECONDS = 0.5
+FOLLOW_SECONDS = 10.0
 WAIT_FOR_OLD_WORKER_SECONDS = 300
 
 
@@ -53,6 +54,7 @@ def fit(
     use_gpu: bool,
     metrics_file: Path,
     on_metrics: Callable[[int, dict[str, float]], None],
+    follow: Callable[[], None] | None = None,
 ) -> None:
     """Trains by Ray Train and waits for the end; needs a `ray_session` around it.
 
@@ -65,6 +67,7 @@ def fit(
         storage: Ray's own folder, emptied of this name's runs before and after.
         metrics_file: where rank 0 writes a line a step.
         on_metrics: called in this thread with each line once, in order; lines of an earlier, killed call are among them.
+        follow: called in this thread every few seconds and at the end: brings the metrics file here when rank 0 is elsewhere.
 
     Raises:
         ValueError, OSError: what the entry raised, when it is one of these.
@@ -94,11 +97,14 @@ def fit(
         daemon=True,  # Ctrl-C is answered here, in the thread that called; the end of the session ends the run
     )
     ray_train.start()
-    tail = _Tail(metrics_file)
+    tail, followed_at = _Tail(metrics_file), time.monotonic()
     release = hold(num_workers * cpus_per_worker, num_workers if use_gpu else 0)
     try:
         while ray_train.is_alive():
             ray_train.join(TAIL_SECONDS)
+            if follow is not None and (time.monotonic() - followed_at > FOLLOW_SECONDS or not ray_train.is_alive()):
+                follow()
+                followed_at = time.monotonic()
             for step, metrics in tail.new_lines():
                 on_metrics(step, metrics)
     finally:

@@ -3,7 +3,8 @@
 A training never touches the registry; `promote` does.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ from components.operations.history import planned_steps
 from components.operations.readings import dataset_of, note_weights, pin_reading
 from components.registry.tracking import Run as TrackedRun
 from components.registry.tracking import Tracker
-from components.store import tables
+from components.store import mirror, tables
+from components.store.checkpoints import follow
 from components.store.filters import TRAINING
 from components.store.project import Project
+from components.store.storage import Storage, StorageAwayError
 from components.train.context import read_metrics, read_starts
 
 ENTRIES = {
@@ -98,7 +101,9 @@ def _train(run: Run, project: Project, freshness: Freshness, read: Mapping[str, 
             use_gpu=cluster.use_gpu,
             metrics_file=metrics_file,
             on_metrics=on_metrics,
+            follow=_follower(project, checkpoints),
         )
+        mirror.pull(project)
         samples.send()
     metrics = read_metrics(metrics_file)
     last = {name: value for _, values in metrics for name, value in values.items()}
@@ -118,6 +123,19 @@ def _train(run: Run, project: Project, freshness: Freshness, read: Mapping[str, 
         "run_id": tracked.run_id,
         "show": {"images": pictures} if pictures else {},
     }
+
+
+def _follower(project: Project, checkpoints: Path) -> Callable[[], None] | None:
+    """Answers what brings the metrics and samples of a worker on another machine, through the storage that both know."""
+    if project.storage is None:
+        return None
+    storage = Storage(f"{project.storage}/{checkpoints.relative_to(project.root).as_posix()}")
+
+    def bring() -> None:
+        with contextlib.suppress(StorageAwayError):  # what is missing now comes with the next look
+            follow(storage, checkpoints)
+
+    return bring
 
 
 class _NewFiles:

@@ -21,6 +21,7 @@ MIRRORED = ("models", "evaluations", "samples", "sheets", "lineage", "report.htm
 LEFT_OUT = ("models/downloaded",)  # a cache of the registry
 RECORDS, MANIFEST, INDEX = "state/", "manifest.json", ".mirror.json"
 
+CURVES = "/metrics.jsonl"  # of a finished training, for the report; its checkpoints stay where they are
 COMPARED_BYTES = 2**20  # above this, equal names and lengths are taken for equal: a model's folder is named by what made it
 
 Signature = list[int]
@@ -48,6 +49,9 @@ def pull(project: Project) -> list[str]:
             if here.get(name) == index[name]["here"]:
                 (project.folder / name).unlink(missing_ok=True)
             del index[name]
+    for name in storage.list("checkpoints"):
+        if name.endswith(CURVES) and not (project.folder / name).is_file():
+            storage.download(name, project.folder / name)
     return came
 
 

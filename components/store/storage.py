@@ -71,7 +71,10 @@ class Storage:
         from pyarrow.fs import FileSelector, FileType
 
         def listed() -> "list[pyarrow.fs.FileInfo]":
-            found = self._files.get_file_info(FileSelector(self._place(name), recursive=True, allow_not_found=True))
+            try:
+                found = self._files.get_file_info(FileSelector(self._place(name), recursive=True, allow_not_found=True))
+            except NotADirectoryError:
+                found = []
             return found if found or not name else [self._files.get_file_info(self._place(name))]
 
         files = [info for info in self._tried("list", name, listed) if info.type == FileType.File]

@@ -19,6 +19,7 @@ from components.train.captioner_batches import Labelled, captioner_batches, chan
 from components.train.captioner_loop import train_captioner
 from components.train.checkpoint import Checkpoints
 from components.train.context import TrainContext, fitted_steps
+from components.train.travel import travels
 from components.world.vocabulary import FIELDS, parse
 
 logger = logging.getLogger("kinora")
@@ -27,7 +28,8 @@ JUDGED_CLIPS = 256
 JUDGED_AT_ONCE = 64
 
 
-def run(payload: Mapping[str, Any], context: TrainContext) -> None:
+@travels
+def run(payload: Mapping[str, Any], context: TrainContext, checkpoints: Checkpoints) -> None:
     """Makes the captioner that a project needs and exports it to a folder.
 
     Args:
@@ -39,7 +41,7 @@ def run(payload: Mapping[str, Any], context: TrainContext) -> None:
     project = Project(Path(payload["root"]), payload["project"], config.cluster.storage, payload["clips_version"])
     match payload["mode"]:
         case "train":
-            coca = _trained(settings, project, Path(payload["checkpoints"]), context)
+            coca = _trained(settings, project, checkpoints, context)
         case "pretrained":
             coca = _taken(settings)
         case "untrained":
@@ -50,7 +52,7 @@ def run(payload: Mapping[str, Any], context: TrainContext) -> None:
         save_coca(Path(payload["export"]), coca)
 
 
-def _trained(settings: Captioner, project: Project, checkpoints: Path, context: TrainContext) -> Coca:
+def _trained(settings: Captioner, project: Project, checkpoints: Checkpoints, context: TrainContext) -> Coca:
     mosaic = mosaic_of(settings)
     labelled = read_labelled(project, mosaic)
     if not labelled.captions:
@@ -64,7 +66,7 @@ def _trained(settings: Captioner, project: Project, checkpoints: Path, context: 
     fitted = settings.model_copy(update={"steps": steps})
     loss = part("loss").CoCaLoss(settings.caption_loss_weight, settings.contrastive_loss_weight)
     batches = captioner_batches(labelled, coca, settings, context.rank, context.world_size)
-    model = train_captioner(fitted, coca.model, loss, batches, Checkpoints(checkpoints), context)
+    model = train_captioner(fitted, coca.model, loss, batches, checkpoints, context)
     measured = field_accuracy(replace(coca, model=model), judged) if context.rank == 0 else {}
     if measured:
         context.report(fitted.steps + 1, measured)

@@ -4,7 +4,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,20 @@ STEP_FOLDER = re.compile(r"step_(\d{6,})")
 
 
 class Checkpoints:
-    """The checkpoints of one training in one folder; the newest `keep` whole ones stay."""
+    """The checkpoints of one training in one folder; the newest `keep` whole ones stay.
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
+    Args:
+        saved: called with the folder of each step that was saved; it returns at once.
+        at_most: a step from beyond is passed over, so that all workers go on from the same one.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2, saved: Callable[[Path], None] | None = None, at_most: int | None = None) -> None:
         if keep < 1:
             raise ValueError(f"`keep` must be at least 1, not {keep}")
         self.folder = Path(folder)
         self.keep = keep
+        self.saved = saved
+        self.at_most = at_most
 
     def save(self, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Path:
         """Writes a step, whole or not at all, then lets go of older ones.
@@ -38,11 +45,15 @@ class Checkpoints:
             write_tensors(draft / "tensors.safetensors", tensors)
             (draft / "meta.json").write_text(json.dumps({"step": step, "meta": dict(meta)}, indent=1, sort_keys=True))
         self._prune(step)
+        if self.saved is not None:
+            self.saved(place)
         return place
 
     def newest(self) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
         """Answers (step, tensors, meta) of the newest whole checkpoint, or None; damaged ones are named in a warning."""
         for step, place in reversed(self._steps()):
+            if self.at_most is not None and step > self.at_most:
+                continue
             try:
                 noted = load_json(place, "meta")
                 if noted["step"] != step:

@@ -25,6 +25,7 @@ from components.train.checkpoint import Checkpoints
 from components.train.context import TrainContext, fitted_steps
 from components.train.dit_batches import READY, Encoded, dit_batches, read_encoded
 from components.train.dit_loop import train_dit
+from components.train.travel import travels
 
 logger = logging.getLogger("kinora")
 
@@ -32,7 +33,8 @@ SAMPLED_PROMPTS = 4
 SAMPLER_MODULE = "components.generate.preview"  # a program of its own, started by name: training never waits for it
 
 
-def run(payload: Mapping[str, Any], context: TrainContext) -> None:
+@travels
+def run(payload: Mapping[str, Any], context: TrainContext, checkpoints: Checkpoints) -> None:
     """Trains the diffusion transformer and exports it with its VAE and text encoder.
 
     Args:
@@ -47,7 +49,7 @@ def run(payload: Mapping[str, Any], context: TrainContext) -> None:
     exported = Exported(notes_of(config, encoded, parts), payload["style"], parts)
     sampling = Sampling(Path(payload["checkpoints"]) / "samples", exported, _some_captions(project)) if context.rank == 0 else None
     try:
-        average = train(config, encoded, exported, Checkpoints(Path(payload["checkpoints"])), context, sampling)
+        average = train(config, encoded, exported, checkpoints, context, sampling)
     finally:
         if sampling is not None:
             sampling.close()

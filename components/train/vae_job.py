@@ -15,6 +15,7 @@ from components.models.vae import VideoVae, save_vae
 from components.store.project import Project
 from components.train.checkpoint import Checkpoints
 from components.train.context import TrainContext
+from components.train.travel import travels
 from components.train.vae_batches import held_out, sample_of, training_clips, vae_batches
 from components.train.vae_loop import ClipBatch, fit_normalisation, measure_psnr, to_pixels, train_vae
 
@@ -25,7 +26,8 @@ NORMALISED_BY_CLIPS = 256
 SHEET_ROWS = 6
 
 
-def run(payload: Mapping[str, Any], context: TrainContext) -> None:
+@travels
+def run(payload: Mapping[str, Any], context: TrainContext, checkpoints: Checkpoints) -> None:
     """Trains the video VAE and exports it.
 
     Args:
@@ -43,7 +45,7 @@ def run(payload: Mapping[str, Any], context: TrainContext) -> None:
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     logger.info("the video VAE has %.2f million parameters; its principal components alone reach %.2f dB", millions, pca)
     batches = vae_batches(project, shapes, settings.batch_size, settings.seed, context.rank, context.world_size)
-    average = train_vae(settings, model, batches, Checkpoints(Path(payload["checkpoints"])), context)
+    average = train_vae(settings, model, batches, checkpoints, context)
     if context.rank != 0:
         return
     fit_normalisation(average, sample_of(project, shapes, NORMALISED_BY_CLIPS))

@@ -2,17 +2,32 @@
 
 import multiprocessing
 import os
-from collections.abc import Iterator
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from components.store import mirror, storage, tables
+from components.models.weights import new_folder
+from components.store import checkpoints, mirror, storage, tables
 from components.store.project import Project
 from components.store.storage import Storage, StorageAwayError, StorageError
-from tests.store.object_store import ObjectStore, found_by_this_process, object_store
+from tests.store.object_store import REPOSITORY, ObjectStore, found_by_this_process, object_store
 
 ROWS_EACH = 12
+UPLOAD = """
+import sys
+from pathlib import Path
+from components.store.checkpoints import Uploads
+from components.store.storage import Storage
+uploads = Uploads(Storage(sys.argv[1]), Path(sys.argv[2]))
+uploads(Path(sys.argv[2], "step_000020"))
+uploads.close()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -195,3 +210,65 @@ def test_without_a_storage_nothing_happens(tmp_path: Path) -> None:
     project = Project(tmp_path, "films")
     assert mirror.pull(project) == mirror.push(project) == []
     assert not project.folder.exists()
+
+
+def save(folder: Path, step: int, content: bytes = b"weights") -> Path:
+    with new_folder(folder / f"step_{step:06d}") as draft:
+        (draft / "tensors.safetensors").write_bytes(content + str(step).encode())
+    return folder / f"step_{step:06d}"
+
+
+def wait_until(moment: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not moment():
+        assert time.monotonic() < deadline, "the moment never came"
+        time.sleep(0.02)
+
+
+def test_a_training_does_not_wait_for_its_uploads_and_the_newest_goes_next(machine: Project, store: ObjectStore) -> None:
+    folder, there = machine.folder / "checkpoints", Storage(f"{machine.storage}/checkpoints")
+    uploads = checkpoints.Uploads(there, folder)
+    store.tell("hold", match="step_")
+    uploads(save(folder, 10))
+    wait_until(lambda: store.tell("held") > 0)
+    for step in (20, 30, 40):
+        uploads(save(folder, step))  # returns, though nothing was let through yet
+    shutil.rmtree(folder / "step_000010")  # pruned while it is under way
+    assert checkpoints.whole_steps(there) == []
+    store.tell("release")
+    uploads.close()
+    assert checkpoints.whole_steps(there) == [10, 40]
+    assert there.read("step_000010/tensors.safetensors") == b"weights10"
+    assert sorted(path.name for path in folder.iterdir()) == ["step_000020", "step_000030", "step_000040"]
+
+
+def test_an_upload_killed_half_way_is_not_taken_for_a_checkpoint(machine: Project, store: ObjectStore, tmp_path: Path) -> None:
+    folder, there = machine.folder / "checkpoints", Storage(f"{machine.storage}/checkpoints")
+    checkpoints.upload_step(there, save(folder, 10), "step_000010")
+    save(folder, 20, b"more")
+    store.tell("hold", match="step_000020/manifest")
+    upload = subprocess.Popen([sys.executable, "-c", UPLOAD, there.uri, str(folder)], cwd=REPOSITORY)
+    wait_until(lambda: store.tell("held") > 0)
+    assert there.read("step_000020/tensors.safetensors") == b"more20"
+    upload.send_signal(signal.SIGKILL)
+    upload.wait()
+    elsewhere = tmp_path / "elsewhere"
+    assert checkpoints.fetch_newest(there, elsewhere) == 10
+    assert [path.name for path in elsewhere.iterdir()] == ["step_000010"]
+    store.tell("release")
+
+
+def test_a_store_that_is_busy_for_long_costs_one_upload_and_not_the_training(
+    machine: Project, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(storage, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(storage, "SDK_ATTEMPTS", 1)
+    folder, there = machine.folder / "checkpoints", Storage(f"{machine.storage}/checkpoints")
+    uploads = checkpoints.Uploads(there, folder)
+    store.tell("fail", times=1000, match="step_000010")
+    uploads(save(folder, 10))
+    wait_until(lambda: "step_000010 was not uploaded" in caplog.text)
+    store.tell("fail", times=0)
+    uploads(save(folder, 20))
+    uploads.close()
+    assert checkpoints.whole_steps(there) == [20]
