@@ -22,6 +22,7 @@ logger = logging.getLogger("kinora")
 
 STEP = re.compile(r"step_(\d{6,})")
 METRICS, SAMPLES = "metrics.jsonl", "samples"
+LINES = (METRICS, "starts.jsonl")
 UPLOADED = ".upload."  # a second name of a folder under way, which outlives the pruning of the first
 
 
@@ -87,8 +88,9 @@ class Uploads:
             name = f"{SAMPLES}/{path.name}"
             if name not in there or there[name].num_bytes != path.stat().st_size:
                 self.storage.upload(path, name)
-        if (self.folder / METRICS).is_file():
-            self.storage.upload(self.folder / METRICS, METRICS)
+        for name in LINES:
+            if (self.folder / name).is_file():
+                self.storage.upload(self.folder / name, name)
 
 
 def upload_step(storage: Storage, place: Path, name: str) -> None:
@@ -154,7 +156,9 @@ def fetch_step(storage: Storage, folder: Path, step: int) -> None:
 
 def fetch_beside(storage: Storage, folder: Path) -> None:
     """Brings the metrics and samples that the storage has more of."""
-    for name, seen in {**storage.list(METRICS), **storage.list(SAMPLES)}.items():
+    for name, seen in storage.list().items():
+        if name not in LINES and not name.startswith(f"{SAMPLES}/"):
+            continue
         path = folder / name
         if not path.is_file() or path.stat().st_size < seen.num_bytes:
             storage.download(name, path)

@@ -21,7 +21,7 @@ MIRRORED = ("models", "evaluations", "samples", "sheets", "lineage", "report.htm
 LEFT_OUT = ("models/downloaded",)  # a cache of the registry
 RECORDS, MANIFEST, INDEX = "state/", "manifest.json", ".mirror.json"
 
-CURVES = "/metrics.jsonl"  # of a finished training, for the report; its checkpoints stay where they are
+CURVES = ("/metrics.jsonl", "/starts.jsonl")  # of a finished training, for the report; its checkpoints stay where they are
 COMPARED_BYTES = 2**20  # above this, equal names and lengths are taken for equal: a model's folder is named by what made it
 
 Signature = list[int]

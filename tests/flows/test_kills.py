@@ -1,18 +1,22 @@
 """SIGKILL of a whole run at several moments, then the same command: nothing doubled, nothing lost, the same weights."""
 
+import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from components.models.weights import digest_folder
 from components.operations.freshness import model_folder
+from components.stages import STAGES
 from components.store.project import Project
+from components.store.storage import Storage
 from components.store.tables import clips, videos
 from tests.flows.command import kinora, start
+from tests.store.object_store import found_by_this_process, object_store
 
 pytestmark = pytest.mark.slow
 
@@ -40,8 +44,10 @@ def some_clips(project: Project) -> bool:
     return (project.folder / "tables" / "clips.lance" / "_versions").is_dir() and clips(project).count() > 0
 
 
-def kill_when(folder: Path, project: Project, moment: Callable[[Project], bool]) -> None:
-    running = start(folder, *ARGUMENTS)
+def kill_when(
+    folder: Path, project: Project, moment: Callable[[Project], bool], arguments: Sequence[str] = ARGUMENTS, **extra: str
+) -> None:
+    running = start(folder, *arguments, **extra)
     try:
         deadline = time.monotonic() + 600
         while not moment(project):
@@ -70,3 +76,34 @@ def test_a_run_killed_in_every_stage_ends_as_an_unbroken_one(unbroken: Project, 
     assert done.returncode == 0, done.stderr[-4000:]
     assert content(project) == content(unbroken)
     assert weights(project) == weights(unbroken)
+
+
+def test_a_run_killed_in_a_training_ends_on_another_machine_as_an_unbroken_one(unbroken: Project, tmp_path: Path) -> None:
+    """Tables, models, records and checkpoints lie in an object store; each machine begins with an empty folder."""
+    machines = [tmp_path / name for name in "abc"]
+    for machine in machines:
+        machine.mkdir()
+    with object_store() as store, found_by_this_process(store):
+        arguments = (*ARGUMENTS, "--set", f"cluster.storage={store.uri('runs')}")
+        shared = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
+        first, second, _ = projects = [Project(machine / "runs", "demo", store.uri("runs")) for machine in machines]
+        stored = Storage(f"{store.uri('runs')}/demo")
+
+        def checkpoint_arrived(project: Project) -> bool:
+            return any(name.endswith("manifest.json") for name in stored.list("checkpoints/train_dit"))
+
+        kill_when(machines[0], first, checkpoint_arrived, arguments, **shared)
+        done = kinora(machines[1], *arguments, **shared)
+        assert done.returncode == 0, done.stderr[-4000:]
+        assert not any((machine / "runs/demo/tables").exists() for machine in machines)
+        planned = kinora(machines[2], "plan", "--json", *arguments[1:], **shared)
+        assert [stage["action"] for stage in json.loads(planned.stdout)] == ["skip"] * len(STAGES), planned.stdout + planned.stderr
+        made = kinora(machines[2], "generate", "a red square", "-o", "x.mp4", "--model", "candidate", *arguments[1:], **shared)
+        assert made.returncode == 0, made.stderr[-4000:]
+        assert [content(project) for project in projects[1:]] == [content(unbroken)] * 2
+        assert [weights(project) for project in projects[1:]] == [weights(unbroken)] * 2
+        metrics = [path.read_text() for path in second.folder.glob("checkpoints/train_dit/*/metrics.jsonl")]
+        assert len(metrics) == 1
+        assert len(metrics[0].splitlines()) == len(
+            next(unbroken.folder.glob("checkpoints/train_dit/*/metrics.jsonl")).read_text().splitlines()
+        )

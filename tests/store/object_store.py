@@ -1,7 +1,8 @@
 """An S3 on loopback for tests: moto's, one request at a time so that conditional writes hold, with faults on demand.
 
 Run as `python -m tests.store.object_store`: prints its port. `GET /-/fail?times=3&method=PUT&match=step_` makes the next requests of
-that kind answer 503, `/-/hold?match=step_` keeps them waiting until `/-/release`, and `/-/held` says how many wait.
+that kind answer 503, `/-/hold?match=step_` keeps them waiting until `/-/release`, `/-/held` says how many wait, and
+`/-/overwrite?on=1` makes it a store that passes over the conditions of a write.
 """
 
 import os
@@ -30,6 +31,7 @@ class Faults:
     match: str = ""
     held: str = ""
     waiting: int = 0
+    overwrites: bool = False
     released: threading.Event = field(default_factory=threading.Event)
 
 
@@ -44,6 +46,8 @@ def application(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[b
             case "hold":
                 faults.held = wanted["match"][0]
                 faults.released.clear()
+            case "overwrite":
+                faults.overwrites = wanted["on"][0] == "1"
             case "release":
                 faults.held = ""
                 faults.released.set()
@@ -62,6 +66,8 @@ def application(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[b
             faults.times -= 1
             start("503 Service Unavailable", [("Content-Type", "application/xml"), ("Content-Length", str(len(BUSY)))])
             return [BUSY]
+        if faults.overwrites:
+            environ.pop("HTTP_IF_NONE_MATCH", None)
         with one_at_a_time:
             return list(app(environ, start))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from components.models.weights import new_folder
-from components.store import checkpoints, mirror, storage, tables
+from components.store import checkpoints, conditional_writes, mirror, storage, tables
 from components.store.project import Project
 from components.store.storage import Storage, StorageAwayError, StorageError
 from tests.store.object_store import REPOSITORY, ObjectStore, found_by_this_process, object_store
@@ -272,3 +272,22 @@ def test_a_store_that_is_busy_for_long_costs_one_upload_and_not_the_training(
     uploads(save(folder, 20))
     uploads.close()
     assert checkpoints.whole_steps(there) == [20]
+
+
+def test_a_store_that_keeps_conditional_writes_passes_and_is_left_as_it_was(machine: Project) -> None:
+    assert conditional_writes.check(f"{machine.storage}") is None
+    assert Storage(f"{machine.storage}/.conditional-writes").list() == {}
+
+
+def test_a_store_that_overwrites_is_found_out(machine: Project, store: ObjectStore) -> None:
+    store.tell("overwrite", on=1)
+    try:
+        said = conditional_writes.check(f"{machine.storage}")
+    finally:
+        store.tell("overwrite", on=0)
+    assert said is not None
+    assert "does not keep conditional writes" in said
+
+
+def test_a_probe_of_a_bucket_that_is_not_there_says_so(store: ObjectStore) -> None:
+    assert "there is no bucket `none`" in str(conditional_writes.check("s3://none/runs"))

@@ -1,0 +1,64 @@
+"""Whether a storage refuses to write a name that is there already, which keeps the commits of several writers apart."""
+
+import threading
+import uuid
+
+from components.store.storage import Storage, StorageAwayError, StorageError, options_of
+
+WRITERS, ROUNDS = 6, 2
+
+
+def check(uri: str) -> str | None:
+    """Commits to a table of its own from several threads at the same version, and answers None when no commit was lost.
+
+    Returns:
+        Else one sentence with the way out. The table is removed again.
+    """
+    place = f"{uri.rstrip('/')}/.conditional-writes/{uuid.uuid4().hex}.lance"
+    try:
+        storage = Storage(place)
+        storage.check()
+        try:
+            lost = _lost_commits(place)
+        finally:
+            storage.delete(storage.list())
+    except (StorageError, StorageAwayError) as error:
+        return str(error)
+    except OSError as error:
+        said = " ".join(str(error).split())[:200]
+        return f"the storage `{uri}` takes no table ({said}); hint: credentials need to list, read, write and delete"
+    if lost:
+        return (
+            f"the storage `{uri}` lost {lost} of {WRITERS * ROUNDS} commits made at once: it does not keep conditional writes; "
+            "hint: use one that honours If-None-Match, as Amazon S3 does"
+        )
+    return None
+
+
+def _lost_commits(place: str) -> int:
+    import lance
+    import pyarrow as pa
+
+    row, options = pa.table({"number": [1]}), options_of(place)
+    lance.write_dataset(row.slice(0, 0), place, storage_options=options)
+    for _ in range(ROUNDS):
+        together = threading.Barrier(WRITERS)
+        failed: list[BaseException] = []
+
+        def commit(together: threading.Barrier = together, failed: list[BaseException] = failed) -> None:
+            try:
+                seen = lance.dataset(place, storage_options=options)
+                together.wait(60)
+                lance.write_dataset(row, seen, mode="append")
+            except BaseException as error:
+                together.abort()
+                failed.append(error)
+
+        writers = [threading.Thread(target=commit) for _ in range(WRITERS)]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+        if failed:
+            raise OSError(str(failed[0])) from failed[0]
+    return WRITERS * ROUNDS - int(lance.dataset(place, storage_options=options).count_rows())
