@@ -17,6 +17,7 @@ from urllib.request import url2pathname
 
 from components.models.weights import DamagedFolderError, digest_folder, verify_folder
 from components.registry.gates import Verdict
+from components.registry.identity import as_promoter, is_refusal, refusal
 from components.registry.tracking import LONGEST_VALUE, client_of, experiment_of, tracking_uri
 from components.store.project import Project
 
@@ -48,6 +49,10 @@ class ModelNotFoundError(ValueError):
 
 class RegistryUnavailableError(RuntimeError):
     """The registry does not answer; the message says where it should be."""
+
+
+class RegistryRefusedError(RegistryUnavailableError):
+    """The registry does not let this identity do what is asked; the message says who may."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ def register(
     name = registered_name(project, kind)
     text = {WEIGHTS_TAG: weights, "kinora.kind": kind, **{f"metric.{key}": f"{value:.6g}" for key, value in metrics.items()}, **tags}
     text = {key: str(value)[:LONGEST_VALUE] for key, value in text.items()}
-    with reached(project) as client:
+    with reached(project, writes=True) as client:
         _ensure_registered(client, name, project)
         found = _by_weights(client, name, kind, weights)
         if found is None:
@@ -151,7 +156,7 @@ def promote(project: Project, kind: Kind, version: Version, verdict: Verdict, co
         ValueError: another champion was chosen since; the version has to be compared with that one.
     """
     name, number = registered_name(project, kind), str(version.number)
-    with reached(project) as client, project.lock(f"promote-{kind}"):
+    with reached(project, writes=True) as client, project.lock(f"promote-{kind}"):
         client.set_model_version_tag(name, number, VERDICT_TAG, verdict.outcome)
         client.set_model_version_tag(name, number, REASONS_TAG, "; ".join(verdict.reasons)[:LONGEST_VALUE])
         if verdict.outcome != "promote":
@@ -180,7 +185,7 @@ def rollback(project: Project, kind: Kind) -> Version:
         ModelNotFoundError: there is no earlier champion.
     """
     name = registered_name(project, kind)
-    with reached(project) as client, project.lock(f"promote-{kind}"):
+    with reached(project, writes=True) as client, project.lock(f"promote-{kind}"):
         champion, previous = _by_alias(client, name, kind, CHAMPION), _by_alias(client, name, kind, PREVIOUS)
         if previous is None or (champion is not None and champion.number == previous.number):
             raise ModelNotFoundError(f"`{name}` has no earlier champion to go back to; hint: `kinora show models` lists the versions")
@@ -226,14 +231,17 @@ def lookup(project: Project, kind: Kind, reference: str) -> Version:
 
 
 @contextlib.contextmanager
-def reached(project: Project) -> Iterator[Any]:
-    """Lends the client; a registry that does not answer is one sentence."""
+def reached(project: Project, writes: bool = False) -> Iterator[Any]:
+    """Lends the client, as the promoter where something is written; a registry that does not answer is one sentence."""
     from mlflow.exceptions import MlflowException
 
     try:
-        yield client_of(project)
+        with as_promoter() if writes else contextlib.nullcontext():
+            yield client_of(project)
     except MlflowException as error:
         said = " ".join(str(error).split())[:200]
+        if is_refusal(error.error_code, said):
+            raise RegistryRefusedError(refusal(tracking_uri(project), writes)) from error
         raise RegistryUnavailableError(f"MLflow at `{tracking_uri(project)}` does not do what is asked ({said})") from error
 
 
