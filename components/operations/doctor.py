@@ -7,13 +7,14 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from components.config import Config
+from components.operations import security
+from components.operations.check import Check
+from components.operations.check import version as _version
 
 GIB = 2**30
 OLDEST_PYTHON = (3, 11)
@@ -22,19 +23,6 @@ MEMORY_WANTED, MEMORY_NEEDED = 8 * GIB, 4 * GIB
 OPEN_FILES_WANTED = 4096
 CONNECT_SECONDS = 3.0
 ADDRESSES = {"PREFECT_API_URL": "flows", "MLFLOW_TRACKING_URI": "models and metrics", "RAY_ADDRESS": "workers"}
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing looked at; state is ok, warn or fail, and hint says what to do when it is not ok."""
-
-    name: str
-    state: str
-    said: str
-    hint: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def examine(config: Config) -> list[Check]:
@@ -54,6 +42,13 @@ def examine(config: Config) -> list[Check]:
         lambda: _gpu(config),
         _codec,
         _addresses,
+        security.known_holes,
+        lambda: security.secrets(root),
+        security.telemetry,
+        lambda: security.own_servers(root),
+        security.named_servers,
+        lambda: security.clock(root),
+        lambda: _storage(config),
     )
     found: list[Check] = []
     for look in looks:
@@ -191,6 +186,20 @@ def _codec() -> Check:
         return Check("codec", "fail", f"H.264 does not encode: {error}", "reinstall PyAV, whose wheels bring libx264: `make setup`")
 
 
+def _storage(config: Config) -> Iterator[Check]:
+    """Tries whether a storage lets only one of two writers have a name, which every commit of a table stands on."""
+    storage = config.cluster.storage
+    if storage is None:
+        return
+    from components.store.conditional_writes import check
+
+    what, _, hint = (check(storage) or "").partition("; hint: ")
+    if what:
+        yield Check("storage", "fail", what, hint)
+    else:
+        yield Check("storage", "ok", f"{storage} keeps conditional writes")
+
+
 def _addresses() -> Iterator[Check]:
     for variable, use in ADDRESSES.items():
         value = os.environ.get(variable, "")
@@ -237,10 +246,3 @@ def _amount(name: str, there: int, wanted: int, needed: int, hint: str) -> Check
 def _nearest(path: Path) -> Path:
     path = path.resolve()
     return next(place for place in (path, *path.parents) if place.exists())
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

@@ -15,7 +15,7 @@ TRAINER, PROMOTER = "trainer", "promoter"
 WORKSPACE = "default"
 GRANTS = {  # the server's default permission, READ, is what both have beside these
     TRAINER: {"experiment": "EDIT"},
-    PROMOTER: {"experiment": "EDIT", "registered_model": "MANAGE"},
+    PROMOTER: {"experiment": "MANAGE", "registered_model": "MANAGE"},  # a take-down removes files of runs
 }
 
 

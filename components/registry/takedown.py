@@ -23,7 +23,7 @@ def remove_run_files(project: Project, is_to_go: Callable[[Mapping[str, str], st
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     gone = 0
-    with reached(project) as client:
+    with reached(project, writes=True) as client:
         page = None
         while True:
             runs = client.search_runs([experiment_of(project, client)], max_results=1000, page_token=page)
@@ -47,7 +47,7 @@ def mark(project: Project, version: Version, removed: list[dict[str, Any]], tags
     said = json.dumps(removed)
     if len(said) > LONGEST_VALUE:
         said = json.dumps({"videos": len(removed), "clips": sum(one["clips"] for one in removed), "at": max(one["at"] for one in removed)})
-    with reached(project) as client:
+    with reached(project, writes=True) as client:
         for name, value in {**tags, **({REMOVED_TAG: said} if removed else {})}.items():
             client.set_model_version_tag(version.name, str(version.number), name, value)
             if version.run_id:
