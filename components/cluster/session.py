@@ -162,6 +162,11 @@ def _start_patiently(session: _Session, cluster: Any, root: Path) -> None:
 
 def _explained(session: _Session) -> RayUnavailableError:
     cause = " ".join(str(session.error).split())[:300]
+    if session.address and "ersion mismatch" in cause:
+        return RayUnavailableError(
+            f"the Ray at RAY_ADDRESS `{session.address}` is of another version ({cause}); "
+            "hint: install the same `requirements.lock` and Python here and on all its nodes"
+        )
     if session.address:
         return RayUnavailableError(
             f"no Ray answers at RAY_ADDRESS `{session.address}` ({cause}); "

@@ -9,13 +9,19 @@ from flows.commands.output import print_json, print_table, remark
 
 
 @click.command()
+@click.option("--cluster", is_flag=True, help="Ask every node of the Ray cluster of RAY_ADDRESS, too.")
 @settings_options
 @json_option
-def doctor(as_json: bool, **options: Any) -> int:
-    """Check this machine and installation; the exit code is 1 when something fails."""
+def doctor(cluster: bool, as_json: bool, **options: Any) -> int:
+    """Check this machine, installation and its servers; the exit code is 1 when something fails."""
     from components.operations.doctor import examine
 
-    checks = examine(resolve(**options).config)
+    config = resolve(**options).config
+    checks = examine(config)
+    if cluster:
+        from components.operations.cluster_check import examine_cluster
+
+        checks += examine_cluster(config)
     failed = [check for check in checks if check.state == "fail"]
     if as_json:
         print_json([check.as_dict() for check in checks])
