@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from components.store.secret_files import read_secret
+from components.store.secret_names import FROM_FILES
 from components.store.servers import live_servers, servers_file
 
 
@@ -28,8 +30,19 @@ def quiet_environment(root: Path) -> None:
         "CUDA_CACHE_PATH": str(root / "cache" / "cuda"),
     }.items():
         os.environ.setdefault(name, value)
+    _read_secrets()
     if servers_file(root).exists():
         _use_servers(root)
+
+
+def _read_secrets() -> None:
+    """Takes secrets from the files that the environment names, and refuses a file that others may read."""
+    for name in FROM_FILES:
+        file = os.environ.get(f"{name}_FILE")
+        if file and not os.environ.get(name):
+            os.environ[name] = read_secret(file, f"{name}_FILE")
+    if file := os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        read_secret(file, "RAY_AUTH_TOKEN_PATH")
 
 
 def _use_servers(root: Path) -> None:

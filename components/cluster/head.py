@@ -12,7 +12,6 @@ from typing import Any
 from components.cluster.session import LOCAL_ENVIRONMENT, python_path, token_file
 
 KNOCK_SECONDS = 3.0
-SECRET = "RAY_AUTH_TOKEN"  # in the environment it would be seen by every job, so the token's file stands in for it
 
 
 def head_command(port: int, dashboard_port: int, client_port: int, folder: Path, cluster: Any) -> list[str]:
@@ -34,7 +33,7 @@ def head_command(port: int, dashboard_port: int, client_port: int, folder: Path,
 
 
 def head_environment(root: Path) -> dict[str, str]:
-    """Answers what a head's environment has beside its parent's; `SECRET` must not be in it."""
+    """Answers what a head's environment has beside its parent's; no secret may be in it, since every job inherits it."""
     return LOCAL_ENVIRONMENT | token_environment(root) | {"PYTHONPATH": python_path()}
 
 

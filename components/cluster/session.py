@@ -14,11 +14,12 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components.store.secret_names import RAY_TOKEN, SECRETS
 from components.store.servers import process_started
 
 logger = logging.getLogger("kinora")
@@ -201,9 +202,8 @@ def _connect(address: str) -> None:
 
 def _start_local(folder: Path, cluster: Any, root: Path) -> None:
     """Starts Ray below `folder`; workers inherit their environment, so they need no runtime environment of their own."""
-    if "RAY_AUTH_TOKEN" not in os.environ:
-        os.environ["RAY_AUTH_TOKEN_PATH"] = str(token_file(root))
-    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ.pop(RAY_TOKEN, None)  # it would win over the file, and every worker would see it
+    os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_file(root))})
     with _environment(LOCAL_ENVIRONMENT | {"PYTHONPATH": python_path()}):
         import ray
 
@@ -211,7 +211,7 @@ def _start_local(folder: Path, cluster: Any, root: Path) -> None:
         raylet.Config.initialize("")  # both are read once a process, and an earlier session may have been another project's
         raylet.AuthenticationTokenLoader.instance().reset_cache()
         with_dashboard = os.environ.get("KINORA_RAY_DASHBOARD") == "1"
-        with contextlib.nullcontext() if with_dashboard else _without_extras():
+        with _without_secrets(), contextlib.nullcontext() if with_dashboard else _without_extras():
             ray.init(
                 address="local",
                 num_cpus=cluster.num_cpus or max(2, len(os.sched_getaffinity(0))),
@@ -239,6 +239,23 @@ def _without_extras() -> Iterator[None]:
         (node.Node, "start_api_server"): lambda old: lambda self, **options: None,
         (utils, "get_dashboard_dependency_error"): lambda old: lambda: ImportError("left out"),
     }
+    with _swapped(swaps):
+        yield
+
+
+@contextlib.contextmanager
+def _without_secrets() -> Iterator[None]:
+    """Starts workers with empty words in place of this process's secrets; their environment is that of the job that they run."""
+    import ray._private.parameter as parameter
+
+    hidden = {name: "" for name in SECRETS if name in os.environ}
+    with _swapped({(parameter, "RayParams"): lambda old: functools.partial(old, env_vars=hidden)} if hidden else {}):
+        yield
+
+
+@contextlib.contextmanager
+def _swapped(swaps: Mapping[tuple[Any, str], Callable[[Any], Any]]) -> Iterator[None]:
+    """Replaces names of modules while the block lasts; where one of them is missing none is."""
     olds = {place: getattr(*place, None) for place in swaps}
     if None in olds.values():
         yield

@@ -16,17 +16,13 @@ from components.cluster.head import head_refuses_strangers
 from components.operations.check import Check, version
 from components.operations.server_kinds import QUIET
 from components.store.secret_files import is_exposed
+from components.store.secret_names import RAY_TOKEN
 from components.store.servers import Server, live_servers, servers_file
 
 HOLES = {  # the oldest version without them
     "ray": ("2.56", "CVE-2026-57516, a pickle in `read_webdataset`, and token-less dashboards before 2.54"),
     "mlflow": ("3.17.2", "CVE-2026-116690 and others, code run by whoever reaches the server"),
     "torch": ("2.10", "CVE-2026-24747, code run by a checkpoint"),
-}
-SECRETS = {  # in the environment of a process every child of it sees them
-    "RAY_AUTH_TOKEN": "RAY_AUTH_TOKEN_PATH",
-    "MLFLOW_TRACKING_PASSWORD": "MLFLOW_TRACKING_PASSWORD_FILE",
-    "PREFECT_API_AUTH_STRING": "PREFECT_API_AUTH_STRING_FILE",
 }
 SECRET_FILES = ("RAY_AUTH_TOKEN_PATH", "AWS_SHARED_CREDENTIALS_FILE")  # beside all that end with _PASSWORD_FILE and the like
 SECRET_ENDINGS = ("_PASSWORD_FILE", "_AUTH_STRING_FILE", "_TOKEN_FILE", "_SECRET_KEY_FILE")
@@ -65,11 +61,9 @@ def secrets(root: Path) -> Iterator[Check]:
         yield Check("secret files", "fail", f"others on this machine may read `{path}`", f"`chmod 600 {path}`")
     if not open_to_others:
         yield Check("secret files", "ok", f"{len(there)} here, each for its owner alone")
-    for name, better in SECRETS.items():
-        if os.environ.get(name):
-            yield Check(
-                "secrets", "warn", f"`{name}` is in the environment", f"write it into a file of mode 0600 and name that in `{better}`"
-            )
+    if os.environ.get(RAY_TOKEN):
+        hint = "write it into a file of mode 0600 and name that in `RAY_AUTH_TOKEN_PATH`"
+        yield Check("secrets", "warn", f"`{RAY_TOKEN}` is in the environment, which every job of Ray may see", hint)
 
 
 def telemetry() -> Check:

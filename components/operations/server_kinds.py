@@ -14,6 +14,7 @@ from typing import Any
 from components.cluster import head
 from components.config import Config
 from components.operations.ports import LOOPBACK, MARK, free_port
+from components.store.secret_names import SECRETS
 from components.store.servers import Server
 
 KNOCK_SECONDS = 3.0
@@ -25,19 +26,7 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 ADDRESSES = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")
-SECRETS = (  # each server gets those that it needs, and its environment is that of the jobs that it starts
-    head.SECRET,
-    "PREFECT_API_KEY",
-    "PREFECT_API_AUTH_STRING",
-    "PREFECT_SERVER_API_AUTH_STRING",
-    "MLFLOW_TRACKING_USERNAME",
-    "MLFLOW_TRACKING_PASSWORD",
-    "MLFLOW_TRACKING_TOKEN",
-    "MLFLOW_AUTH_ADMIN_PASSWORD",
-    "MLFLOW_FLASK_SERVER_SECRET_KEY",
-    "KINORA_PROMOTER_USERNAME",
-    "KINORA_PROMOTER_PASSWORD_FILE",
-)
+WHO_WE_ARE = ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
 
 @dataclass(frozen=True)
@@ -85,9 +74,9 @@ def environment_of(kind: Kind, place: Place) -> dict[str, str]:
 
 
 def answers(address: str, question: Mapping[str, Any] | None = None) -> Any:
-    """Answers what a server of this machine says, past any proxy; None when it does not answer with 200."""
+    """Answers what a server of this machine says, past any proxy, or None; only Prefect is asked questions."""
     headers = {"Content-Type": "application/json"}
-    if string := os.environ.get("PREFECT_API_AUTH_STRING"):
+    if question is not None and (string := os.environ.get("PREFECT_API_AUTH_STRING")):
         headers["Authorization"] = f"Basic {base64.b64encode(string.encode()).decode()}"
     body = None if question is None else json.dumps(question).encode()
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -165,7 +154,7 @@ KINDS = {
     "serving": Kind(
         command=lambda place: [sys.executable, "-m", SERVING],
         environment=_serving_environment,
-        secrets=tuple(name for name in SECRETS if name != head.SECRET and "SERVER" not in name and "ADMIN" not in name),
+        secrets=WHO_WE_ARE,
         is_well=_serves,
         after=("prefect", "mlflow", "ray"),
     ),

@@ -13,7 +13,7 @@ import pytest
 
 from components.cluster import session
 from components.cluster.session import RayUnavailableError, ray_session, start_ray, stop_ray, token_file
-from tests.cluster.conftest import SETTINGS
+from tests.cluster.conftest import SECRET, SETTINGS
 
 
 def where_ray_lives() -> Path:
@@ -69,6 +69,15 @@ def test_the_temporary_folder_is_short_and_ray_asks_for_the_token(ray: Path):
     done = subprocess.run([sys.executable, "-c", stranger], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode != 0
     assert "in" not in done.stdout.split()
+
+
+def test_workers_do_not_see_the_secrets_of_the_driver(ray: Path):
+    import ray as library
+
+    assert os.environ["MLFLOW_TRACKING_PASSWORD"] == SECRET
+    seen = library.get(library.remote(lambda: dict(os.environ)).options(num_cpus=0).remote())
+    assert SECRET not in seen.values()
+    assert (ray / "ray" / "token").read_text() not in seen.values()
 
 
 def test_folders_of_dead_processes_are_cleared_and_those_of_living_ones_stay(monkeypatch: pytest.MonkeyPatch):

@@ -145,7 +145,8 @@ def test_the_line_of_a_log_that_tells_most(tmp_path: Path, log: str, line: str) 
 
 
 def test_a_server_gets_no_secret_that_it_does_not_need(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from components.operations.server_kinds import KINDS, SECRETS, environment_of
+    from components.operations.server_kinds import KINDS, environment_of
+    from components.store.secret_names import SECRETS
 
     for name in SECRETS:
         monkeypatch.setenv(name, f"distinctive-{name}")

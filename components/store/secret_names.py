@@ -1,0 +1,14 @@
+"""The settings whose values are secrets: which a process may hold, and which no server or job that it starts is given."""
+
+RAY_TOKEN = "RAY_AUTH_TOKEN"  # every job of Ray sees it, so the token's file stands in for it
+FROM_FILES = ("PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_PASSWORD")  # `NAME_FILE` may name a file with the value
+SECRETS = (
+    RAY_TOKEN,
+    "PREFECT_API_KEY",
+    "PREFECT_API_AUTH_STRING",
+    "PREFECT_SERVER_API_AUTH_STRING",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "MLFLOW_AUTH_ADMIN_PASSWORD",
+    "MLFLOW_FLASK_SERVER_SECRET_KEY",
+)
