@@ -50,8 +50,9 @@ def write_secrets(folder: Path) -> None:
     keep(folder, "webhook_url", "")  # a person writes one in
     keep(folder, "mlflow_secret_key", word())
     for user in MLFLOW_USERS:
-        password = keep(folder, f"mlflow_{user}_password", word(16))
-        keep(folder, f"mlflow_{user}", f"[mlflow]\nmlflow_tracking_username = {user}\nmlflow_tracking_password = {password}\n")
+        password = keep(folder, f"mlflow_{user}_password", word())
+        if user != "promoter":  # a promoter only for the moment of a promotion, never the identity of a whole process
+            keep(folder, f"mlflow_{user}", f"[mlflow]\nmlflow_tracking_username = {user}\nmlflow_tracking_password = {password}\n")
     keep(
         folder, "mlflow_auth.ini", mlflow_auth((folder / "mlflow_admin_password").read_text(), (folder / "mlflow_database_url").read_text())
     )
@@ -67,7 +68,7 @@ def mlflow_auth(admin_password: str, database: str) -> str:
         f"database_uri = {database}\n"
         "admin_username = admin\n"
         f"admin_password = {admin_password}\n"
-        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        "authorization_function = components.registry.authorize:authenticate\n"  # MLflow alone lets anyone make a registered model
     )
 
 

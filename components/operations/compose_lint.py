@@ -19,7 +19,7 @@ NO_SECRET = {"RAY_AUTH_MODE", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"}
 PASSWORD_IN_ADDRESS = re.compile(r"://[^/\s:@]+:[^/\s@]+@")
 REQUIRED_VARIABLE = re.compile(r"\$\{[A-Z0-9_]+:\?[^}]+\}")
 DEFAULT_OF_VARIABLE = re.compile(r"\$\{[A-Z0-9_]+:?-([^}]*)\}")
-PROMOTER = "mlflow_promoter"
+PROMOTER = "mlflow_promoter_password"
 SIZES = {"k": 2**10, "m": 2**20, "g": 2**30}
 
 
@@ -144,8 +144,8 @@ def _ray(service: Document) -> Iterator[str]:
         yield "uses Ray's client, which a network hiccup ends; hint: http://HEAD:8265, the Jobs API"
     if not is_ray_node(service):
         return
-    if PROMOTER in " ".join(secrets(service)):
-        yield "hands the promoter's credentials to Ray's jobs; hint: mount mlflow_trainer there"
+    if PROMOTER in secrets(service):
+        yield "hands the promoter's password to Ray's jobs; hint: mount mlflow_trainer there"
     if "--head" in line and "--num-cpus=0" not in line:
         yield "lets work run on Ray's head; hint: --num-cpus=0"
     store = re.search(r"--object-store-memory=(\S+)", line)
@@ -195,9 +195,9 @@ def _declared_secrets(document: Document) -> Iterator[str]:
     for name, secret in declared.items():
         if not str(secret.get("file", "")).startswith("./secrets/"):
             yield f"the secret `{name}` is not a file below infra/secrets; hint: file: ./secrets/{name}"
-    holders = [name for name, service in document["services"].items() if PROMOTER in secrets(service)]
+    holders = [name for name, service in document["services"].items() if PROMOTER in secrets(service) and not runs_once(service)]
     if len(holders) != 1:
-        yield f"the promoter's credentials are mounted by {holders or 'nobody'}; hint: by the worker that runs the flows alone"
+        yield f"the promoter's password is mounted by {' and '.join(holders) or 'nobody'}; hint: by the worker that runs the flows alone"
     for name, service in document["services"].items():
         for path in (value for value in environment(service).values() if value.startswith("/run/secrets/")):
             if path.removeprefix("/run/secrets/") not in secrets(service):

@@ -63,7 +63,11 @@ def _dockerfile(text: str) -> Iterator[str]:
         elif word == "RUN" and re.search(r"(curl|wget)[^|&]*\|\s*(ba)?sh", line):
             yield f"`RUN {line[:60]}` runs what the network answers; hint: a package of a pinned version"
         elif word == "RUN" and re.search(r"pip install", line):
-            pinned = "requirements.lock" in line or "--no-deps ." in line or re.search(r"pip install( --\S+)* \S+==\S+$", line)
+            pinned = (
+                "requirements.lock" in line
+                or re.search(r"--no-deps (--editable )?\.", line)
+                or re.search(r"pip install( --\S+)* \S+==\S+$", line)
+            )
             if not pinned:
                 yield f"`RUN {line[:60]}` installs what the lock does not hold; hint: --constraint requirements.lock"
         if re.search(r"https?://", line):

@@ -213,6 +213,8 @@ def _pod(pod: Document, role: str) -> Iterator[str]:
             yield f"the volume `{volume['name']}` is a folder of the node; hint: a claim"
     if role == "worker" and pod.get("terminationGracePeriodSeconds", 30) < DRAIN_SECONDS:
         yield f"a training needs {DRAIN_SECONDS} seconds to save when its node is taken; hint: terminationGracePeriodSeconds: 150"
+    for container in pod.get("initContainers") or []:
+        yield from (f"container `{container.get('name')}` {fault}" for fault in _container(container, pod, volumes, "before"))
     for container in pod.get("containers") or []:
         yield from (f"container `{container.get('name')}` {fault}" for fault in _container(container, pod, volumes, role))
     if not pod.get("containers"):
@@ -244,7 +246,7 @@ def _container(container: Document, pod: Document, volumes: Document, role: str)
     limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
     if "memory" not in limits or "memory" not in requests or "cpu" not in requests:
         yield "says not what it needs; hint: resources: requests and limits of cpu and memory"
-    if role == "submitter":
+    if role in ("submitter", "before"):
         return
     for probe in ("readinessProbe", "livenessProbe"):
         if probe not in container:

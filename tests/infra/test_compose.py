@@ -44,7 +44,11 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
     "MLflow without accounts": (lambda c: drop(c, "mlflow", "--app-name"), "lets anyone write the registry"),
     "Prefect without a password": (lambda c: unset(c, "prefect", "PREFECT_SERVER_API_AUTH_STRING_FILE"), "answers anyone"),
     "Prefect without CSRF": (lambda c: unset(c, "prefect", "PREFECT_SERVER_CSRF_PROTECTION_ENABLED"), "other sites' pages"),
-    "the promoter on a Ray node": (lambda c: c["services"]["ray-worker"].update(secrets=["ray_auth_token", "mlflow_promoter"]), "promoter"),
+    "the promoter on a Ray node": (
+        lambda c: c["services"]["ray-worker"].update(secrets=["ray_auth_token", "mlflow_promoter_password"]),
+        "promoter",
+    ),
+    "no promoter": (lambda c: c["services"]["worker"]["secrets"].remove("mlflow_promoter_password"), "mounted by nobody"),
     "Ray without its token": (lambda c: unset(c, "ray-head", "RAY_AUTH_MODE"), "without its token"),
     "a worker without Ray's token": (lambda c: unset(c, "worker", "RAY_AUTH_TOKEN_PATH"), "without its token"),
     "Ray's client": (lambda c: variable(c, "worker", "RAY_ADDRESS", "ray://ray-gcs:10001"), "Ray's client"),

@@ -183,6 +183,12 @@ def test_a_spoilt_job_is_told_what_is_wrong(name: str) -> None:
     said(load("rayjob.yaml")[0], *JOB_SPOILT[name])
 
 
+def test_a_privileged_container_before_the_others_is_told() -> None:
+    spoilt = next(document for document in load("worker.yaml") if document["kind"] == "Deployment")
+    spoilt["spec"]["template"]["spec"]["initContainers"][0].pop("securityContext")
+    assert any("`kubectl` keeps privileges" in fault for fault in check_manifest(spoilt))
+
+
 def said(manifest: Manifest, spoil: Spoil, sentence: str) -> None:
     before = copy.deepcopy(manifest)
     spoil(manifest)
