@@ -54,7 +54,8 @@ async def serve(max_runs: int) -> None:
     from flows.deployments import POOL
 
     worker = ProcessWorker(work_pool_name=POOL, name=f"{served_here()}{os.getpid()}", limit=max_runs)
-    working = asyncio.ensure_future(worker.start(printer=logger.info))
+    healthcheck = "PREFECT_WORKER_WEBSERVER_PORT" in os.environ  # whoever named a port, such as a container, asks there
+    working = asyncio.ensure_future(worker.start(with_healthcheck=healthcheck, printer=logger.info))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, working.cancel)
     with contextlib.suppress(asyncio.CancelledError):
