@@ -3,6 +3,8 @@
 from prefect import flow
 
 from components.jobs.run import Outcome
+from components.stages import STAGES
+from flows.announce import publish_spent
 from flows.caption import caption
 from flows.encode import encode
 from flows.evaluate import evaluate
@@ -34,8 +36,10 @@ def footage_to_model(
         overrides: Settings that win over the profile, one `section.name=value` each, for example `dit.steps=200`.
     """
     outcomes: list[Outcome] = []
-    with opened_run(project, source, manifest, profile, overrides):
+    with opened_run(project, source, manifest, profile, overrides) as run:
         for stage_flow in STAGE_FLOWS:
             once = stage_flow.with_options(retries=0)  # a deployment's retries are of the whole
             outcomes += once(project, source, manifest, profile, overrides)
+        if any(outcome.action == "run" for outcome in outcomes):
+            publish_spent(run, tuple(STAGES))
     return outcomes

@@ -66,7 +66,8 @@ def plan(config: Config, project: Project, source: SourceSpec, stages: Sequence[
             changed.add(stage)
         elif stage == "ingest":
             grown = found.left / max(1, found.rows - found.left)
-        checkpoint = newest_step(project.checkpoints(stage, found.key)) if stage in TRAIN_STAGES else None
+        resumes = stage in TRAIN_STAGES and not above  # after new rows it is another training
+        checkpoint = newest_step(project.checkpoints(stage, found.key)) if resumes else None
         takes = expected(project, config, stage, _work(stage, config, found, checkpoint, anew, grown))
         plans[stage] = StagePlan(stage, "run", why, found.todo, takes.seconds, takes.num_bytes, checkpoint)
     return list(plans.values())

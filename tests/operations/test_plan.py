@@ -78,6 +78,15 @@ def test_a_training_that_resumes_takes_the_steps_that_are_left(done: Pipeline) -
     assert plans_of(done)["train_vae"].seconds_expected == pytest.approx(3.0)
 
 
+def test_a_training_after_new_rows_is_another_one_and_resumes_from_nothing(done: Pipeline) -> None:
+    folder = done.project.checkpoints("train_dit", done.assess("train_dit").key) / "step_000010"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}")
+    done.config = settings("vae.steps=11")
+    after = plans_of(done)["train_dit"]
+    assert (after.why, after.resumes_from, after.seconds_expected) == ("after `encode`", None, pytest.approx(10.0))
+
+
 def test_a_run_that_will_not_fit_on_the_disk_is_warned_of_with_the_stage_where_it_ends(done: Pipeline) -> None:
     done.config = settings("dit.steps=11")
     assert short_of_disk(list(plans_of(done).values()), done.project) is None
