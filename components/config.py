@@ -287,8 +287,9 @@ class Gate(Section):
 
 
 class Cluster(Section):
-    """Where Ray runs things; addresses come from the environment, never from here."""
+    """Where stages and Ray run; addresses come from the environment, never from here."""
 
+    stages_in: Literal["process", "job", "kubernetes"]
     num_workers: Positive
     cpus_per_worker: Positive
     threads: Positive

@@ -4,11 +4,13 @@ import difflib
 import errno
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 
 import click
 
@@ -29,7 +31,11 @@ VERBS = {
     "doctor": "Check this machine and installation.",
 }
 OURS = Path(__file__).resolve().parent.parent
-BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+BAD_INPUT, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
+
+
+class TerminatedError(BaseException):
+    """Somebody sent SIGTERM."""
 
 
 class Verbs(click.Group):
@@ -65,12 +71,13 @@ class Remarks(logging.Formatter):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the command line and leaves with its exit code: 0, 2 for bad input, 1 for a failure, 130 after Ctrl-C."""
+    """Runs the command line and leaves with its exit code: 0, 2 for bad input, 1 for a failure, 130 after Ctrl-C, 143 after SIGTERM."""
     remarks = logging.StreamHandler()
     remarks.setFormatter(Remarks())
     logger = logging.getLogger("kinora")
     logger.addHandler(remarks)
     logger.propagate = False  # Prefect's handler of all logs would say it again
+    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(_exit_code(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -80,9 +87,9 @@ def _exit_code(arguments: list[str]) -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except (click.Abort, KeyboardInterrupt):  # click has ended the line already
-        hint = "; the same command resumes where it was" if arguments[:1] == ["run"] else ""
-        click.echo(f"interrupted{hint}", err=True)
-        return INTERRUPTED
+        return _ended("interrupted", arguments, INTERRUPTED)
+    except TerminatedError:
+        return _ended("terminated", arguments, TERMINATED)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return 0
@@ -97,6 +104,16 @@ def _exit_code(arguments: list[str]) -> int:
             traceback.print_exc()
             sentence = "this is a fault of Kinora's own, not of what you typed; hint: the lines above say where"
         return say(sentence, code)
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise TerminatedError
+
+
+def _ended(how: str, arguments: list[str], code: int) -> int:
+    hint = "; the same command resumes where it was" if arguments[:1] == ["run"] else ""
+    click.echo(f"{how}{hint}", err=True)
+    return code
 
 
 def explain(error: BaseException) -> tuple[str | None, int]:

@@ -11,6 +11,8 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from flows.away import Shown
+
 ARTIFACT_SECONDS = 5.0
 
 
@@ -21,7 +23,9 @@ class StageProgress:
         self.stage = stage
         self.bar = bar
         self.task: TaskID = bar.add_task(stage, total=None, note="")
-        self.artifact = cast(UUID, create_progress_artifact(progress=0.0, key=f"{stage.replace('_', '-')}-progress", description=stage))
+        self.show = Shown()
+        self.artifact: UUID | None = None
+        self.show(lambda: self._send(0.0, stage))
         self.sent = time.monotonic()
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
@@ -29,9 +33,14 @@ class StageProgress:
         now = time.monotonic()
         if now - self.sent >= ARTIFACT_SECONDS or done >= total:
             self.sent = now
-            update_progress_artifact(
-                self.artifact, progress=min(100.0, 100.0 * done / max(total, 1)), description=f"{self.stage} {note}".strip()
-            )
+            self.show(lambda: self._send(min(100.0, 100.0 * done / max(total, 1)), f"{self.stage} {note}".strip()))
+
+    def _send(self, share: float, said: str) -> None:
+        if self.artifact is None:
+            key = f"{self.stage.replace('_', '-')}-progress"
+            self.artifact = cast(UUID, create_progress_artifact(progress=share, key=key, description=said))
+        else:
+            update_progress_artifact(self.artifact, progress=share, description=said)
 
 
 @contextlib.contextmanager

@@ -34,7 +34,8 @@ def run_flow(name: str, settings: RunSettings) -> Sequence[Any]:
     from components.cluster.session import start_ray, stop_ray
 
     config = load_config(settings.profile, settings.overrides)
-    start_ray(config, Path(config.root))  # Ray starts while Prefect is imported and its server starts
+    if config.cluster.stages_in == "process":
+        start_ray(config, Path(config.root))  # Ray starts while Prefect is imported and its server starts
     try:
         flow: Callable[..., Sequence[Any]] = getattr(import_module(f"flows.{name}"), name)
         return flow(**settings.parameters())

@@ -21,7 +21,9 @@ from components.jobs.run import Outcome, Run, unseen
 from components.jobs.stage import run_stage
 from components.store.project import Project, project_name
 from flows.announce import announced, publish_spent
+from flows.away import Shown, wait_for_prefect
 from flows.commands.options import remember_source, source_of
+from flows.jobs import JobStoppedError, KubernetesCluster, RunCancelledError, outermost, ray_cluster, run_as_job, this_flow_run
 from flows.progress import stage_progress
 
 SKIPPED = "Skipped"
@@ -30,10 +32,10 @@ QUICK_SUBFLOWS = {prefect.settings.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}  # j
 
 
 def worth_retrying(task: Any, task_run: Any, state: Any) -> bool:
-    """Answers False for what a second try cannot mend: a person's mistake, or an interrupt."""
+    """Answers False for what a second try cannot mend: a person's mistake or wish, or an interrupt."""
     try:
         state.result()
-    except ValueError:
+    except (ValueError, JobStoppedError, RunCancelledError):
         return False
     except BaseException as error:
         return isinstance(error, Exception)
@@ -44,12 +46,32 @@ def worth_retrying(task: Any, task_run: Any, state: Any) -> bool:
 def run_stage_task(run: Run, stage: str) -> Any:
     """Runs one stage, or records why it was skipped."""
     with stage_progress(stage) as progress:
-        outcome = run_stage(dataclasses.replace(run, progress=progress), stage, lambda: need_ray(run))
+        outcome = run_where_set(dataclasses.replace(run, progress=progress), stage)
         progress(1, 1, outcome.why if outcome.action == "skip" else "")
-    publish(outcome)
+    publish_patiently(outcome)
+    wait_for_prefect()
     if outcome.action == "skip":
         return Completed(name=SKIPPED, message=outcome.why)
     return outcome
+
+
+def run_where_set(run: Run, stage: str) -> Outcome:
+    """Runs a stage where the settings say: in this process, which is a driver of Ray, or as a job of a cluster."""
+    match run.config.cluster.stages_in:
+        case "process":
+            return run_stage(run, stage, lambda: need_ray(run))
+        case "job":
+            return run_as_job(run, stage, ray_cluster)
+        case "kubernetes":
+            return run_as_job(run, stage, lambda root: KubernetesCluster())
+
+
+def publish_patiently(outcome: Outcome) -> None:
+    """Publishes once Prefect is there, and once more where it went away meanwhile; what a stage shows is not worth its failure."""
+    for _ in range(2):
+        wait_for_prefect()
+        if Shown()(lambda: publish(outcome)):
+            return
 
 
 def publish(outcome: Outcome) -> None:
@@ -59,6 +81,8 @@ def publish(outcome: Outcome) -> None:
     for name, rows in show.get("tables", {}).items():
         create_table_artifact(table=rows, key=f"{prefix}-{name}", description=f"{outcome.stage}: {name}")
     for name, path in show.get("images", {}).items():
+        if not Path(path).is_file():  # a job's machine may keep its pictures elsewhere
+            continue
         picture = base64.b64encode(Path(path).read_bytes()).decode()
         create_image_artifact(image_url=f"data:image/png;base64,{picture}", key=f"{prefix}-{name}", description=f"{outcome.stage}: {name}")
     for name, text in show.get("markdown", {}).items():
@@ -68,7 +92,9 @@ def publish(outcome: Outcome) -> None:
 def run_stages(run: Run, stages: Sequence[str]) -> list[Outcome]:
     """Runs stages one after another as tasks of the flow that calls this."""
     answers: list[Any] = [run_stage_task.with_options(name=stage)(run, stage) for stage in stages]
-    publish_spent(run, [stage for stage, answer in zip(stages, answers, strict=True) if isinstance(answer, Outcome)])
+    ran = [stage for stage, answer in zip(stages, answers, strict=True) if isinstance(answer, Outcome)]
+    Shown()(lambda: publish_spent(run, ran))
+    wait_for_prefect()  # which the end of this flow is told
     return [_outcome(run, stage, answer) for stage, answer in zip(stages, answers, strict=True)]
 
 
@@ -102,11 +128,12 @@ def ray_when_needed() -> Iterator[None]:
         yield
         return
     with contextlib.ExitStack() as sessions:
-        before = held_ray.set(sessions)
+        before, flow_run = held_ray.set(sessions), outermost.set(this_flow_run())
         try:
             yield
         finally:
             held_ray.reset(before)
+            outermost.reset(flow_run)
 
 
 def need_ray(run: Run) -> None:

@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
 import stat
 import tempfile
@@ -87,9 +88,17 @@ def ray_session(config: Any, project_root: Path) -> Iterator[None]:
             raise session.error
         if session.error is not None:
             raise _explained(session) from session.error
+        _take_sigterm_back()
         yield
     finally:
         _leave(session)
+
+
+def _take_sigterm_back() -> None:
+    """Gives SIGTERM back to whoever handles it in Python: a Ray that starts prints its own stack and ends the process instead."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def start_ray(config: Any, project_root: Path) -> None:
@@ -177,12 +186,22 @@ def _explained(session: _Session) -> RayUnavailableError:
 
 
 def _check_address(address: str) -> None:
-    """Knocks before Ray does, which would try for minutes."""
+    """Refuses an address that no driver can use, or where nobody listens."""
     if "://" in address:
         raise RayUnavailableError(
-            f"RAY_ADDRESS `{address}` is one of Ray's client, which trains nothing; hint: give the head's own address, HOST:6379"
+            f"RAY_ADDRESS `{address}` is one of Ray's Jobs API or client, and this run trains as a driver; "
+            "hint: `--set cluster.stages_in=job`, or give the head's own address, HOST:6379"
         )
-    host, _, port = address.rpartition(":")
+    knock(address, address)
+
+
+def knock(place: str, address: str) -> None:
+    """Asks whether anybody listens at HOST:PORT, before Ray does, which would try for minutes.
+
+    Raises:
+        RayUnavailableError: nobody does; it names the address as the person gave it.
+    """
+    host, _, port = place.rpartition(":")
     if port.isdigit():
         try:
             socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
@@ -207,9 +226,7 @@ def _start_local(folder: Path, cluster: Any, root: Path) -> None:
     with _environment(LOCAL_ENVIRONMENT | {"PYTHONPATH": python_path()}):
         import ray
 
-        raylet: Any = importlib.import_module("ray._raylet")
-        raylet.Config.initialize("")  # both are read once a process, and an earlier session may have been another project's
-        raylet.AuthenticationTokenLoader.instance().reset_cache()
+        read_token_anew()
         with_dashboard = os.environ.get("KINORA_RAY_DASHBOARD") == "1"
         with _without_secrets(), contextlib.nullcontext() if with_dashboard else _without_extras():
             ray.init(
@@ -222,6 +239,13 @@ def _start_local(folder: Path, cluster: Any, root: Path) -> None:
                 logging_level=logging.ERROR,
                 _temp_dir=str(folder),
             )
+
+
+def read_token_anew() -> None:
+    """Lets Ray read its token again, which it does once a process: an earlier session may have been another project's."""
+    raylet: Any = importlib.import_module("ray._raylet")
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 @contextlib.contextmanager

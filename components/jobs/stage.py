@@ -8,7 +8,7 @@ from typing import Any
 
 from components.jobs.run import Outcome, Run, timed
 from components.jobs.watched import Watched
-from components.operations.freshness import assess, stage_settings
+from components.operations.freshness import Freshness, assess, stage_settings
 from components.operations.history import remember
 from components.operations.running import note_skip
 from components.stages import STAGES, TRAIN_STAGES
@@ -47,9 +47,7 @@ def run_stage(run: Run, stage: str, ready: Callable[[], None] = at_once) -> Outc
         before = assess(stage, run.config, run.project, run.source, run.manifest)
         if before.fresh:
             mirror.push(run.project)  # what an earlier push could not
-            record = run.project.record(stage) or {}
-            note_skip(run.project, stage, before.why)
-            return Outcome(stage, "skip", before.why, 0.0, record.get("result", {}))
+            return fresh_outcome(run, before)
         body: Callable[..., dict[str, Any]] = getattr(import_module(BODIES[stage]), stage)
         with Watched(run, stage, before) as watched:
             ready()
@@ -71,3 +69,10 @@ def run_stage(run: Run, stage: str, ready: Callable[[], None] = at_once) -> Outc
         remember(run.project, run.config, record)
         mirror.push(run.project)
         return Outcome(stage, "run", before.why, seconds, result)
+
+
+def fresh_outcome(run: Run, before: Freshness) -> Outcome:
+    """Answers the outcome of a stage of which nothing is stale: what its last run made."""
+    record = run.project.record(before.stage) or {}
+    note_skip(run.project, before.stage, before.why)
+    return Outcome(before.stage, "skip", before.why, 0.0, record.get("result", {}))

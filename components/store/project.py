@@ -62,11 +62,8 @@ class Project:
 
     def record(self, stage: str) -> dict[str, Any] | None:
         """Answers what the last whole run of a stage wrote down, or None; a torn record counts as none."""
-        try:
-            record = json.loads((self.folder / "state" / f"{stage}.json").read_text())
-        except (FileNotFoundError, NotADirectoryError, ValueError):
-            return None
-        return _moved(record, HERE, str(self.folder)) if isinstance(record, dict) else None
+        record = read_json(self.folder / "state" / f"{stage}.json")
+        return None if record is None else _moved(record, HERE, str(self.folder))
 
     def write_record(self, stage: str, record: dict[str, Any]) -> None:
         """Writes a stage's record in one atomic step; paths in it are kept relative to the folder, which may be elsewhere tomorrow."""
@@ -106,6 +103,15 @@ def _moved(value: Any, old: str, new: str) -> Any:
     if isinstance(value, str) and value.startswith(f"{old}/"):
         return new + value.removeprefix(old)
     return value
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Answers the mapping that a file of JSON holds, or None where it is missing or torn."""
+    try:
+        found = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,0 +1,106 @@
+"""Ends what outlived its flow: jobs whose flow run is over, and runs of subflows that nobody runs any more."""
+
+import time
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentTaskRunId, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.exceptions import ObjectNotFound
+from prefect.logging import get_run_logger
+from prefect.states import Crashed
+
+from components.cluster import jobs_api
+from components.cluster.session import RayUnavailableError
+from components.config import load_config
+from flows.jobs import job_tag, jobs_address, living, records
+
+PAGE = 200
+
+
+@flow(name="reap", persist_result=False)
+def reap(profile: str | None = None, overrides: list[str] | None = None, grace_seconds: int = 60) -> dict[str, list[str]]:
+    """Marks orphaned runs of subflows as crashed, then stops the jobs that no living flow run follows.
+
+    A subflow has no heartbeat of its own, and a flow that was killed stops no job. Doing it twice does nothing.
+
+    Args:
+        grace_seconds: how long a flow run must be over, so that it can tidy up by itself.
+    """
+    config = load_config(profile, tuple(overrides or ()))
+    done: dict[str, list[str]] = {"crashed": [], "stopped": [], "remarks": []}
+    with get_client(sync_client=True) as prefect:
+        done["crashed"] = crash_orphans(prefect, grace_seconds)
+        address = jobs_address(Path(config.root))
+        if address is not None:
+            try:
+                done["stopped"] = stop_orphans(prefect, jobs_api.open_client(address), grace_seconds)
+            except RayUnavailableError as error:  # it may be back the next time
+                done["remarks"] = [str(error)]
+    said = "; ".join(f"{what}: {', '.join(names)}" for what, names in done.items() if names)
+    get_run_logger().info(said or "nothing to reap")
+    if done["crashed"] or done["stopped"]:
+        create_markdown_artifact(markdown=said, key="reaped", description="what outlived its flow and was ended")
+    return done
+
+
+def crash_orphans(prefect: SyncPrefectClient, grace_seconds: float) -> list[str]:
+    """Marks runs of subflows that say they run although the run that called them is over; answers their names."""
+    running = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])),
+        parent_task_run_id=FlowRunFilterParentTaskRunId(is_null_=False),
+    )
+    crashed = []
+    for orphan in prefect.read_flow_runs(flow_run_filter=running, limit=PAGE):
+        parent = _parent(prefect, orphan)
+        seconds = _age(orphan) if parent is None else _over_since(parent)  # its own call may not be written down yet
+        if seconds > grace_seconds:
+            said = "is gone" if parent is None or parent.state is None else f"is {parent.state.name}"
+            prefect.set_flow_run_state(orphan.id, Crashed(message=f"the run that called it {said}"), force=True)
+            crashed.append(orphan.name)
+    return crashed
+
+
+def stop_orphans(prefect: SyncPrefectClient, cluster: Any, grace_seconds: float) -> list[str]:
+    """Stops the jobs of flow runs that are over or gone, unless another run follows them; answers their ids."""
+    stopped = []
+    for job in jobs_api.jobs_of_ours(cluster):
+        owner = job.metadata.get("flow_run_id")
+        if not job.running or owner is None or job.metadata.get("prefect") != records():
+            continue
+        flow_run = _flow_run(prefect, UUID(owner))
+        name = job.id.rpartition("-")[0]
+        if (flow_run is None or _over_since(flow_run) > grace_seconds) and not living(prefect, job_tag(name)):
+            jobs_api.stop(cluster, job.id)
+            stopped.append(job.id)
+    return stopped
+
+
+def _parent(prefect: SyncPrefectClient, flow_run: FlowRun) -> FlowRun | None:
+    assert flow_run.parent_task_run_id is not None, "asked for runs of subflows only"
+    try:
+        caller = prefect.read_task_run(flow_run.parent_task_run_id)
+    except ObjectNotFound:
+        return None
+    return None if caller.flow_run_id is None else _flow_run(prefect, caller.flow_run_id)
+
+
+def _flow_run(prefect: SyncPrefectClient, flow_run_id: UUID) -> FlowRun | None:
+    try:
+        return prefect.read_flow_run(flow_run_id)
+    except ObjectNotFound:
+        return None
+
+
+def _over_since(flow_run: FlowRun) -> float:
+    """Answers for how many seconds a flow run has been over; below zero while it is not."""
+    return _age(flow_run) if flow_run.state is not None and flow_run.state.is_final() else -1.0
+
+
+def _age(flow_run: FlowRun) -> float:
+    """Answers for how many seconds a flow run has been in its state."""
+    return time.time() - flow_run.state.timestamp.timestamp() if flow_run.state is not None else 0.0

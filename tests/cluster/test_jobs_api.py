@@ -1,0 +1,206 @@
+"""Stages as jobs of a real Ray cluster with a token, driven by flows of a real Prefect server."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from components.cluster.jobs_api import job_name
+from components.cluster.session import token_file
+from components.store.project import Project
+from components.store.tables import clips, videos
+from tests.flows.command import environment, kinora, start
+from tests.flows.serving import free_port, serving
+
+AS_JOB = ("--profile", "test", "--set", "cluster.stages_in=job")
+REAP = "from flows.reap import reap; import json; print(json.dumps(reap(grace_seconds=0)))"
+
+
+@dataclass(frozen=True)
+class Servers:
+    """A Ray head with a token and a Prefect server, and how a flow is told of them."""
+
+    folder: Path
+    variables: dict[str, str]
+
+    def ask(self, path: str, **body: Any) -> Any:
+        return httpx.post(f"{self.variables['PREFECT_API_URL']}{path}", json=body, timeout=30).raise_for_status().json()
+
+    def jobs(self, project: str = "", running: bool = False) -> list[dict[str, Any]]:
+        found = self._ray("GET", "/api/jobs/").json()
+        found = [job for job in found if (job["submission_id"] or "").startswith(f"kinora-{project}")]
+        return sorted((job for job in found if not running or job["status"] == "RUNNING"), key=lambda job: job["start_time"])
+
+    def stop(self, job: str) -> None:
+        self._ray("POST", f"/api/jobs/{job}/stop").raise_for_status()
+
+    def _ray(self, method: str, path: str) -> httpx.Response:
+        token = Path(self.variables["RAY_AUTH_TOKEN_PATH"]).read_text().strip()
+        return httpx.request(method, self.variables["RAY_ADDRESS"] + path, headers={"Authorization": f"Bearer {token}"}, timeout=30)
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    folder = tmp_path_factory.mktemp("servers")
+    prefect_port, ray_port, dashboard_port = (free_port() for _ in range(3))
+    bin_folder, temporary = Path(sys.executable).parent, Path("/tmp") / f"kin-jobs-{os.getpid()}"
+    secured = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_file(folder))}
+    prefect = [str(bin_folder / "prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(prefect_port), "--no-ui"]
+    ray = [str(bin_folder / "ray"), "start", "--head", "--block", f"--port={ray_port}", "--num-cpus=2", "--disable-usage-stats"]
+    ray += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}", f"--temp-dir={temporary}"]
+    api = f"http://127.0.0.1:{prefect_port}/api"
+    quiet = {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    try:
+        with (
+            serving(prefect, folder, quiet, f"{api}/health"),
+            serving(ray, folder, secured, f"http://127.0.0.1:{dashboard_port}/api/gcs_healthz"),
+        ):
+            yield Servers(folder, {"PREFECT_API_URL": api, "RAY_ADDRESS": f"http://127.0.0.1:{dashboard_port}", **secured})
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def until(moment: Callable[[], Any], what: str, seconds: float = 180) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := moment()):
+        assert time.monotonic() < deadline, f"it never came: {what}"
+        time.sleep(0.2)
+    return found
+
+
+def content(project: Project) -> dict[str, str]:
+    return {
+        "clips": clips(project).digest(["clip_by", "split", "keep", "drop_reason", "curated_by"]),
+        "videos": videos(project).digest(["status", "num_clips"]),
+    }
+
+
+def test_a_job_is_named_by_the_work_it_does() -> None:
+    assert job_name("demo", "train_dit", "0123456789abcdef0123") == "kinora-demo-train_dit-0123456789abcdef"
+
+
+@pytest.mark.slow
+def test_two_flows_with_the_same_work_share_its_jobs(servers: Servers) -> None:
+    arguments = ("run", "ingest", "--project", "shared", *AS_JOB)
+    with (servers.folder / "other.log").open("w") as log:
+        command = [sys.executable, "-m", "flows", *arguments]
+        other = subprocess.Popen(command, cwd=servers.folder, env=environment(**servers.variables), stdout=log, stderr=log)
+    done = kinora(servers.folder, *arguments, **servers.variables)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert other.wait(120) == 0, (servers.folder / "other.log").read_text()[-4000:]
+    found = {job["submission_id"].rpartition("-")[2]: job["status"] for job in servers.jobs("shared")}
+    assert found == {"1": "SUCCEEDED"}
+    assert [job["metadata"]["stage"] for job in servers.jobs("shared")] == ["ingest", "curate"]
+
+    kept = json.dumps(servers.jobs("shared"))
+    assert Path(servers.variables["RAY_AUTH_TOKEN_PATH"]).read_text().strip() not in kept
+    artifacts = {found["key"]: found["data"] for found in servers.ask("/artifacts/filter")}
+    assert artifacts["ingest-progress"] == 100.0
+    assert "curate-funnel" in artifacts
+
+
+@pytest.mark.slow
+def test_a_job_whose_driver_is_killed_goes_on_as_another_with_the_same_rows(servers: Servers) -> None:
+    project = Project(servers.folder / "runs", "killed")
+    running = start(servers.folder, "run", "ingest", "--project", "killed", *AS_JOB, **servers.variables)
+    until(lambda: (project.folder / "tables" / "clips.lance" / "_versions").is_dir(), "clips")
+    driver = until(lambda: _drivers("killed"), "the job's driver")[0]
+    os.kill(driver, signal.SIGKILL)
+    assert running.wait(180) == 0, (servers.folder / "kinora.log").read_text()[-4000:]
+    assert [job["status"] for job in servers.jobs("killed")][:2] == ["FAILED", "SUCCEEDED"]
+    undisturbed = Project(servers.folder / "runs", "whole")
+    done = kinora(servers.folder, "run", "ingest", "--project", "whole", *AS_JOB, **servers.variables)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert content(project) == content(undisturbed)
+
+
+@pytest.mark.slow
+def test_whoever_stops_a_job_or_cancels_its_flow_ends_both_with_one_sentence(servers: Servers) -> None:
+    arguments = ("run", "ingest", "--project", "stopped", *AS_JOB, "--set", "world.num_films=400")
+    log = servers.folder / "kinora.log"
+
+    def begun() -> tuple["subprocess.Popen[str]", dict[str, Any]]:
+        log.write_text("")
+        flow = start(servers.folder, *arguments, **servers.variables)
+        return flow, until(lambda: servers.jobs("stopped", running=True), "a running job")[0]
+
+    flow, job = begun()
+    servers.stop(job["submission_id"])
+    assert flow.wait(60) == 1
+    assert "was stopped from outside" in log.read_text()
+    assert "Traceback" not in log.read_text()
+
+    flow, job = begun()
+    servers.ask(f"/flow_runs/{job['metadata']['flow_run_id']}/set_state", state={"type": "CANCELLING"}, force=True)
+    assert flow.wait(60) == 1
+    assert "was cancelled in Prefect" in log.read_text()
+    until(lambda: not servers.jobs("stopped", running=True), "the end of the job")
+
+    flow, job = begun()
+    os.kill(flow.pid, signal.SIGTERM)
+    assert flow.wait(60) == 143
+    assert log.read_text().splitlines()[-1] == "terminated; the same command resumes where it was"
+    assert "Traceback" not in log.read_text()
+    until(lambda: not servers.jobs("stopped", running=True), "the end of the job")
+    states = {found["state"]["type"] for found in servers.ask("/flow_runs/filter") if found["id"] == job["metadata"]["flow_run_id"]}
+    assert states <= {"CRASHED", "FAILED"}
+
+
+@pytest.mark.slow
+def test_the_reaper_ends_what_outlived_its_flow_and_leaves_the_rest(servers: Servers) -> None:
+    flow = start(servers.folder, "run", "ingest", "--project", "orphan", *AS_JOB, "--set", "world.num_films=400", **servers.variables)
+    job = until(lambda: servers.jobs("orphan", running=True), "a running job")[0]
+    os.killpg(flow.pid, signal.SIGKILL)
+    flow.wait()
+    assert _reaped(servers)["stopped"] == []  # nobody has said yet that the flow run is over
+    dead = job["metadata"]["flow_run_id"]
+    servers.ask(f"/flow_runs/{dead}/set_state", state={"type": "CRASHED"}, force=True)
+    assert _reaped(servers)["stopped"] == [job["submission_id"]]
+    assert [found["status"] for found in servers.jobs("orphan")] == ["STOPPED"]
+    assert _reaped(servers) == {"crashed": [], "stopped": [], "remarks": []}
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_not_there_or_lets_nobody_in_is_one_sentence(servers: Servers, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("0" * 64)
+    (tmp_path / "token").chmod(0o600)
+    for changed, said in (
+        ({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}, "does not take this token"),
+        ({"RAY_ADDRESS": f"http://127.0.0.1:{free_port()}"}, "no Ray answers"),
+    ):
+        done = kinora(servers.folder, "run", "ingest", "--project", "nobody", *AS_JOB, **(servers.variables | changed))
+        assert done.returncode in (1, 2)
+        assert said in done.stderr
+        assert "hint: " in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def _drivers(project: str) -> list[int]:
+    """The processes of a project's jobs on this machine."""
+    import psutil
+
+    wanted = f'"project":"{project}"'
+    return [
+        process.pid
+        for process in psutil.process_iter(["cmdline"])
+        if any(wanted in part for part in process.info["cmdline"] or ()) and "components.jobs" in (process.info["cmdline"] or ())
+    ]
+
+
+def _reaped(servers: Servers) -> dict[str, list[str]]:
+    done = subprocess.run(
+        [sys.executable, "-c", REAP], cwd=servers.folder, env=environment(**servers.variables), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    answer: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])
+    return answer

@@ -1,0 +1,42 @@
+"""Real servers for tests: each in a process group of its own, on a free port of the loopback."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.flows.command import environment
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@contextmanager
+def serving(command: list[str], folder: Path, variables: dict[str, str], health: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """Runs a server until the block ends."""
+    with (folder / "server.log").open("a") as log:
+        process = subprocess.Popen(command, cwd=folder, env=environment(**variables), stdout=log, stderr=log, start_new_session=True)
+    try:
+        until = time.monotonic() + 180
+        while True:
+            try:
+                urllib.request.urlopen(health, timeout=2).close()
+                break
+            except OSError:
+                assert process.poll() is None, (folder / "server.log").read_text()[-3000:]
+                assert time.monotonic() < until, "the server did not come up"
+                time.sleep(0.5)
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
