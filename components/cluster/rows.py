@@ -8,6 +8,8 @@ from functools import cached_property
 from typing import Any
 
 from components.cluster.reserved import hold
+from components.store import mirror
+from components.store.project import Project
 
 logger = logging.getLogger("kinora")
 
@@ -23,13 +25,16 @@ class StageFailedError(RuntimeError):
 class _Host:
     """An actor's inside: the stage by name, built on first use so that its error is an error like any other."""
 
-    def __init__(self, module: str, name: str, args: tuple[Any, ...]) -> None:
+    def __init__(self, module: str, name: str, args: tuple[Any, ...], project: Project | None = None) -> None:
         self.place = (module, name)
         self.args = args
+        self.project = project
 
     @cached_property
     def stage(self) -> Any:
         module, name = self.place
+        if self.project is not None:
+            mirror.pull(self.project)  # on another machine its models are not there yet
         return getattr(importlib.import_module(module), name)(*self.args)
 
     def build(self) -> None:
@@ -42,7 +47,14 @@ class _Host:
 
 
 def map_batches(
-    cls: type, args: tuple[Any, ...], batches: Iterable[Any], *, num_actors: int, cpus_per_actor: float, gpus_per_actor: float = 0.0
+    cls: type,
+    args: tuple[Any, ...],
+    batches: Iterable[Any],
+    *,
+    num_actors: int,
+    cpus_per_actor: float,
+    gpus_per_actor: float = 0.0,
+    project: Project | None = None,
 ) -> Iterator[tuple[int, Any]]:
     """Applies `cls(*args)` to each batch and answers (index, result) as they come, in any order, each index once.
 
@@ -53,6 +65,7 @@ def map_batches(
         batches: read lazily, at most two ahead of each actor.
         num_actors: 0 applies the stage in this process, without Ray; else a `ray_session` must be around. Fewer are started
             where the machine has not CPUs enough.
+        project: whose models the stage loads; with a storage each actor first brings them to its machine.
 
     Raises:
         ValueError, OSError: what the stage raised, when it is one of these; or it asks for more CPUs than there are.
@@ -65,7 +78,7 @@ def map_batches(
         return
     import ray
 
-    actors = _start(cls, args, num_actors, cpus_per_actor, gpus_per_actor)
+    actors = _start(cls, args, project, num_actors, cpus_per_actor, gpus_per_actor)
     release = hold(len(actors) * cpus_per_actor, len(actors) * gpus_per_actor)
     source, exhausted, in_flight = enumerate(batches), False, 0
     # an actor is given batches only once it stands, so none waits for an actor that finds no room
@@ -99,7 +112,7 @@ def map_batches(
                     ray.kill(actor)
 
 
-def _start(cls: type, args: tuple[Any, ...], num_actors: int, cpus: float, gpus: float) -> list[Any]:
+def _start(cls: type, args: tuple[Any, ...], project: Project | None, num_actors: int, cpus: float, gpus: float) -> list[Any]:
     import ray
 
     has = ray.cluster_resources()
@@ -109,7 +122,7 @@ def _start(cls: type, args: tuple[Any, ...], num_actors: int, cpus: float, gpus:
             raise ValueError(f"`{cls.__name__}` asks for {each:g} {resource}s an actor and this Ray has {has.get(resource, 0):g}")
         room = min(room, int(has[resource] / each)) if each else room
     host = ray.remote(_Host).options(num_cpus=cpus, num_gpus=gpus, max_restarts=MAX_RESTARTS, max_task_retries=MAX_RESTARTS)
-    return [host.remote(cls.__module__, cls.__qualname__, args) for _ in range(room)]
+    return [host.remote(cls.__module__, cls.__qualname__, args, project) for _ in range(room)]
 
 
 def _answer(reference: Any, name: str) -> Any:

@@ -129,6 +129,7 @@ def sample(run: Run, conditions: Conditions, folder: Path, on_batch: Callable[[F
         num_actors=min(encode.num_actors, len(batches)),
         cpus_per_actor=encode.cpus_per_actor,
         gpus_per_actor=encode.gpus_per_actor,
+        project=run.project,
     )
     done: dict[int, Found] = {}
     for at, found in answers:
@@ -184,6 +185,7 @@ def reconstruct(run: Run, conditions: Conditions, folder: Path) -> list[np.ndarr
         num_actors=min(encode.num_actors, len(batches)),
         cpus_per_actor=encode.cpus_per_actor,
         gpus_per_actor=encode.gpus_per_actor,
+        project=run.project,
     )
     done: dict[int, Any] = {}
     for at, clips in answers:
@@ -234,6 +236,7 @@ def _captioned_by(run: Run, folder: Path) -> list[dict[str, Any]]:
         num_actors=min(settings.num_actors, len(batches)),
         cpus_per_actor=settings.cpus_per_actor,
         gpus_per_actor=settings.gpus_per_actor,
+        project=run.project,
     )
     said: Mapping[str, str | None] = {row["clip_id"]: row["caption"] for _, batch in answers for row in batch}
     return [{**row, "caption": said[key]} for key, row in rows.items()]

@@ -50,6 +50,7 @@ def map_rows(
         num_actors=actors.num_actors,
         cpus_per_actor=actors.cpus_per_actor,
         gpus_per_actor=actors.gpus_per_actor if on_gpu else 0.0,
+        project=run.project,
     )
     for _, rows in answers:
         waiting += rows

@@ -21,10 +21,10 @@ from components.operations.readings import dataset_of, note_weights, pin_reading
 from components.registry.tracking import Run as TrackedRun
 from components.registry.tracking import Tracker
 from components.store import mirror, tables
-from components.store.checkpoints import follow
+from components.store.checkpoints import follow, storage_of
 from components.store.filters import TRAINING
 from components.store.project import Project
-from components.store.storage import Storage, StorageAwayError
+from components.store.storage import StorageAwayError
 from components.train.context import read_metrics, read_starts
 
 ENTRIES = {
@@ -129,7 +129,7 @@ def _follower(project: Project, checkpoints: Path) -> Callable[[], None] | None:
     """Answers what brings the metrics and samples of a worker on another machine, through the storage that both know."""
     if project.storage is None:
         return None
-    storage = Storage(f"{project.storage}/{checkpoints.relative_to(project.root).as_posix()}")
+    storage = storage_of(project, checkpoints)
 
     def bring() -> None:
         with contextlib.suppress(StorageAwayError):  # what is missing now comes with the next look

@@ -16,6 +16,7 @@ from components.operations.freshness import READ_ROWS
 from components.operations.lineage import find_videos, versions_of
 from components.registry import takedown
 from components.store import forgotten, mirror, readings, tables
+from components.store.checkpoints import remove_samples
 from components.store.filters import among, quoted
 from components.store.project import Project, write_json
 from components.store.turns import alone
@@ -156,7 +157,9 @@ def _remove_pictures(project: Project, affected: list[dict[str, Any]], samples: 
     found = [project.sheet(name) for name in SHEETS_OF_FOOTAGE]
     found += [project.folder / "report.html", project.folder / "evaluations" / "reconstructions.npz"]
     for head in affected:
-        found += sorted((project.checkpoints(head["stage"], head["key"]) / "samples").glob("step_*"))
+        checkpoints = project.checkpoints(head["stage"], head["key"])
+        found += sorted((checkpoints / "samples").glob("step_*"))
+        remove_samples(project, checkpoints)
     if samples:
         found += [project.sheet(SHEET_OF_SAMPLES), *(project.samples / _file_of(row) for row in samples)]
     gone = [path for path in found if path.is_file()]

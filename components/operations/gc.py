@@ -21,6 +21,7 @@ from components.operations.lineage import versions_of
 from components.operations.readings import tag_of
 from components.stages import TRAIN_STAGES
 from components.store import mirror, readings, tables
+from components.store.checkpoints import remove_training, stored_trainings
 from components.store.filters import among
 from components.store.project import Project, StageBusyError
 
@@ -109,6 +110,9 @@ def _of_training(stage: str, config: Config, project: Project, registered: froze
     for folder in _folders(project.folder / "checkpoints" / stage):
         if folder.name not in kept.keys:
             yield _folder("checkpoints", folder, f"checkpoints/{stage}/{folder.name}")
+    for key, num_bytes in stored_trainings(project, stage).items():
+        if key not in kept.keys:
+            yield _stored(project, stage, key, num_bytes)
     for folder in _folders(project.folder / "models" / stage):
         if folder.name not in kept.keys and _weights_of(folder) not in kept.weights:
             yield _folder("models", folder, f"models/{stage}/{folder.name}")
@@ -118,6 +122,14 @@ def _of_training(stage: str, config: Config, project: Project, registered: froze
     for head in readings.heads(project):
         if head["stage"] == stage and head["key"][: readings.KEY_LENGTH] not in kept.keys:
             yield _reading(project, head)
+
+
+def _stored(project: Project, stage: str, key: str, num_bytes: int) -> Garbage:
+    def remove() -> int:
+        remove_training(project, stage, key)
+        return num_bytes
+
+    return Garbage("checkpoints", f"{project.storage}/{project.name}/checkpoints/{stage}/{key}", num_bytes, remove)
 
 
 def _reading(project: Project, head: dict[str, Any]) -> Garbage:

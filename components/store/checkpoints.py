@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from components.models.weights import MANIFEST, DamagedFolderError, verify_folder
+from components.store.project import Project
 from components.store.storage import Storage, StorageAwayError, StorageError
 
 logger = logging.getLogger("kinora")
@@ -169,6 +170,35 @@ def follow(storage: Storage, folder: Path) -> None:
     with _nobody_trains_here(folder) as alone:
         if alone:
             fetch_beside(storage, folder)
+
+
+def remove_samples(project: Project, folder: Path) -> None:
+    """Removes from the storage the pictures and videos that a training left on its way."""
+    if project.storage is not None:
+        storage = storage_of(project, folder)
+        storage.delete(storage.list(SAMPLES))
+
+
+def stored_trainings(project: Project, stage: str) -> dict[str, int]:
+    """Answers the trainings of a stage that have checkpoints in the storage, by the first 16 characters of their keys, and bytes."""
+    if project.storage is None:
+        return {}
+    found: dict[str, int] = {}
+    for name, seen in storage_of(project, project.checkpoints(stage, "").parent).list(stage).items():
+        key = name.split("/")[1]
+        found[key] = found.get(key, 0) + seen.num_bytes
+    return found
+
+
+def remove_training(project: Project, stage: str, key: str) -> None:
+    """Removes all that a training has in the storage but for its model."""
+    storage = storage_of(project, project.checkpoints(stage, key))
+    storage.delete(sorted(storage.list(), key=lambda name: not name.endswith(f"/{MANIFEST}")))
+
+
+def storage_of(project: Project, folder: Path) -> Storage:
+    """Answers the place in the storage of a folder of a project."""
+    return Storage(f"{project.storage}/{folder.relative_to(project.root).as_posix()}")
 
 
 def newest_here(folder: Path, at_most: int | None = None) -> int | None:

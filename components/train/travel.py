@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from components.store import mirror
-from components.store.checkpoints import Uploads, fetch_newest, fetch_step, newest_here, upload_step, whole_steps
+from components.store.checkpoints import Uploads, fetch_newest, fetch_step, newest_here, storage_of, upload_step, whole_steps
 from components.store.project import Project
 from components.store.storage import Storage
 from components.train.checkpoint import Checkpoints
@@ -39,7 +39,7 @@ def checkpoints_of(payload: Mapping[str, Any], context: TrainContext) -> Iterato
         yield Checkpoints(folder)
         return
     project = Project(root, payload["project"], uri)
-    storage = Storage(f"{uri}/{folder.relative_to(root).as_posix()}")
+    storage = storage_of(project, folder)
     mirror.pull(project)
     step = _same_step(storage, folder, context)
     if context.rank != 0:

@@ -5,8 +5,30 @@ from pathlib import Path
 
 import pytest
 
-from components.cluster.rows import StageFailedError, map_batches
+from components.cluster.rows import StageFailedError, _Host, map_batches
+from components.store import mirror
+from components.store.project import Project
 from tests.cluster.stages import Double, Refuses
+
+
+class Weighs:
+    """A stage that loads a file of its project's models."""
+
+    def __init__(self, path: str) -> None:
+        self.weights = Path(path).read_text()
+
+    def __call__(self, batch: dict) -> str:
+        return self.weights
+
+
+def test_an_actor_of_another_machine_has_the_models_of_its_project(tmp_path: Path):
+    here, there = (Project(tmp_path / name, "films", f"file://{tmp_path}/storage") for name in "ab")
+    model = here.model("train_vae", "k") / "vae.txt"
+    model.parent.mkdir(parents=True)
+    model.write_text("weights")
+    mirror.push(here)
+    actor = _Host(Weighs.__module__, "Weighs", (str(there.model("train_vae", "k") / "vae.txt"),), there)
+    assert actor.apply({}) == "weights"
 
 
 def batches(count: int, **more: dict) -> Iterator[dict]:

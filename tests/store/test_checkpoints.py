@@ -8,6 +8,7 @@ import pytest
 from components.models.weights import new_folder
 from components.store import checkpoints
 from components.store.checkpoints import Uploads, fetch_newest, newest_here, upload_step
+from components.store.project import Project
 from components.store.storage import Storage
 
 
@@ -118,3 +119,21 @@ def test_metrics_of_a_training_on_this_machine_are_left_alone(there: Storage, fo
         assert alone
         checkpoints.follow(there, folder)
     assert (folder / "metrics.jsonl").read_text() == "short\n"
+
+
+def test_what_a_training_left_in_the_storage_can_be_found_and_removed(tmp_path: Path) -> None:
+    project = Project(tmp_path / "machine", "films", f"file://{tmp_path}/storage")
+    for key in ("a" * 16, "b" * 16):
+        folder = project.checkpoints("train_vae", key)
+        upload(checkpoints.storage_of(project, folder), folder, 10)
+    (folder / "samples").mkdir()
+    (folder / "samples/step_000010.png").write_bytes(b"a picture")
+    stored = checkpoints.storage_of(project, folder)
+    stored.upload(folder / "samples/step_000010.png", "samples/step_000010.png")
+    assert set(checkpoints.stored_trainings(project, "train_vae")) == {"a" * 16, "b" * 16}
+    checkpoints.remove_samples(project, folder)
+    assert stored.list("samples") == {}
+    assert checkpoints.whole_steps(stored) == [10]
+    checkpoints.remove_training(project, "train_vae", "a" * 16)
+    assert set(checkpoints.stored_trainings(project, "train_vae")) == {"b" * 16}
+    assert checkpoints.stored_trainings(Project(tmp_path, "films"), "train_vae") == {}
