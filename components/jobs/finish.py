@@ -12,6 +12,7 @@ import numpy as np
 from components.curate.funnel import funnel
 from components.evaluate import fidelity
 from components.jobs.figures import figures
+from components.jobs.origin import origin
 from components.jobs.run import Outcome, Run
 from components.jobs.samples import evenly, pick_samples
 from components.media.read import decode_clip
@@ -75,6 +76,7 @@ def collect(run: Run, outcomes: Sequence[Outcome], total_seconds: float) -> data
         comparison=verdicts.get("comparison"),
         captions=(latest.get("captions") or {}).get("seen"),
         lineage=_lineage(run),
+        origin=origin(run, verdicts.get("verdicts", [])),
         settings=run.config.model_dump(mode="json"),
         paths=_paths(run),
         next_commands=_next_commands(run),

@@ -168,6 +168,18 @@ class Maker:
 
 
 @dataclass(frozen=True)
+class Node:
+    """One box of the picture of a model's origin; `reads` are keys of others, `mood` is good, bad or nothing."""
+
+    key: str
+    column: int
+    title: str
+    lines: Sequence[str] = ()
+    reads: Sequence[str] = ()
+    mood: str = ""
+
+
+@dataclass(frozen=True)
 class ReportData:
     """The whole report of one run."""
 
@@ -188,6 +200,7 @@ class ReportData:
     comparison: Mapping | None = None  # components.evaluate.compare.compare
     captions: Mapping | None = None  # field -> Share, components.evaluate.fidelity.caption_accuracy
     lineage: Sequence[Maker] = ()
+    origin: Sequence[Node] = ()
     settings: Mapping | None = None
     notes: Sequence[str] = ()
     paths: Mapping[str, str] = field(default_factory=dict)  # report, samples, sheets -> where they lie

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from components.report.charts import Dot, curve, funnel, shares
 from components.report.data import ClipExample, Figure, ReportData, Verdict
+from components.report.graph import graph
 from components.report.judged import rightness
 from components.report.page import chips, evenly, film, film_of, mark, section, strip, table, text
 from components.report.words import bar_text, duration, interval_text, number
@@ -146,7 +147,7 @@ def lineage(data: ReportData) -> str:
         )
         for one in data.lineage
     ]
-    body = table(("what", "maker", "version", "made", "out of"), rows)
+    body = graph(data.origin) + table(("what", "maker", "version", "made", "out of"), rows)
     if data.settings:
         body += f"<details><summary>all settings of this run</summary><pre>{text(_settings(data.settings))}</pre></details>"
     return section("lineage", "Lineage", "A maker is a digest of weights, settings and everything upstream." if rows else "", body)

@@ -14,6 +14,7 @@ from components.report.data import (
     Figure,
     FunnelStep,
     Maker,
+    Node,
     Reconstruction,
     ReportData,
     SampleVideo,
@@ -93,6 +94,7 @@ def full(word: str = "plain") -> ReportData:
         evaluation=evaluation, champion_evaluation=evaluation, captions={"colour": share(0.9)},
         comparison={"following": {"value": 0.1, "low": 0.0, "high": 0.2, "pairs": 8}},
         lineage=[Maker(word, word, word, word, [word, "ab" * 32])],
+        origin=[Node("a", 0, word, [word]), Node("b", 1, word, [word], ["a"], "good"), Node("c", 2, word, reads=["a", "b", "nobody"])],
         settings={word: {word: word}}, paths={word: word}, next_commands=[word],
     )  # fmt: skip
 
