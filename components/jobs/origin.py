@@ -54,7 +54,7 @@ def _model(run: Run, kind: str) -> Node | None:
     if record is None or not record["result"].get("weights"):
         return None
     column, reads = MADE_FROM[kind]
-    lines = [f"weights {record['result']['weights'][:12]}"]
+    lines = [f"weights {record['result']['weights'][:8]}"]
     head = readings.read_head(run.project, stage, training_key(record["maker"], record["rows_digest"]))
     if head is not None and (read := head["tables"].get("clips")):
         lines += [f"read {read['rows']:,} clips", f"of table version {read['version']}"]

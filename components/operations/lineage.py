@@ -48,19 +48,14 @@ def model_lineage(project: Project, kind: str, reference: str) -> dict[str, Any]
     Args:
         reference: an alias, a number or a `models:/` address.
     """
+    known = {found.weights: found for found in versions_of(project)}
+    if not known:
+        raise models.ModelNotFoundError(
+            f"project `{project.name}` has no registered models yet; hint: `kinora run --project {project.name}` trains and registers them"
+        )
     version = models.lookup(project, kind, reference)  # type: ignore[arg-type]
-    known = {found.weights: found for found in versions_of(project)} | {version.weights: version}
+    known[version.weights] = version
     return _of_model(project, version.kind, version.weights, known)
-
-
-def training_lineage(project: Project, stage: str) -> dict[str, Any] | None:
-    """Walks from the last training of a stage, registered or not; None when there is none."""
-    record = project.record(stage)
-    weights = (record or {}).get("result", {}).get("weights")
-    if not weights:
-        return None
-    kind = next(kind for kind, trained_by in TRAINED_BY.items() if trained_by == stage)
-    return _of_model(project, kind, weights, {found.weights: found for found in versions_of(project)})
 
 
 def file_lineage(project: Project, text: str) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from components.report.page import text
 
 BOX, GAP, LINE, TOP, PAD = 134, 22, 15, 8, 10  # widths and heights in units of the picture
 BETWEEN = 26
-MOST_LETTERS = 22
+MOST_LETTERS = 20
 
 
 def graph(nodes: Sequence[Node]) -> str:

@@ -1,5 +1,6 @@
 """`kinora forget`: takes footage down."""
 
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @settings_options
 @json_option
-def forget(file: str, yes: bool, as_json: bool, **options: Any) -> None:
+def forget(file: str, yes: bool, as_json: bool, **options: Any) -> int:
     """Take FILE down: its rows, blobs, latents, pictures; FILE is a path, a file's name, or the id of a video or a clip.
 
     The file itself stays where it lies, but no later run reads it again.
@@ -32,17 +33,25 @@ def forget(file: str, yes: bool, as_json: bool, **options: Any) -> None:
         remark(f"`{named}`: {len(one['clips'])} clips, read by {_named(one['models'])}")
         if one["copies"]:
             remark(f"  near copies in {len(one['copies'])} other files stay; forget them by id: {', '.join(one['copies'])}")
-    if not yes and not click.confirm("Take this down for good?", err=True):
-        raise click.Abort
+    if not (yes or _confirmed()):
+        remark("nothing was taken down")
+        return 1
     done = take_down(asked.project, file, lambda: remark("waiting for the stages that run; no later one begins before this is done"))
     _rebuild_report(asked, done)
     if as_json:
         print_json([asdict(one) for one in done])
-        return
+        return 0
     for taken in done:
         _say(taken)
     if not done:
         remark("it was taken down before; nothing is left to do")
+    return 0
+
+
+def _confirmed() -> bool:
+    if not sys.stdin.isatty():
+        raise click.UsageError("a take-down is for good and nobody is there to confirm it; hint: `--yes`")
+    return click.confirm("Take this down for good?", err=True)
 
 
 def _say(one: "Forgotten") -> None:
