@@ -74,7 +74,8 @@ def parts_of(project: Project, began: float, seconds: float) -> list[Part]:
 def skipped(folder: Path) -> list[str]:
     """Answers the tasks that Prefect's database remembers as skipped."""
     with closing(sqlite3.connect(f"file:{folder / 'runs' / 'prefect' / 'prefect.db'}?mode=ro", uri=True)) as database:
-        return [name for (name,) in database.execute("select name from task_run where state_name = 'Skipped'").fetchall()]
+        found = database.execute("select name from task_run where state_name = 'Skipped'").fetchall()
+    return [name.rpartition("-")[0] for (name,) in found]  # what follows is Prefect's own
 
 
 def figure(value: Any, bar: Any, holds: bool) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def run(
 
     FLOW is footage_to_model (the default), ingest, train_captioner, caption, train_vae, encode, train_dit, evaluate or promote.
     """
-    from components.operations.plan import FLOW_STAGES
+    from components.operations.plan import FLOW_STAGES, short_of_disk
     from components.operations.plan import plan as plan_stages
     from components.store import mirror
 
@@ -46,6 +46,8 @@ def run(
     running = [stage for stage in plans if stage.action == "run"]
     first = f"the first is `{running[0].stage}` ({running[0].why})"
     remark(f"project `{asked.project.name}`: {len(running)} of {len(plans)} stages to run, {first}")
+    if (short := short_of_disk(plans, asked.project)) is not None:
+        remark(f"warning: {short}")
     remember_source(asked.project, asked.source)
     _run(name, asked)
     return 0

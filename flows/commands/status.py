@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 1.0
 LINE_SECONDS = 15.0  # between two lines about the same stage, where the output is no terminal
+MOST_MISSED = 5  # figures below their bars that are named
 STYLES = {"running": "bold", "failed": "red", "killed": "red", "done": "green", "waiting": "dim", "never": "dim", "earlier": "dim"}
 WORDS = {"skipped": "fresh", "earlier": "done before", "never": "not yet"}
 
@@ -127,9 +128,10 @@ def _shown(found: "Status") -> "Group":
     around += [f"{name} is up  {address}" for name, address in found.servers.items()]
     around += [f"{name}  {place}" for name, place in found.links.items()]
     if found.figures:
-        reached = sum(bool(figure["holds"]) for figure in found.figures.values())
-        missed = ", ".join(name for name, figure in found.figures.items() if not figure["holds"])
-        around.append(f"figures  {reached} of {len(found.figures)} bars reached" + (f", not {missed}" if missed else ""))
+        missed = [name for name, figure in found.figures.items() if not figure["holds"]]
+        named = ", ".join(missed[:MOST_MISSED]) + (f" and {len(missed) - MOST_MISSED} more" if len(missed) > MOST_MISSED else "")
+        reached = f"{len(found.figures) - len(missed)} of {len(found.figures)} bars reached"
+        around.append(f"figures  {reached}" + (f", not {named}" if missed else ""))
     lines = [Text(line, style="dim", overflow="fold") for line in around]
     return Group(Text(_headline(found)), table, *lines)
 
