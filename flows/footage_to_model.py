@@ -5,6 +5,7 @@ from prefect import flow
 from components.jobs.run import Outcome
 from components.stages import STAGES
 from flows.announce import publish_spent
+from flows.away import Shown
 from flows.caption import caption
 from flows.encode import encode
 from flows.evaluate import evaluate
@@ -41,5 +42,5 @@ def footage_to_model(
             once = stage_flow.with_options(retries=0)  # a deployment's retries are of the whole
             outcomes += once(project, source, manifest, profile, overrides)
         if any(outcome.action == "run" for outcome in outcomes):
-            publish_spent(run, tuple(STAGES))
+            Shown()(lambda: publish_spent(run, tuple(STAGES)))
     return outcomes

@@ -64,7 +64,7 @@ def _asked(arguments: list[str]) -> tuple[str, JobSpec]:
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
-    raise StoppedError
+    raise StoppedError("it was asked to end; what it had not committed is done again")
 
 
 if __name__ == "__main__":
