@@ -1,6 +1,8 @@
 """The house rules that a reader of the source can check: one home a library, nothing unpickled, small imports, real columns."""
 
 import ast
+import itertools
+import re
 import subprocess
 import sys
 import tomllib
@@ -215,3 +217,38 @@ def test_the_source_is_ascii() -> None:
 
 def test_every_module_says_what_it_is() -> None:
     assert [name_of(path) for path in sources() if path.name != "__init__.py" and not ast.get_docstring(tree(path))] == []
+
+
+def test_servers_of_ours_listen_on_loopback() -> None:
+    """No address of all interfaces in the source, and after every option that names a host the loopback."""
+    strays = []
+    for path in sources():
+        lint = name_of(path).startswith("components/operations/") and path.stem.endswith("_lint")  # these read what others wrote
+        for node in () if lint else ast.walk(tree(path)):
+            if isinstance(node, ast.Constant) and node.value in ("0.0.0.0", "::"):
+                strays.append(f"{name_of(path)}:{node.lineno}")
+            for option, host in _options(node, "--host"):
+                if host not in ("LOOPBACK", "'127.0.0.1'"):
+                    strays.append(f"{name_of(path)}:{node.lineno} {option} {host}")
+            if isinstance(node, ast.keyword) and node.arg in ("host", "dashboard_host") and ast.unparse(node.value) != "'127.0.0.1'":
+                strays.append(f"{name_of(path)}:{node.value.lineno}")
+    assert strays == []
+
+
+def _options(node: ast.AST, option: str) -> Iterator[tuple[str, str]]:
+    """Yields each place in a list of words where an option is followed by its value."""
+    if isinstance(node, ast.List):
+        words = [ast.unparse(word) for word in node.elts]
+        yield from ((name, value) for name, value in itertools.pairwise(words) if name == repr(option))
+
+
+def test_no_secret_is_a_word_of_a_command_line() -> None:
+    """What stands in a command line is seen by everybody on the machine: secrets go by file or by environment."""
+    telling = re.compile(r"--[a-z-]*(password|token|secret|auth-string)[a-z-]*(=|$)")
+    strays = [
+        f"{name_of(path)}:{node.lineno} {node.value}"
+        for path in sources()
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and telling.search(node.value)
+    ]
+    assert strays == []

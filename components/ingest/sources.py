@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -169,8 +170,10 @@ def _entry(path: Path, reason: str | None, row: Mapping[str, Any], limits: Foota
         stat = path.stat()
     except OSError as error:
         return _absent(place, "rejected", f"it cannot be read: {error.strerror}", row)
+    if not S_ISREG(stat.st_mode):  # to open a pipe would be to wait for whoever writes into it
+        return _absent(place, "rejected", "it is a pipe, a socket or a device; copy a file here", row)
     beside = path.with_suffix(".json")
-    sidecar = _text(beside) if beside.is_file() else None
+    sidecar = _text(beside) if beside.is_file() and not beside.is_symlink() else None
     said = _said(row)
     about = json.dumps([said, _stat(beside) if sidecar else None])
     return Source(
@@ -223,6 +226,8 @@ def _read_manifest(folder: Path, explicit: Path | None) -> dict[str, dict[str, A
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         return {}
+    if explicit is None and path.is_symlink() and not path.resolve().is_relative_to(folder.resolve().parent):
+        raise ValueError(f"the manifest `{path}` is a link that leaves the source; hint: copy it there, or `--manifest FILE` names it")
     try:
         with path.open(newline="", encoding="utf-8-sig") as handle:
             reader = csv.DictReader(handle, strict=True)

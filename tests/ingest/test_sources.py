@@ -78,6 +78,31 @@ def test_links_that_leave_the_folder_are_refused_and_not_read(tmp_path):
     assert len(found["a.mp4"].places) == 2
 
 
+def test_a_pipe_is_a_row_with_a_reason_and_nobody_waits_for_it(tmp_path):
+    fill(tmp_path, {"a.mp4": "a"})
+    os.mkfifo(tmp_path / "pipe.mp4")
+    found = named(find_sources(tmp_path, None, LIMITS))
+    assert (found["pipe.mp4"].status, found["a.mp4"].status) == ("rejected", "found")
+    assert "it is a pipe" in found["pipe.mp4"].reason
+
+
+def test_words_beside_a_film_are_not_read_through_a_link(tmp_path):
+    fill(tmp_path, {"outside/secret.json": "{}", "in/a.mp4": "a", "in/b.mp4": "b", "in/b.json": "{}"})
+    os.symlink(tmp_path / "outside" / "secret.json", tmp_path / "in" / "a.json")
+    found = named(find_sources(tmp_path / "in", None, LIMITS))
+    assert found["a.mp4"].sidecar is None
+    assert Path(found["b.mp4"].sidecar).name == "b.json"
+
+
+def test_a_manifest_that_is_a_link_out_of_the_source_is_one_sentence(tmp_path):
+    fill(tmp_path, {"far/secret.csv": "file,caption\na.mp4,secret\n", "near/in/a.mp4": "a"})
+    os.symlink(tmp_path / "far" / "secret.csv", tmp_path / "near" / "in" / "manifest.csv")
+    with pytest.raises(ValueError, match="is a link that leaves the source; hint: copy it there, or `--manifest FILE` names it"):
+        find_sources(tmp_path / "near" / "in", None, LIMITS)
+    named_by_hand = find_sources(tmp_path / "near" / "in", tmp_path / "near" / "in" / "manifest.csv", LIMITS)
+    assert [entry.status for entry in named_by_hand if entry.uri.endswith("a.mp4")] == ["found"]
+
+
 def test_a_manifest_names_nothing_outside_its_folder(tmp_path):
     fill(tmp_path, {"in/manifest.csv": "file\n../out.mp4\n/etc/passwd\na.mp4\n", "out.mp4": "o", "in/a.mp4": "a"})
     found = find_sources(tmp_path / "in", None, LIMITS)

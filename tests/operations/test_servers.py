@@ -1,5 +1,6 @@
 """`kinora up` and `kinora down`: once with small servers in place of ours, which start at once, and once with the real ones."""
 
+import contextlib
 import json
 import os
 import signal
@@ -169,6 +170,15 @@ def _belongs(process: psutil.Process, root: Path) -> bool:
         return False
 
 
+HUSHED = {  # of a Prefect that asks for a password, of an MLflow and a Ray that ask for another one
+    "PREFECT_SERVER_API_AUTH_STRING": "kinora:hushed-of-prefect",
+    "PREFECT_API_AUTH_STRING": "kinora:hushed-of-prefect",
+    "MLFLOW_TRACKING_USERNAME": "kinora",
+    "MLFLOW_TRACKING_PASSWORD": "hushed-of-mlflow",
+    "RAY_AUTH_TOKEN": "hushed-of-ray-0123456789abcdef0123456789abcdef",
+}
+
+
 @pytest.mark.slow
 def test_a_root_is_served_and_left_as_it_was_found(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """What was recorded before, during and after `up` is there at each of these times: runs, models, their files."""
@@ -177,16 +187,14 @@ def test_a_root_is_served_and_left_as_it_was_found(tmp_path: Path, folder: Path,
     register(demo, "text-to-video", folder, {}, {})
     before = _works(tmp_path, "demo")
     ports = [f"{option}=0" for option in PORTS]
+    for name, secret in HUSHED.items():
+        monkeypatch.setenv(name, secret)
     try:
         started = kinora(tmp_path, "up", "--profile", "test", "--json", *ports)
         assert started.returncode == 0, started.stderr[-4000:]
         running = json.loads(started.stdout)
         prefect, mlflow, ray = (running[name] for name in ("prefect", "mlflow", "ray"))
         _only_the_token_opens(ray["dashboard"])
-        token = (root / "ray" / "token").read_text().strip()
-        assert token not in " ".join(" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"]))
-        assert token not in "".join(path.read_text(errors="replace") for path in (root / "logs").iterdir())
-
         assert _works(tmp_path, "demo") == before
         monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow["address"])
         register(other, "text-to-video", folder, {}, {})
@@ -199,6 +207,12 @@ def test_a_root_is_served_and_left_as_it_was_found(tmp_path: Path, folder: Path,
         assert done.returncode == 0, done.stderr[-4000:]
         runs = answers(f"{prefect['address']}/api/flow_runs/filter", {})
         assert [(run["name"] != "", run["state"]["type"]) for run in runs] == [(True, "COMPLETED")]
+
+        checked = kinora(tmp_path, "doctor", "--cluster", "--profile", "test", "--json")
+        said = {check["name"]: check["state"] for check in json.loads(checked.stdout)}
+        assert {said[f"{name} of kinora up"] for name in ("prefect", "mlflow", "ray")} == {"ok"}, checked.stdout
+        assert said["cluster"] == said["PREFECT_API_URL lets in"] == "ok", checked.stdout
+        _hushed(root, Path(ray["folder"]))
 
         again = kinora(tmp_path, "up", "--profile", "test", *ports)
         assert again.stderr.count("runs already") == len(running)
@@ -216,6 +230,23 @@ def test_a_root_is_served_and_left_as_it_was_found(tmp_path: Path, folder: Path,
     assert _works(tmp_path, "other") == before
     nothing = kinora(tmp_path, "down")
     assert (nothing.returncode, nothing.stderr.startswith("no server of Kinora's runs")) == (0, True)
+
+
+def _hushed(root: Path, temporary: Path) -> None:
+    """No secret is in a file of a run, its logs and databases, in a command line, or in the environment of Ray's processes."""
+    secrets = {secret.rpartition(":")[2].encode() for secret in HUSHED.values() if "hushed" in secret}
+    secrets.add((root / "ray" / "token").read_bytes())
+    for path in (*root.rglob("*"), *temporary.rglob("*")):
+        if path.is_file() and not path.is_symlink() and path != root / "ray" / "token":
+            held = path.read_bytes()
+            assert not any(secret in held for secret in secrets), path
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            words = " ".join(process.cmdline())
+            assert not any(secret.decode() in words for secret in secrets), words
+            if str(temporary) in words or words.startswith("ray::"):
+                held = Path(f"/proc/{process.pid}/environ").read_bytes()
+                assert not any(secret in held for secret in secrets), words
 
 
 def _works(place: Path, project: str, alias: str = "candidate") -> tuple[int, str]:
