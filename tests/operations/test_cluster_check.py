@@ -38,8 +38,9 @@ def test_without_a_cluster_the_way_to_one_is_said(monkeypatch: pytest.MonkeyPatc
     assert (check.state, check.said) == ("fail", "`RAY_ADDRESS` is not set")
 
 
-def test_a_cluster_that_cannot_be_reached_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "http://127.0.0.1:1"])
+def test_a_cluster_that_cannot_be_reached_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, address: str) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
     (check,) = examine_cluster(settings(f"root={tmp_path}"))
     assert check.state == "fail"
-    assert "no Ray answers at RAY_ADDRESS `127.0.0.1:1`" in check.said
+    assert f"no Ray answers at RAY_ADDRESS `{address}`" in check.said
