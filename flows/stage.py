@@ -27,6 +27,7 @@ from flows.jobs import JobStoppedError, KubernetesCluster, RunCancelledError, ou
 from flows.progress import stage_progress
 
 SKIPPED = "Skipped"
+IN_PROCESS = ("promote",)  # whoever writes the registry has a password that no job is given
 held_ray: ContextVar[contextlib.ExitStack] = ContextVar("held_ray")
 QUICK_SUBFLOWS = {prefect.settings.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}  # joining a heartbeat costs each subflow a second
 
@@ -57,7 +58,7 @@ def run_stage_task(run: Run, stage: str) -> Any:
 
 def run_where_set(run: Run, stage: str) -> Outcome:
     """Runs a stage where the settings say: in this process, which is a driver of Ray, or as a job of a cluster."""
-    match run.config.cluster.stages_in:
+    match "process" if stage in IN_PROCESS else run.config.cluster.stages_in:
         case "process":
             return run_stage(run, stage, lambda: need_ray(run))
         case "job":

@@ -40,7 +40,8 @@ def test_the_deployments_of_the_repository_load(repository: Path) -> None:
     deployments = load_deployments(str(repository / "pipelines.yaml"))
     assert {"nightly-ingest", "nightly-caption", "weekly-model", "new-footage", "promoted-model"} <= {d.name for d in deployments}
     assert {deployment.on for deployment in deployments} == {None, "footage.arrived", "model.promoted"}
-    assert all(deployment.concurrency_limit == 1 and deployment.collision_strategy == "ENQUEUE" for deployment in deployments)
+    assert all(deployment.concurrency_limit == 1 for deployment in deployments)
+    assert {deployment.name for deployment in deployments if deployment.collision_strategy != "ENQUEUE"} == {"reap"}
 
 
 def test_every_flow_that_a_deployment_may_name_is_there(repository: Path) -> None:

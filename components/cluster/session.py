@@ -121,13 +121,19 @@ def _join(config: Any, root: Path) -> _Session:
     global _current
     with _lock:
         if _current is None or _current.error is not None:
-            session = _Session(address=os.environ.get("RAY_ADDRESS") or None)
+            session = _Session(address=_address(config))
             # Ray ties its processes to the life of the thread that starts them, so one thread of ours holds them
             session.keeper = threading.Thread(target=_keep, args=(session, config, Path(root)), name="ray-keeper", daemon=True)
             session.keeper.start()
             _current = session
         _current.users += 1
         return _current
+
+
+def _address(config: Any) -> str | None:
+    """Answers the cluster to join; where stages are jobs of one, what is left to this process has a small Ray of its own."""
+    address = os.environ.get("RAY_ADDRESS") or None
+    return None if address and "://" in address and config.cluster.stages_in != "process" else address
 
 
 def _leave(session: _Session) -> None:
