@@ -133,7 +133,7 @@ def _join(config: Any, root: Path) -> _Session:
 def _address(config: Any) -> str | None:
     """Answers the cluster to join; where stages are jobs of one, what is left to this process has a small Ray of its own."""
     address = os.environ.get("RAY_ADDRESS") or None
-    return None if address and "://" in address and config.cluster.stages_in != "process" else address
+    return None if address and address.startswith("http") and config.cluster.stages_in != "process" else address
 
 
 def _leave(session: _Session) -> None:

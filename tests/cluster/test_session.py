@@ -99,7 +99,8 @@ def test_folders_of_dead_processes_are_cleared_and_those_of_living_ones_stay(mon
     ("address", "said"),
     [
         ("127.0.0.1:9", r"no Ray answers at RAY_ADDRESS `127.0.0.1:9` \(.*\); hint: unset RAY_ADDRESS"),
-        ("ray://127.0.0.1:10001", r"hint: give the head's own address"),
+        ("ray://127.0.0.1:10001", r"hint: .* or give the head's own address"),
+        ("http://127.0.0.1:8265", r"hint: `--set cluster.stages_in=job`"),
     ],
 )
 def test_a_cluster_that_does_not_answer_is_one_sentence(monkeypatch: pytest.MonkeyPatch, address: str, said: str):
