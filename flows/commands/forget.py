@@ -26,6 +26,7 @@ def forget(file: str, yes: bool, as_json: bool, **options: Any) -> int:
     """
     from components.operations.forget import forget as take_down
     from components.operations.lineage import file_lineage
+    from flows.pictures import remove_pictures
 
     asked = resolve(**options)
     for one in file_lineage(asked.project, file):
@@ -37,12 +38,15 @@ def forget(file: str, yes: bool, as_json: bool, **options: Any) -> int:
         remark("nothing was taken down")
         return 1
     done = take_down(asked.project, file, lambda: remark("waiting for the stages that run; no later one begins before this is done"))
+    pictures = remove_pictures(asked.project)
     _rebuild_report(asked, done)
     if as_json:
         print_json([asdict(one) for one in done])
         return 0
     for taken in done:
         _say(taken)
+    if pictures:
+        remark(f"{pictures} pictures of footage removed from Prefect")
     if not done:
         remark("it was taken down before; nothing is left to do")
     return 0

@@ -1,0 +1,55 @@
+"""The pictures of footage that runs of a project left in Prefect, and how a take-down removes them."""
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from components.store.project import Project
+
+OF_FOOTAGE = ("curate-clips", "train-vae-reconstructions", "evaluate-reconstructions")
+PAGE = 200
+
+
+def remove_pictures(project: Project) -> int:
+    """Deletes these pictures from the server of PREFECT_API_URL, else from the embedded server's file; answers how many."""
+    if os.environ.get("PREFECT_API_URL"):
+        return _from_server(project)
+    database = Path(os.environ["PREFECT_HOME"]) / "prefect.db"
+    return _from_file(database, project) if database.is_file() else 0
+
+
+def _from_server(project: Project) -> int:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+    gone = 0
+    with get_client(sync_client=True) as client:
+        offset = 0
+        while found := client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=list(OF_FOOTAGE))), limit=PAGE, offset=offset
+        ):
+            offset += len(found)
+            for artifact in found:
+                run = client.read_flow_run(artifact.flow_run_id) if artifact.flow_run_id else None
+                if run is not None and run.parameters.get("project") == project.name:
+                    client.delete_artifact(artifact.id)
+                    gone, offset = gone + 1, offset - 1
+    return gone
+
+
+def _from_file(database: Path, project: Project) -> int:
+    """Without a server, whose start would take longer than all the rest; deleted pages are written over."""
+    named = ", ".join("?" for _ in OF_FOOTAGE)
+    runs = "select id from flow_run where json_extract(parameters, '$.project') = ?"
+    with closing(sqlite3.connect(database, timeout=60)) as connection:
+        connection.execute("pragma secure_delete = on")
+        with connection:
+            done = connection.execute(
+                f"delete from artifact where key in ({named}) and flow_run_id in ({runs})", (*OF_FOOTAGE, project.name)
+            )
+            connection.execute(
+                f"delete from artifact_collection where key in ({named}) and flow_run_id in ({runs})", (*OF_FOOTAGE, project.name)
+            )
+        connection.execute("pragma wal_checkpoint(truncate)")
+        return done.rowcount
