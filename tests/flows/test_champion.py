@@ -83,6 +83,12 @@ def test_a_file_is_walked_to_its_models_and_back_and_taken_down(folder: Path) ->
     champion = json.loads(ran(folder, "lineage", "champion", "--json"))
     assert [below["kind"] for below in champion["stands_on"]] == ["video-vae", "captioner"]
     assert all(one["aliases"] == ["champion"] for one in (champion, *champion["stands_on"]))
+    tags = find(project, "text-to-video", "champion").tags  # type: ignore[union-attr]
+    assert {tags[f"kinora.upstream.{kind}.version"] for kind in ("video-vae", "captioner")} == {"1"}
+    (read,) = champion["tables"]
+    assert (tags["kinora.table.clips.version"], tags["kinora.table.clips.rows"]) == (str(read["version"]), str(read["rows"]))
+    assert read["kept"]
+    assert sum(one["clips"] for one in champion["files"]) == read["rows"]
     name = Path(champion["files"][0]["uri"]).name
     (file,) = json.loads(ran(folder, "lineage", name, "--json"))
     assert {(one["kind"], one["version"]) for one in file["models"]} >= {("text-to-video", 1), ("text-to-video", 2), ("video-vae", 1)}
@@ -98,8 +104,8 @@ def test_a_file_is_walked_to_its_models_and_back_and_taken_down(folder: Path) ->
     assert not list(project.artifacts.rglob("train_vae.png")), "MLflow let go of the pictures"
     assert "rows removed" in ran(folder, "lineage", "champion")
     assert "rows that it read were taken down" in ran(folder, "plan", *CHALLENGER)
-    ran(folder, "run", "ingest")
-    assert files_with(folder, needles) == []
+    ran(folder, "run", "ingest", "--set", "clip.crf=13")  # every file is read again
+    assert file["video_id"] not in {row["video_id"] for row in clips.read(["video_id"])}
     assert tables.videos(project).count("status = 'forgotten'") == 1
     ran(folder, "generate", "a red square moving left", "-o", "red.mp4")
 
