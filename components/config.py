@@ -291,6 +291,8 @@ class Cluster(Section):
 
     stages_in: Literal["process", "job", "kubernetes"]
     num_workers: Positive
+    min_workers: Positive | None
+    max_failures: Count
     cpus_per_worker: Positive
     threads: Positive
     use_gpu: bool
@@ -299,6 +301,17 @@ class Cluster(Section):
     price_per_core_hour: Annotated[float, Field(ge=0.0)] | None
     price_per_gpu_hour: Annotated[float, Field(ge=0.0)] | None
     storage: str | None
+
+    @property
+    def fewest_workers(self) -> int:
+        """What a training goes on with at least; all of them where nothing is set."""
+        return self.min_workers or self.num_workers
+
+    @model_validator(mode="after")
+    def _workers_are_ordered(self) -> "Cluster":
+        if self.fewest_workers > self.num_workers:
+            raise ValueError(f"`cluster.min_workers` {self.min_workers} is more than `cluster.num_workers` {self.num_workers}")
+        return self
 
     @model_validator(mode="after")
     def _storage_is_a_folder_that_all_can_open(self) -> "Cluster":
@@ -340,6 +353,14 @@ class Config(Section):
     gate: Gate
     cluster: Cluster
     serving: Serving
+
+    @model_validator(mode="after")
+    def _each_worker_has_a_clip(self) -> "Config":
+        workers = self.cluster.num_workers
+        for name, section in (("captioner", self.captioner), ("vae", self.vae), ("dit", self.dit)):
+            if section.batch_size < workers:
+                raise ValueError(f"`{name}.batch_size` {section.batch_size} is less than `cluster.num_workers` {workers}")
+        return self
 
 
 def find_settings_file(explicit: str | None = None, start: Path | None = None) -> Path:

@@ -201,3 +201,22 @@ def test_the_actors_of_one_machine_share_its_one_gpu(profile: str) -> None:
     config = load_config(profile)
     assert config.caption.num_actors * config.caption.gpus_per_actor <= 1
     assert config.encode.num_actors * config.encode.gpus_per_actor <= 1
+
+
+def test_a_group_of_workers_is_of_a_fixed_size_unless_fewer_may_go_on() -> None:
+    assert load_config("test").cluster.fewest_workers == 1
+    assert load_config("test", ["cluster.num_workers=3"]).cluster.fewest_workers == 3
+    assert load_config("test", ["cluster.num_workers=3", "cluster.min_workers=2"]).cluster.fewest_workers == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["cluster.min_workers=2"], "`cluster.min_workers` 2 is more than `cluster.num_workers` 1"),
+        (["cluster.num_workers=5", "vae.batch_size=4"], "`vae.batch_size` 4 is less than `cluster.num_workers` 5"),
+    ],
+)
+def test_more_workers_than_there_is_work_for_are_refused(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        load_config("test", overrides)
+    assert sentence in str(raised.value)

@@ -43,6 +43,7 @@ LOCAL_ENVIRONMENT = WORKER_ENVIRONMENT | {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_prestart_worker_first_driver": "0",  # each actor starts its own worker; idle ones only cost
     "RAY_enable_metrics_collection": "0",
+    "RAY_health_check_period_ms": "1000",  # a head gives up a node that is gone after five checks
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one machine of our own is not taken away
     "RAY_raylet_start_wait_time_s": "180",
     "RAY_gcs_server_port_wait_time_s": "120",

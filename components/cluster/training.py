@@ -24,14 +24,30 @@ from components.cluster.session import LOCAL_ENVIRONMENT, ray_is_local
 logger = logging.getLogger("kinora")
 
 CONTEXT = "components.train.context:of_worker"
-MAX_FAILURES = 2
 TAIL_SECONDS = 0.5
 FOLLOW_SECONDS = 10.0
+RESIZE_SECONDS = 60.0  # how often a group that is not whole looks whether there is room for more
+START_SECONDS = "15"  # for a group's room; some of it may have gone with a node, which shows in a new try
 WAIT_FOR_OLD_WORKER_SECONDS = 300
 
 
 class TrainingFailedError(RuntimeError):
     """A training that ended with an error; the message is the cause in one sentence."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """How many workers there may be, how often they may die, and what each needs."""
+
+    min_workers: int
+    max_workers: int
+    max_failures: int
+    cpus: int
+    use_gpu: bool
+
+    @property
+    def resources(self) -> dict[str, float]:
+        return {"CPU": self.cpus, **({"GPU": 1} if self.use_gpu else {})}
 
 
 @dataclass
@@ -49,6 +65,8 @@ def fit(
     name: str,
     storage: Path,
     num_workers: int,
+    min_workers: int,
+    max_failures: int,
     cpus_per_worker: int,
     threads: int,
     use_gpu: bool,
@@ -58,12 +76,14 @@ def fit(
 ) -> None:
     """Trains by Ray Train and waits for the end; needs a `ray_session` around it.
 
-    A worker that dies is replaced up to twice; what it resumes from are the entry's own checkpoints, never Ray's.
+    Workers that die are replaced, and the training goes on from the entry's own checkpoints, never from Ray's. It goes on with fewer
+    of them, but `min_workers`, where the cluster has lost a node, and with more again when there is room.
 
     Args:
         entry: "module:function", called in each worker as function(payload, context) with a TrainContext.
         payload: JSON-like settings for the entry.
         name: of the run; each call makes a fresh one of it, so no finished run is taken for this one.
+        max_failures: how often workers may die; a node that is taken away with notice, or has no room yet, does not count.
         storage: Ray's own folder, emptied of this name's runs before and after.
         metrics_file: where rank 0 writes a line a step.
         on_metrics: called in this thread with each line once, in order; lines of an earlier, killed call are among them.
@@ -74,7 +94,7 @@ def fit(
         TrainingFailedError: anything else that ended it.
     """
     storage, metrics_file = Path(storage).resolve(), Path(metrics_file).resolve()
-    _check_room(num_workers, cpus_per_worker, use_gpu)
+    _check_room(min_workers, cpus_per_worker, use_gpu)
     for old in storage.glob(f"{name}-*"):
         shutil.rmtree(old, ignore_errors=True)
     run_name = f"{name}-{uuid.uuid4().hex[:8]}"
@@ -92,7 +112,7 @@ def fit(
     outcome = _Outcome()
     ray_train = threading.Thread(
         target=_run_ray_train,
-        args=(config, run_name, storage, num_workers, cpus_per_worker, use_gpu, outcome),
+        args=(config, run_name, storage, _Group(min_workers, num_workers, max_failures, cpus_per_worker, use_gpu), outcome),
         name="ray-train",
         daemon=True,  # Ctrl-C is answered here, in the thread that called; the end of the session ends the run
     )
@@ -111,7 +131,7 @@ def fit(
         release()
     for step, metrics in tail.new_lines():
         on_metrics(step, metrics)
-    _raise_error(outcome, entry, folder)
+    _raise_error(outcome, entry, folder, max_failures)
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -129,32 +149,33 @@ def _check_room(num_workers: int, cpus_per_worker: int, use_gpu: bool) -> None:
             )
 
 
-def _run_ray_train(
-    config: dict[str, Any], name: str, storage: Path, num_workers: int, cpus: int, use_gpu: bool, outcome: "_Outcome"
-) -> None:
+def _run_ray_train(config: dict[str, Any], name: str, storage: Path, group: _Group, outcome: "_Outcome") -> None:
     try:
-        trainer: Any = None
-        if num_workers == 1 and ray_is_local():
-            trainer = _lone_worker_trainer()
-        from ray.train import FailureConfig, ScalingConfig
+        lone = group.max_workers == 1 and ray_is_local()
+        trainer: Any = _lone_worker_trainer() if lone else None
+        from ray.train import FailureConfig
 
+        api: Any = importlib.import_module("ray.train")  # V2's: a type checker sees V1's
+        fewest_and_most = group.max_workers if trainer else (group.min_workers, group.max_workers)
+        scaling = {"num_workers": fewest_and_most, "use_gpu": group.use_gpu, "resources_per_worker": group.resources}
         options: dict[str, Any] = {
             "train_loop_config": config,
-            "scaling_config": ScalingConfig(
-                num_workers=num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus} | ({"GPU": 1} if use_gpu else {})
-            ),
-            "run_config": importlib.import_module("ray.train").RunConfig(  # V2's: a type checker sees V1's
+            "scaling_config": api.ScalingConfig(**scaling, elastic_resize_monitor_interval_s=RESIZE_SECONDS),
+            "run_config": api.RunConfig(
                 name=name,
                 storage_path=str(storage),
-                failure_config=FailureConfig(max_failures=MAX_FAILURES),
+                failure_config=FailureConfig(max_failures=group.max_failures),
                 worker_runtime_env={"env_vars": ahead.worker_environment() if trainer else {}},
             ),
         }
         if trainer is None:
-            from ray.train.torch import TorchConfig, TorchTrainer
+            os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = START_SECONDS
+            from ray.train.torch import TorchConfig
 
-            options["torch_config"] = TorchConfig(backend="nccl" if use_gpu else "gloo")
-            trainer = TorchTrainer
+            from components.cluster.elastic import ElasticTrainer
+
+            options["torch_config"] = TorchConfig(backend="nccl" if group.use_gpu else "gloo")
+            trainer = ElasticTrainer
         outcome.told = trainer(train_worker, **options).fit().return_value
     except BaseException as error:
         outcome.error = error
@@ -259,7 +280,7 @@ def _told(error: BaseException) -> dict[str, Any]:
     return told
 
 
-def _raise_error(outcome: _Outcome, entry: str, folder: Path) -> None:
+def _raise_error(outcome: _Outcome, entry: str, folder: Path, max_failures: int) -> None:
     told, cause = outcome.told, outcome.error
     failures = getattr(cause, "worker_failures", None)
     if failures:  # of several workers, the one that raised says more than those that lost it
@@ -274,8 +295,11 @@ def _raise_error(outcome: _Outcome, entry: str, folder: Path) -> None:
         sentence = _one_line(told["message"]) or "without a word"
         raise TrainingFailedError(f"`{entry}` ended with {told['type']}: {sentence}; hint: the whole story is in `{folder / 'error.txt'}`")
     if cause is not None:
+        no_room = getattr(cause, "controller_failure", None)
+        if type(no_room).__name__ == "NoRoomError":
+            raise TrainingFailedError(f"{no_room}; hint: fewer by `cluster.min_workers`, and the same command goes on") from cause
         raise TrainingFailedError(
-            f"a training worker of `{entry}` died {MAX_FAILURES + 1} times ({_one_line(str(cause)) or type(cause).__name__}); "
+            f"a training worker of `{entry}` died {max_failures + 1} times ({_one_line(str(cause)) or type(cause).__name__}); "
             "hint: memory is the usual cause, try a smaller batch_size; the same command goes on from the last checkpoint"
         ) from cause
 

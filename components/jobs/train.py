@@ -14,7 +14,7 @@ from components.caption.upsample import build_style
 from components.cluster.training import fit
 from components.jobs.goodput import StepsTaken
 from components.jobs.run import Run
-from components.models.weights import DamagedFolderError, digest_folder
+from components.models.weights import DamagedFolderError, digest_folder, verify_folder
 from components.operations.freshness import Freshness, model_folder, weights_of
 from components.operations.history import planned_steps
 from components.operations.readings import dataset_of, note_weights, pin_reading
@@ -96,6 +96,8 @@ def _train(run: Run, project: Project, freshness: Freshness, read: Mapping[str, 
             name=f"{stage}-{freshness.key[:16]}",
             storage=project.folder / "ray-train",
             num_workers=cluster.num_workers,
+            min_workers=cluster.fewest_workers,
+            max_failures=cluster.max_failures,
             cpus_per_worker=cluster.cpus_per_worker,
             threads=cluster.threads,
             use_gpu=cluster.use_gpu,
@@ -163,7 +165,7 @@ def _require_clips(run: Run) -> None:
 
 def _is_whole(folder: Path) -> bool:
     try:
-        digest_folder(folder)
+        verify_folder(folder)
     except DamagedFolderError:
         return False
     return True

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from components.train.checkpoint import Checkpoints, load_optimizer_tensors, optimizer_tensors
@@ -77,3 +78,33 @@ def train_transformer(payload: dict[str, Any], context: TrainContext) -> None:
     model = DiT(DitSize(hidden_size=128, depth=2, num_heads=2, patch_size=(1, 2, 2), text_size=64), 16, 32)
     model.recompute = True
     train_dit(settings, model, batches, torch.zeros(2, 32), Checkpoints(folder / "checkpoints"), context)
+
+
+def train_shared(payload: dict[str, Any], context: TrainContext) -> None:
+    """The diffusion transformer's own loop and batches; it waits at two steps until the test has changed the cluster."""
+    from components.models.dit import DiT
+    from components.models.sizes import DitSize
+    from components.train.dit_batches import Encoded, dit_batches
+    from components.train.dit_loop import DitBatch, train_dit
+    from tests.train.test_dit_loop import settings
+
+    folder = Path(payload["folder"])
+    with (folder / "starts").open("a") as handle:
+        handle.write(f"{context.rank}/{context.world_size}\n")
+    random = np.random.default_rng(0)
+    latents = [random.normal(size=(4, 2, 4, 4)).astype(np.float16) for _ in range(9)]
+    encoded = Encoded(tuple(f"clip{row}" for row in range(9)), latents, [random.normal(size=(3, 8)).astype(np.float16) for _ in range(9)])
+    shares, _ = dit_batches(encoded, 5, 0, context.rank, context.world_size)
+
+    def batches(first: int) -> Iterator[DitBatch]:
+        for step, batch in enumerate(shares(first), start=first):
+            for moment, workers, sign in payload.get("waits", ()):
+                while step == moment and context.world_size == workers and not (folder / sign).exists():
+                    time.sleep(0.05)
+            time.sleep(payload.get("sleep", 0.0))
+            yield batch
+
+    torch.manual_seed(0)
+    model = DiT(DitSize(hidden_size=64, depth=2, num_heads=2, patch_size=(1, 2, 2), text_size=32), latent_channels=4, text_width=8)
+    chosen = settings(steps=payload["steps"], report_every=1, checkpoint_every=4)
+    train_dit(chosen, model, batches, torch.zeros(2, 8), Checkpoints(folder / "checkpoints"), context)

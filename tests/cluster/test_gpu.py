@@ -21,6 +21,8 @@ def test_a_worker_that_dies_on_the_gpu_is_replaced_and_goes_on(ray: Path, tmp_pa
         name="gpu",
         storage=ray / "ray-train",
         num_workers=1,
+        min_workers=1,
+        max_failures=2,
         cpus_per_worker=2,
         threads=2,
         use_gpu=True,

@@ -30,6 +30,8 @@ def fit_here(
         name="toy",
         storage=root / "ray-train",
         num_workers=workers,
+        min_workers=workers,
+        max_failures=2,
         cpus_per_worker=2 // workers,
         threads=1,
         use_gpu=False,
@@ -130,6 +132,7 @@ def twice_the_batch() -> dict[str, torch.Tensor]:
 def test_an_error_on_one_of_two_workers_comes_back_as_its_own(ray: Path, tmp_path: Path):
     with pytest.raises(ValueError, match=r"^`vae.steps` is wrong$"):
         fit_here(ray, tmp_path, num_workers=2, raises="value", raise_at=2, raise_rank=1)
+    assert len(starts(tmp_path)) == 2, "a mistake is not made again"
 
 
 DRIVER = """
@@ -143,7 +146,7 @@ root = Path(sys.argv[1])
 with ray_session(SimpleNamespace(cluster=SimpleNamespace(num_cpus=2, object_store_bytes=128 * 2**20)), root):
     fit(
         "tests.cluster.entries:train", {"folder": str(root), "steps": 12, "sleep": 0.3}, name="toy", storage=root / "ray-train",
-        num_workers=1, cpus_per_worker=2, threads=1, use_gpu=False, metrics_file=root / "metrics.jsonl",
+        num_workers=1, min_workers=1, max_failures=2, cpus_per_worker=2, threads=1, use_gpu=False, metrics_file=root / "metrics.jsonl",
         on_metrics=lambda step, metrics: print(step, flush=True),
     )
 """
@@ -177,6 +180,8 @@ def test_more_than_the_machine_has_is_refused_with_the_way_out(ray: Path, tmp_pa
             name="toy",
             storage=tmp_path,
             num_workers=4,
+            min_workers=4,
+            max_failures=2,
             cpus_per_worker=2,
             threads=1,
             use_gpu=False,

@@ -28,7 +28,7 @@ def test_this_machine_can_run_the_tests(tmp_path: Path) -> None:
 
 
 def test_what_is_not_well_says_what_to_do(tmp_path: Path) -> None:
-    for check in examine(settings(f"root={tmp_path}", "cluster.num_workers=10000", "cluster.object_store_bytes=9999999999999")):
+    for check in examine(settings(f"root={tmp_path}", "cluster.cpus_per_worker=10000", "cluster.object_store_bytes=9999999999999")):
         assert check.state in ("ok", "warn", "fail")
         assert check.hint or check.state == "ok"
 

@@ -1,0 +1,114 @@
+"""Ray as several nodes on one machine, started and ended as an operator does, each in a process group of its own."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from components.cluster.session import LOCAL_ENVIRONMENT, token_file
+
+RAY = str(Path(sys.executable).with_name("ray"))
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+START_SECONDS = 180
+
+
+def free_port() -> int:
+    """Answers a free port outside 10002 to 19999, which Ray gives to its workers."""
+    while True:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            port = int(taken.getsockname()[1])
+        if not 10002 <= port <= 19999:
+            return port
+
+
+class Cluster:
+    """A head and the nodes that joined it; `environment` is what a client needs to be let in."""
+
+    def __init__(self, root: Path, stack: ExitStack) -> None:
+        self._stack = stack
+        self._port, dashboard = free_port(), free_port()
+        self.address = f"127.0.0.1:{self._port}"
+        secured = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_file(root))}
+        self.environment = {**os.environ, **secured, "RAY_ADDRESS": self.address, "PYTHONPATH": str(REPOSITORY)}
+        self._nodes_environment = {key: value for key, value in self.environment.items() if key != "RAY_ADDRESS"} | LOCAL_ENVIRONMENT
+        head = ["--head", f"--port={self._port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+        self.head = self._start(head)
+        self._wait(lambda: _answers(f"http://127.0.0.1:{dashboard}/api/gcs_healthz"), self.head)
+
+    def add_node(self) -> "subprocess.Popen[bytes]":
+        """Starts one more node of one CPU."""
+        return self._start([f"--address={self.address}"])
+
+    def _start(self, arguments: list[str]) -> "subprocess.Popen[bytes]":
+        folder = self._stack.enter_context(_short_folder())
+        command = [RAY, "start", "--block", *arguments, "--num-cpus=1", "--disable-usage-stats", f"--temp-dir={folder}"]
+        command += ["--dashboard-agent-listen-port=0", f"--object-store-memory={100 * 2**20}"]
+        log = self._stack.enter_context((folder / "start.log").open("wb"))
+        node = subprocess.Popen(
+            command, env=self._nodes_environment, cwd=REPOSITORY, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        self._stack.callback(_end, node, folder)
+        return node
+
+    @staticmethod
+    def _wait(ready: Callable[[], bool], node: "subprocess.Popen[bytes]") -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not ready():
+            assert node.poll() is None, "Ray did not start"
+            assert time.monotonic() < deadline, "Ray did not answer"
+            time.sleep(0.2)
+
+
+def kill_raylet(node: "subprocess.Popen[bytes]") -> None:
+    """Kills what makes a node a node, and waits until its workers have followed by themselves."""
+    raylet = next(process for process in psutil.Process(node.pid).children(recursive=True) if process.name() == "raylet")
+    workers = raylet.children(recursive=True)
+    raylet.kill()
+    _, left = psutil.wait_procs(workers, timeout=60)
+    assert not left
+
+
+@contextmanager
+def cluster(root: Path) -> Iterator[Cluster]:
+    """Lends a cluster of one node with one CPU; all that was started ends with it."""
+    with ExitStack() as stack:
+        yield Cluster(root, stack)
+
+
+@contextmanager
+def _short_folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="kin-node-", dir="/tmp"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def _end(node: "subprocess.Popen[bytes]", folder: Path) -> None:
+    """Ends a node: its process group, then whatever still names its folder."""
+    with suppress(ProcessLookupError):
+        os.killpg(node.pid, signal.SIGKILL)
+    node.wait()
+    for process in psutil.process_iter(["cmdline"]):
+        if any(str(folder) in part for part in process.info["cmdline"] or ()):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
