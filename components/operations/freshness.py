@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from components.config import Config
-from components.models.weights import DamagedFolderError, digest_folder
+from components.models.weights import DamagedFolderError, digest_folder, verify_folder
 from components.stages import STAGES, TRAIN_STAGES, digest, maker
 from components.store import tables
 from components.store.filters import HELD_OUT, KEPT, LABELLED, LENT, TRAINING
@@ -259,8 +259,13 @@ def _missing(stage: str, project: Project) -> str | None:
         return "its tables are gone"
     if stage == "evaluate" and not tables.exists(project, "samples"):
         return "its samples are gone"
-    if stage in TRAIN_STAGES and model_folder(stage, project) is not None and not weights_of(stage, project):
-        return "its model is gone"
+    if stage in TRAIN_STAGES and (folder := model_folder(stage, project)) is not None:
+        if not weights_of(stage, project):
+            return "its model is gone"
+        try:
+            verify_folder(folder)
+        except DamagedFolderError as error:
+            return f"its model is damaged: {str(error).partition('; ')[0]}"
     return None
 
 

@@ -161,6 +161,17 @@ def test_a_model_whose_folder_is_gone_is_trained_again(done: Pipeline, stage: st
     assert done.assess(stage).why == "its model is gone"
 
 
+@pytest.mark.parametrize("stage", ["train_captioner", "train_vae", "train_dit"])
+def test_a_model_with_one_flipped_bit_is_made_again(done: Pipeline, stage: str) -> None:
+    file = next(path for path in sorted(done.model(stage).iterdir()) if path.name != "manifest.json")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    found = done.assess(stage)
+    assert not found.fresh
+    assert found.why == f"its model is damaged: `{file}` is not the file that was written"
+
+
 def test_a_table_that_is_gone_is_made_again(done: Pipeline) -> None:
     shutil.rmtree(done.project.table("videos"))
     assert done.assess("ingest").why == "its tables are gone"

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -168,3 +170,47 @@ def test_a_model_that_is_not_there_is_one_sentence(project: Project, weights: We
         resolve(project, KIND, reference)
     with pytest.raises(ModelNotFoundError, match="has no `champoin`; there are 1, champion"):
         resolve(project, KIND, "champoin")
+
+
+PROMOTER = """
+import sys
+from pathlib import Path
+from components.registry.gates import Check, Verdict
+from components.registry.models import find, list_versions, promote
+from components.store.project import Project
+
+project, number = Project(Path(sys.argv[1]), sys.argv[2]), int(sys.argv[3])
+champion = find(project, "video-vae", "champion")
+version = next(version for version in list_versions(project, "video-vae") if version.number == number)
+print("ready", flush=True)
+sys.stdin.readline()
+yes = Verdict([Check("psnr", 30.0, 29.0, 22.0, True, "psnr: 30.000, needs 22.000")])
+try:
+    promote(project, "video-vae", version, yes, champion)
+except ValueError as error:
+    print(error)
+else:
+    print("won")
+"""
+
+
+@pytest.mark.slow
+def test_of_two_processes_that_promote_at_once_one_wins_and_the_other_is_told(
+    project: Project, weights: Callable[[float], Path], repository: Path
+):
+    versions = [register(project, "video-vae", weights(value), {}, {}) for value in (1.0, 2.0, 3.0)]
+    promote(project, "video-vae", versions[0], YES, None)
+    commands = [[sys.executable, "-c", PROMOTER, str(project.root), project.name, number] for number in ("2", "3")]
+    both = [subprocess.Popen(command, cwd=repository, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for command in commands]
+    for process in both:
+        assert process.stdout.readline() == "ready\n"
+    for process in both:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    said = [process.communicate(timeout=120)[0].strip() for process in both]
+    assert sorted(word == "won" for word in said) == [False, True], said
+    lost = next(word for word in said if word != "won")
+    assert "has another champion since the evaluation" in lost or "is already running" in lost
+    aliases = {alias: version.number for version in list_versions(project, "video-vae") for alias in version.aliases}
+    assert aliases["champion"] == (2 if said[0] == "won" else 3)
+    assert aliases["previous-champion"] == 1

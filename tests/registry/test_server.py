@@ -8,12 +8,14 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from components.models.weights import digest_folder
+from components.registry import tracking
 from components.registry.gates import Check, Verdict
 from components.registry.models import download, find, list_versions, promote, register, resolve
 from components.registry.tracking import Tracker, client_of
@@ -22,13 +24,15 @@ from components.store.project import Project
 YES = Verdict([Check("psnr", 30.0, 29.0, 22.0, True, "psnr: 30.000, needs 22.000")])
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A tracking server on the loopback that keeps the files itself."""
-    folder = tmp_path_factory.mktemp("server")
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def serving(folder: Path, port: int) -> Iterator[str]:
+    """Runs a tracking server on the loopback, that keeps the files itself, until a SIGKILL at the end of the block."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     process = subprocess.Popen(
         [*command, "--backend-store-uri", f"sqlite:///{folder / 'm.db'}", "--artifacts-destination", str(folder / "files")],
@@ -50,6 +54,45 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A tracking server for all tests of this file."""
+    with serving(tmp_path_factory.mktemp("server"), free_port()) as address:
+        yield address
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_and_comes_back_has_every_step_once(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """What a training tells while the server is away waits in the project; no step waits for the server."""
+    port = free_port()
+    with serving(tmp_path, port) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        run = Tracker(project).run("train_dit", "away")
+        run.log_params({"dit": {"steps": 60}})
+        for step in range(1, 11):
+            run.log_metrics([(step, {"loss": 1.0 / step})])
+        assert run.run_id
+    with caplog.at_level("WARNING", logger="kinora"):
+        monkeypatch.setattr(tracking, "SEND_EVERY_SECONDS", 0.0)
+        run._next_try = 0.0  # the first step after the kill finds the server gone
+        for step in range(11, 51):
+            run.log_metrics([(step, {"loss": 1.0 / step})])
+    assert [record.getMessage().split(" (")[0] for record in caplog.records if record.name == "kinora"] == [
+        f"MLflow at `{address}` is away"
+    ]
+    with serving(tmp_path, port):
+        run.log_metrics([(step, {"loss": 1.0 / step}) for step in range(51, 61)])
+        run.close()
+        client = client_of(project)
+        found = client.get_metric_history(run.run_id, "loss")
+        assert [(metric.step, metric.value) for metric in found] == [(step, 1.0 / step) for step in range(1, 61)]
+        assert client.get_run(run.run_id).info.status == "FINISHED"
+        assert client.get_run(run.run_id).data.params == {"dit.steps": "60"}
+    assert list((project.folder / "tracking").iterdir()) == []
 
 
 @pytest.mark.long
