@@ -133,6 +133,7 @@ KINDS = {
         command=_prefect_command,
         environment=lambda place: {
             "PREFECT_HOME": str(place.root / "prefect"),
+            "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",  # its log is where a person looks for the reason
             "PREFECT_UI_STATIC_DIRECTORY": str(place.root / "prefect" / "ui"),  # else it writes into its own package
         },
         secrets=("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"),

@@ -203,6 +203,8 @@ def _tidied(root: Path) -> dict[str, Server]:
     """Answers the servers that run, after what is left of those that do not is cleared."""
     recorded = recorded_servers(root)
     living = {name: server for name, server in recorded.items() if server.lives}
+    for name in [name for name in living if name in KINDS and not set(KINDS[name].after) <= set(living)]:
+        del living[name]  # it knows only the address of the one that is gone
     _stop([server for name, server in recorded.items() if name not in living], root)
     record_servers(root, living.values())
     return living
