@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--check", is_flag=True, help="Only check pipelines.yaml; needs no server and changes nothing.")
+@click.option("--check", is_flag=True, help="Only check pipelines.yaml and `infra`; needs no server and changes nothing.")
 @click.option("--config", "config_file", metavar="FILE", help="The settings file; else KINORA_CONFIG, else pipelines.yaml.")
 @json_option
 def deploy(check: bool, config_file: str | None, as_json: bool) -> None:
@@ -33,6 +33,7 @@ def deploy(check: bool, config_file: str | None, as_json: bool) -> None:
     if check:
         deployments.check(listed, file, folder)
         remark(f"{len(listed)} deployments of `{file.name}` are in order")
+        _check_infra()
         return
     from flows.automations import register_automations, webhook_address
     from flows.server import server
@@ -52,6 +53,19 @@ def deploy(check: bool, config_file: str | None, as_json: bool) -> None:
         remark("failures are told to nobody; hint: KINORA_WEBHOOK_URL, or KINORA_WEBHOOK_URL_FILE, names an address")
     if not serving:
         remark(f"nothing serves the work pool `{deployments.POOL}` yet, so runs wait; hint: `kinora up` starts what does")
+
+
+def _check_infra() -> None:
+    """Checks the files of `infra/` beside the code, where they are; all faults but the first are remarks."""
+    from components.operations.infra_lint import INFRA, check_infra
+
+    if (INFRA / "compose.yaml").is_file():
+        first, *others = check_infra() or [""]
+        for fault in others:
+            remark(f"infra/{fault}")
+        if first:
+            raise ValueError(f"infra/{first}")
+        remark("the files of `infra` are in order")
 
 
 def _row(change: "Change") -> tuple[str, str, str, str]:

@@ -1,0 +1,25 @@
+"""Where a stage runs, by the settings."""
+
+from pathlib import Path
+
+import pytest
+
+from components.config import load_config
+from components.jobs.run import Run, unseen
+from components.store.project import Project
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    config = load_config("test", ["cluster.stages_in=job", f"root={tmp_path}"])
+    return Run(config=config, project=Project(tmp_path, "apart"), source=None, manifest=None, progress=unseen)
+
+
+def test_promote_runs_in_the_flow_that_alone_may_write_the_registry(run: Run) -> None:
+    from flows.stage import run_where_set
+
+    with pytest.raises(ValueError, match="no cluster's Jobs API is named"):
+        run_where_set(run, "ingest")
+    assert run_where_set(run, "promote").action == "run"  # with no cluster to be seen, and nothing to promote
+    assert run.project.record("promote") is not None
