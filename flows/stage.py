@@ -58,13 +58,23 @@ def run_stage_task(run: Run, stage: str) -> Any:
 
 def run_where_set(run: Run, stage: str) -> Outcome:
     """Runs a stage where the settings say: in this process, which is a driver of Ray, or as a job of a cluster."""
-    match "process" if stage in IN_PROCESS else run.config.cluster.stages_in:
+    where = run.config.cluster.stages_in
+    if stage in IN_PROCESS and where != "process":
+        return run_stage(without_ray(run), stage)
+    match where:
         case "process":
             return run_stage(run, stage, lambda: need_ray(run))
         case "job":
             return run_as_job(run, stage, ray_cluster)
         case "kubernetes":
             return run_as_job(run, stage, lambda root: KubernetesCluster())
+
+
+def without_ray(run: Run) -> Run:
+    """Answers a run whose row stages work in this process, on its CPUs: beside a cluster it needs neither a Ray nor a GPU of its own."""
+    alone: dict[str, Any] = {"num_actors": 0, "gpus_per_actor": 0.0}
+    here = {name: getattr(run.config, name).model_copy(update=alone) for name in ("caption", "encode")}
+    return dataclasses.replace(run, config=run.config.model_copy(update=here))
 
 
 def publish_patiently(outcome: Outcome) -> None:

@@ -99,9 +99,14 @@ def text(repository: Path) -> str:
     return (repository / "infra" / "compose.yaml").read_text()
 
 
+@pytest.fixture(scope="module")
+def parsed(text: str) -> str:
+    return json.dumps(yaml.safe_load(text))
+
+
 @pytest.fixture
-def compose(text: str) -> Compose:
-    loaded: Compose = json.loads(json.dumps(yaml.safe_load(text)))  # anchors become copies, so that one alone can be spoilt
+def compose(parsed: str) -> Compose:
+    loaded: Compose = json.loads(parsed)  # anchors have become copies, so that one alone can be spoilt
     return loaded
 
 

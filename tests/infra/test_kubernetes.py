@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,13 @@ def annotate(manifest: Manifest, name: str) -> None:
 
 def load(name: str) -> list[Manifest]:
     """Anchors become copies, so that one place alone can be spoilt."""
-    return [json.loads(json.dumps(document)) for document in yaml.safe_load_all((FOLDER / name).read_text())]
+    documents: list[Manifest] = json.loads(parsed(name))
+    return documents
+
+
+@cache
+def parsed(name: str) -> str:
+    return json.dumps(list(yaml.safe_load_all((FOLDER / name).read_text())))
 
 
 MANIFESTS = [
