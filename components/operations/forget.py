@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from components.operations.freshness import READ_ROWS
-from components.operations.lineage import find_videos, versions_of
+from components.operations.lineage import find_videos, has_registry, versions_of
 from components.registry import takedown
 from components.store import forgotten, mirror, readings, tables
 from components.store.checkpoints import remove_samples
@@ -201,7 +201,7 @@ def _remove_from_runs(project: Project, affected: list[dict[str, Any]], samples:
             return True
         return False
 
-    if versions_of(project) or affected:
+    if has_registry(project):
         takedown.remove_run_files(project, is_to_go)
     return gone
 

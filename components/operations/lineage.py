@@ -34,10 +34,15 @@ class UnknownFileError(ValueError):
     """Nothing of that name in the project; the message says what was looked for."""
 
 
+def has_registry(project: Project) -> bool:
+    """Answers whether anything was ever told MLflow; asking an SQLite file that is not there would make it, which takes seconds."""
+    uri = tracking_uri(project)
+    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).is_file()
+
+
 def versions_of(project: Project) -> list[models.Version]:
     """Answers every registered version of a project, the text-to-video models first; none before there is a registry."""
-    uri = tracking_uri(project)
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+    if not has_registry(project):
         return []
     return [version for kind in reversed(get_args(models.Kind)) for version in models.list_versions(project, kind)]
 
