@@ -12,6 +12,18 @@ class NoServerError(ValueError):
     """No Prefect server answers; the message says where it should be."""
 
 
+def address() -> str:
+    """Answers where the server should be.
+
+    Raises:
+        NoServerError: nobody said.
+    """
+    named = get_current_settings().api.url
+    if not named:
+        raise NoServerError("no Prefect server is named; hint: `kinora up` starts one, or PREFECT_API_URL says where one runs")
+    return str(named)
+
+
 @contextmanager
 def server() -> Iterator[SyncPrefectClient]:
     """Lends a client of the server that PREFECT_API_URL names; it starts none.
@@ -19,19 +31,17 @@ def server() -> Iterator[SyncPrefectClient]:
     Raises:
         NoServerError: there is no address, nothing answers there, or it wants another password.
     """
-    address = get_current_settings().api.url
-    if not address:
-        raise NoServerError("no Prefect server is named; hint: `kinora up` starts one, or PREFECT_API_URL says where one runs")
+    named = address()
     with get_client(sync_client=True) as client:
         try:
             client.request("POST", "/deployments/count", json={}).raise_for_status()
         except httpx.HTTPError as error:
-            raise NoServerError(_said(str(address), error)) from error
+            raise NoServerError(_said(named, error)) from error
         yield client
 
 
-def _said(address: str, fault: Exception) -> str:
+def _said(named: str, fault: Exception) -> str:
     status = getattr(getattr(fault, "response", None), "status_code", None)
     if status in (401, 403):
-        return f"the Prefect server at {address} refuses this password; hint: PREFECT_API_AUTH_STRING is `user:password`"
-    return f"no Prefect server at {address}; hint: `kinora up` starts one"
+        return f"the Prefect server at {named} refuses this password; hint: PREFECT_API_AUTH_STRING is `user:password`"
+    return f"no Prefect server at {named}; hint: `kinora up` starts one"

@@ -18,6 +18,7 @@ import httpx
 import psutil
 
 from components.config import load_config
+from flows.__main__ import BAD_INPUT, say
 from flows.environment import quiet_environment
 
 if TYPE_CHECKING:
@@ -35,7 +36,9 @@ def main() -> None:
     os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", QUERY_SECONDS)
     quiet_environment(Path(config.root))
     from flows.arrivals import Watchers  # Prefect whole, before a second thread imports of it
+    from flows.server import address
 
+    address()
     stop = threading.Event()
     watcher = threading.Thread(target=watch, args=(Watchers(), config.serving.watch_every_seconds, stop), name="arrivals", daemon=True)
     watcher.start()
@@ -99,4 +102,7 @@ def served_here() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ValueError as mistake:
+        sys.exit(say(str(mistake), BAD_INPUT))
