@@ -29,6 +29,8 @@ def reap(profile: str | None = None, overrides: list[str] | None = None, grace_s
     A subflow has no heartbeat of its own, and a flow that was killed stops no job. Doing it twice does nothing.
 
     Args:
+        profile: The profile of pipelines.yaml; empty takes its defaults.
+        overrides: Settings that win over the profile, one `section.name=value` each.
         grace_seconds: how long a flow run must be over, so that it can tidy up by itself.
     """
     config = load_config(profile, tuple(overrides or ()))

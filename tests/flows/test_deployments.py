@@ -23,7 +23,7 @@ from components.media.write import write_video
 from components.store.project import Project
 from components.store.tables import clips
 from tests.flows.command import REPOSITORY, environment, kinora
-from tests.flows.test_servers import free_port, serving
+from tests.flows.serving import free_port, serving
 from tests.flows.waiting import HAND
 
 pytestmark = pytest.mark.slow
