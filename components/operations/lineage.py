@@ -1,5 +1,6 @@
 """Walks from a model version to the files it was made from, and from a file to the models that read it."""
 
+import json
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from typing import Any, get_args
 
 from components.operations.readings import TRAINED_BY
 from components.registry import models
+from components.registry.takedown import REMOVED_TAG
 from components.registry.tracking import tracking_uri
 from components.store import forgotten, readings, tables
 from components.store.filters import among, quoted
@@ -111,9 +113,10 @@ def find_videos(project: Project, text: str) -> list[str]:
 
 def _of_model(project: Project, kind: str, weights: str, known: Mapping[str, models.Version]) -> dict[str, Any]:
     version = known.get(weights)
-    head = next((head for head in reversed(readings.heads(project)) if head.get("weights") == weights), None)
-    tags = dict(version.tags) if version else dict((head or {}).get("tags", {}))
-    stands_on = (head or {}).get("stands_on") or {}
+    kept = next((head for head in reversed(readings.heads(project)) if head.get("weights") == weights), None)
+    tags = dict(version.tags) if version else dict((kept or {}).get("tags", {}))
+    head = kept or _head_of_tags(tags)
+    stands_on = head["stands_on"]
     return {
         "kind": kind,
         "model": models.registered_name(project, kind),
@@ -123,17 +126,36 @@ def _of_model(project: Project, kind: str, weights: str, known: Mapping[str, mod
         "weights": weights,
         "training": {
             "stage": TRAINED_BY[kind],
-            "key": head["key"] if head else None,
-            "started_at": head["started_at"] if head else None,
-            "run_id": (head or {}).get("run_id") or (version.run_id if version else None),
+            "key": head["key"],
+            "started_at": head["started_at"],
+            "run_id": head["run_id"] or (version.run_id if version else None),
         },
         "code": {name: tags.get(f"kinora.code.{name}") for name in ("version", "commit", "changed")},
         "settings": tags.get("kinora.settings"),
         "maker": tags.get(f"kinora.maker.{TRAINED_BY[kind]}"),
-        "tables": [_table(project, name, read) for name, read in ((head or {}).get("tables") or {}).items()],
-        "rows_removed": (head or {}).get("rows_removed", []),
-        "files": _files(project, head) if head else None,
+        "tables": [_table(project, name, read) for name, read in head["tables"].items()],
+        "rows_removed": head["rows_removed"],
+        "files": _files(project, kept) if kept else None,
         "stands_on": [_of_model(project, below, stands_on[below], known) for below in reversed(TRAINED_BY) if stands_on.get(below)],
+    }
+
+
+def _head_of_tags(tags: Mapping[str, str]) -> dict[str, Any]:
+    """What a version's tags say of its training, where the project's own notes of it are elsewhere or older than they are kept."""
+    place, told = "kinora.table.clips.", "kinora.training" in tags  # an earlier Kinora named models that stand beside, not below
+    read = {name: tags.get(place + name) for name in ("version", "rows", "digest", "tag")}
+    tables_read = {}
+    if told and read["version"] and read["rows"]:
+        numbers = {"version": int(read["version"]), "rows": int(read["rows"])}
+        tables_read = {"clips": {**numbers, "rows_digest": read["digest"], "tag": read["tag"], "uri": None}}
+    removed = json.loads(tags.get(REMOVED_TAG, "[]"))
+    return {
+        "key": tags.get("kinora.training", "/").partition("/")[2] or None,
+        "started_at": None,
+        "run_id": None,
+        "tables": tables_read,
+        "stands_on": {kind: tags[f"kinora.upstream.{kind}"] for kind in TRAINED_BY if told and f"kinora.upstream.{kind}" in tags},
+        "rows_removed": removed if isinstance(removed, list) else [],
     }
 
 

@@ -51,11 +51,11 @@ def _print_model(model: dict[str, Any], everything: bool, indent: str) -> None:
     say = _sayer(indent)
     say(_name_of(model) + (f", weights {model['weights'][:SHORT]}" if model["weights"] else ""))
     say = _sayer(indent + "  ")
-    if training["key"] is None:
-        say("what it read was not written down: an earlier Kinora trained it")
-    else:
+    if code["version"]:
         commit = f", commit {code['commit'][:SHORT]}{' and changes' if code['changed'] == 'true' else ''}" if code["commit"] else ""
-        say(f"trained by {training['stage']} {training['key'][:SHORT]} on {training['started_at']}, code {code['version']}{commit}")
+        when = f" on {training['started_at']}" if training["started_at"] else ""
+        key = f" {training['key'][:SHORT]}" if training["key"] else ""
+        say(f"trained by {training['stage']}{key}{when}, code {code['version']}{commit}")
         say(f"settings {str(model['settings'])[:SHORT]}, maker {str(model['maker'])[:SHORT]}")
     for table in model["tables"]:
         kept = f"tag {table['tag']}" if table["kept"] else "which is no longer kept"
@@ -65,6 +65,8 @@ def _print_model(model: dict[str, Any], everything: bool, indent: str) -> None:
     for removed in model["rows_removed"]:
         say(f"rows removed: {removed['clips']} clips of {removed['video_id'][:SHORT]} on {removed['at']}")
     files = model["files"] or []
+    if model["files"] is None:
+        say("which rows these were is not written down in this project's folder")
     if files:
         say(f"cut from {len(files)} files, {sum(file['clips'] for file in files)} clips:")
     shown = files if everything else files[:FIRST_FILES]

@@ -207,3 +207,10 @@ def test_registered_models_are_marked_and_mlflow_lets_go_of_the_pictures(done: P
     assert json.loads(version.tags["kinora.rows_removed"])[0]["video_id"] == video_id(GONE)
     assert json.loads(client_of(project).get_run(run.run_id).data.tags["kinora.rows_removed"])[0]["clips"] == 2
     assert time.strptime(json.loads(version.tags["kinora.rows_removed"])[0]["at"][:10], "%Y-%m-%d")
+
+    for path in (project.folder / "lineage").glob("*/*"):
+        path.unlink()
+    told = model_lineage(project, "text-to-video", "champion")  # by the registry alone, as on a machine without the project's folder
+    assert [{**table, "uri": None} for table in after["tables"]] == told["tables"]
+    assert (told["files"], told["rows_removed"]) == (None, after["rows_removed"])
+    assert [one["weights"] for one in told["stands_on"]] == [one["weights"] for one in after["stands_on"]]
