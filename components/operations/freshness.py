@@ -66,9 +66,9 @@ def assess(stage: str, config: Config, project: Project, source: Path | None = N
     rows, rows_now = _rows(stage, config, project, source, manifest)
     stale = stale_rows(stage, config, project)
     left = max((len(keys) for keys in stale.values()), default=rows)
-    if stage == "ingest":
-        left = _files_left(now, rows, config, project, source, manifest)
     record = finished(stage, project)
+    if stage == "ingest" and (record is None or (record["maker"], record["rows_digest"]) != (now, rows_now)):
+        left = _files_left(now, rows, config, project, source, manifest)
     if record is None:
         part = f", {rows - left} of {rows} rows are done" if 0 < left < rows else ""
         fresh, why = False, f"it has not finished yet{part}"
