@@ -132,14 +132,14 @@ def _result(record: Mapping[str, Any]) -> str:
 
 
 def _locks(project: Project) -> list[str]:
-    """Answers who holds which lock of the project on this machine, as the system lists them; looking takes none."""
+    """Answers who holds the lock of which stage on this machine, as the system lists them; looking takes none."""
     try:
         held = {int(line.split()[5].rpartition(":")[2]) for line in Path("/proc/locks").read_text().splitlines() if " FLOCK " in line}
     except (OSError, ValueError, IndexError):
         return []
     found = []
     for path in sorted((project.folder / "locks").glob("*.lock")):
-        if path.stat().st_ino in held:
+        if path.stem in STAGES and path.stat().st_ino in held:
             found.append(f"{path.stem}: {path.read_text().strip() or 'another process'}")
     return found
 
