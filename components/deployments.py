@@ -144,6 +144,17 @@ def settings_of(deployment: Deployment, file: str | None = None) -> Config:
     return load_config(deployment.profile, deployment.overrides, file)
 
 
+def with_profile(deployment: Deployment, profile: str, file: str | None = None) -> Deployment:
+    """Answers a deployment whose runs take another profile; its overrides still count.
+
+    Raises:
+        SettingsError: there is no such profile, or the overrides do not fit it.
+    """
+    changed = deployment.model_copy(update={"profile": profile})
+    settings_of(changed, file)
+    return changed
+
+
 def cron_fault(cron: str) -> str | None:
     """Answers what is wrong with a schedule of five fields, or None; what it lets pass, Prefect's own parser understands."""
     if cron.startswith("@"):

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from components.config import Config, SettingsError, find_settings_file, load_config
 from components.stages import STAGES
 
-PROFILES = ("test", "laptop", "gpu", "cluster")
+PROFILES = ("test", "laptop", "gpu", "cluster", "servers")
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +114,7 @@ def test_no_setting_has_a_second_default_in_python() -> None:
     ("profile", "override", "sentence"),
     [
         ("latop", None, "`latop` is not a profile; did you mean `laptop`?"),
-        ("zzz", None, "`zzz` is not a profile; the names are cluster, gpu, laptop, test"),
+        ("zzz", None, "`zzz` is not a profile; the names are cluster, gpu, laptop, servers, test"),
         (None, "dit.stps=3", "`dit.stps` is not a setting; did you mean `dit.steps`?"),
         (None, "ditt.steps=3", "`ditt` is not a setting; did you mean `dit`?"),
         (None, "vae.latent_chanels=3", "`vae.latent_chanels` is not a setting; did you mean `vae.size.latent_channels`?"),

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from components.config import SettingsError, load_config
-from components.deployments import ALIASES, FLOWS, cron_fault, load_deployments
+from components.deployments import ALIASES, FLOWS, cron_fault, load_deployments, settings_of, with_profile
 from components.operations.plan import FLOW_STAGES
 
 GOOD = {"name": "nightly", "flow": "ingest", "cron": "0 2 * * *"}
@@ -42,6 +42,15 @@ def test_the_deployments_of_the_repository_load(repository: Path) -> None:
     assert {deployment.on for deployment in deployments} == {None, "footage.arrived", "model.promoted"}
     assert all(deployment.concurrency_limit == 1 for deployment in deployments)
     assert {deployment.name for deployment in deployments if deployment.collision_strategy != "ENQUEUE"} == {"reap"}
+
+
+def test_deployments_take_another_profile_and_keep_their_overrides(repository: Path, tmp_path: Path) -> None:
+    file = settings_file(tmp_path, repository, GOOD | {"profile": "laptop", "overrides": ["dit.steps=7"]})
+    [changed] = [with_profile(deployment, "servers", file) for deployment in load_deployments(file)]
+    found = settings_of(changed, file)
+    assert (found.cluster.stages_in, found.cluster.storage, found.dit.steps) == ("job", "s3://kinora", 7)
+    with pytest.raises(SettingsError, match="did you mean `servers`"):
+        with_profile(changed, "server", file)
 
 
 def test_every_flow_that_a_deployment_may_name_is_there(repository: Path) -> None:

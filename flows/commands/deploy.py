@@ -15,17 +15,20 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--check", is_flag=True, help="Only check pipelines.yaml and `infra`; needs no server and changes nothing.")
 @click.option("--config", "config_file", metavar="FILE", help="The settings file; else KINORA_CONFIG, else pipelines.yaml.")
+@click.option("--profile", metavar="NAME", help="Of every deployment, in place of its own: `servers` on those of infra/compose.yaml.")
 @json_option
-def deploy(check: bool, config_file: str | None, as_json: bool) -> None:
+def deploy(check: bool, config_file: str | None, profile: str | None, as_json: bool) -> None:
     """Register the deployments of pipelines.yaml with the Prefect server; those that are not listed any more go."""
     import warnings
 
     from components.config import find_settings_file, load_config
-    from components.deployments import load_deployments
+    from components.deployments import load_deployments, with_profile
     from flows.environment import quiet_environment
 
     file, folder = find_settings_file(config_file).resolve(), Path.cwd()
     listed = load_deployments(str(file))
+    if profile is not None:
+        listed = [with_profile(deployment, profile, str(file)) for deployment in listed]
     quiet_environment(Path(load_config(file=str(file)).root))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # Prefect would like its folder to be there, which nothing here writes to
