@@ -107,3 +107,19 @@ def test_a_run_killed_in_a_training_ends_on_another_machine_as_an_unbroken_one(u
         assert len(metrics[0].splitlines()) == len(
             next(unbroken.folder.glob("checkpoints/train_dit/*/metrics.jsonl")).read_text().splitlines()
         )
+
+
+def test_a_run_that_is_asked_to_end_says_one_sentence(tmp_path: Path) -> None:
+    project = Project(tmp_path / "runs", "demo")
+    running = start(tmp_path, "run", "ingest", "--profile", "test", "--set", "world.num_films=200")
+    deadline = time.monotonic() + 300
+    while not some_clips(project):
+        assert running.poll() is None, (tmp_path / "kinora.log").read_text()[-4000:]
+        assert time.monotonic() < deadline, "no clip came"
+        time.sleep(0.1)
+    os.kill(running.pid, signal.SIGTERM)
+    assert running.wait(60) == 143
+    said = (tmp_path / "kinora.log").read_text()
+    assert said.splitlines()[-1] == "terminated; the same command resumes where it was"
+    assert "Traceback" not in said
+    assert "SIGTERM" not in said  # Ray's own handler prints a stack
