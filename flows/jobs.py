@@ -29,7 +29,7 @@ from components.jobs.stage import fresh_outcome
 from components.operations.freshness import assess
 from components.store import mirror
 from components.store.servers import live_servers
-from flows.away import AWAY
+from flows.away import AWAY, wait_for_prefect
 
 WATCH_SECONDS = 5.0
 FIRST_LINE = "Running entrypoint for job"
@@ -106,6 +106,7 @@ def run_as_job(run: Run, stage: str, open_cluster: Callable[[Path], Cluster]) ->
     name = jobs_api.job_name(run.project.name, stage, before.key)
     root = outermost.get()
     log = _Log(run.progress)
+    wait_for_prefect()
     with get_client(sync_client=True) as prefect:
         _tag(prefect, root, name)  # before there is a job, so that no reaper takes it for an orphan
         metadata = {"flow_run_id": str(root), "project": run.project.name, "stage": stage, "prefect": records()}
