@@ -24,7 +24,7 @@ class SettingsError(ValueError):
 
 
 SIZES: dict[str, dict[str, Any]] = {"captioner": COCA_SIZES, "vae": VAE_SIZES, "dit": DIT_SIZES}
-STORAGES = ("s3", "gs", "abfss", "file")  # what pyarrow and Lance both open
+STORAGES = ("s3", "gs", "file")  # what pyarrow and Lance both open
 UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 

@@ -77,8 +77,8 @@ def test_a_storage_is_the_uri_of_a_folder(storage: str) -> None:
 @pytest.mark.parametrize(
     ("storage", "why"),
     [
-        ("ftp://films", "is none of s3, gs, abfss, file"),
-        ("/srv/kinora", "is none of s3, gs, abfss, file"),
+        ("ftp://films", "is none of s3, gs, file"),
+        ("/srv/kinora", "is none of s3, gs, file"),
         ("s3:///films", "names no folder"),
         ("file://srv/kinora", "names no folder"),
         ("s3://key:secret@films", "holds more than a place"),

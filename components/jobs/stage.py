@@ -1,18 +1,20 @@
 """Runs a stage of a run, or skips it: asks for freshness, holds the lock, keeps the record."""
 
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from typing import Any
 
 from components.jobs.run import Outcome, Run, timed
 from components.jobs.watched import Watched
+from components.operations.alive import here, lives
 from components.operations.freshness import Freshness, assess, stage_settings
 from components.operations.history import remember
 from components.operations.running import note_skip
 from components.stages import STAGES, TRAIN_STAGES
 from components.store import mirror
+from components.store.lease import leased
 from components.store.turns import working
 
 BODIES = {
@@ -42,7 +44,7 @@ def run_stage(run: Run, stage: str, ready: Callable[[], None] = at_once) -> Outc
     Raises:
         StageBusyError: another run of this project trains the same stage.
     """
-    with working(run.project), run.project.lock(stage) if stage in LOCKED else nullcontext():
+    with working(run.project), _alone(run, stage) if stage in LOCKED else nullcontext():
         mirror.pull(run.project)
         before = assess(stage, run.config, run.project, run.source, run.manifest)
         if before.fresh:
@@ -69,6 +71,13 @@ def run_stage(run: Run, stage: str, ready: Callable[[], None] = at_once) -> Outc
         remember(run.project, run.config, record)
         mirror.push(run.project)
         return Outcome(stage, "run", before.why, seconds, result)
+
+
+@contextmanager
+def _alone(run: Run, stage: str) -> Iterator[None]:
+    """Holds the lock of a stage on this machine, and its lease among those that share a storage."""
+    with run.project.lock(stage), leased(run.project, stage, here(), lives):
+        yield
 
 
 def fresh_outcome(run: Run, before: Freshness) -> Outcome:

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-APPEARS_WHOLE = ("s3", "gcs", "abfs")  # an object is there when its upload ends, never a part of it
+APPEARS_WHOLE = ("s3", "gcs")  # an object is there when its upload ends, never a part of it
 CONNECT_SECONDS, REQUEST_SECONDS = 5.0, 60.0
 SDK_ATTEMPTS, OUR_ATTEMPTS, FIRST_PAUSE_SECONDS = 3, 5, 0.25
 PART_BYTES = 8 * 2**20
@@ -183,6 +184,9 @@ def _opened(uri: str) -> tuple["pyarrow.fs.FileSystem", str]:
 
     parts = urlsplit(uri)
     try:
+        if parts.scheme == "gs":
+            patience = timedelta(seconds=REQUEST_SECONDS)
+            return pyarrow.fs.GcsFileSystem(retry_time_limit=patience), f"{parts.netloc}{parts.path}".rstrip("/")
         if parts.scheme != "s3":
             files, folder = pyarrow.fs.FileSystem.from_uri(uri)
             return files, folder.rstrip("/")

@@ -122,6 +122,10 @@ class Table:
         """
         return sum(self._update(batch) for batch in self._by_columns(rows))
 
+    def change(self, columns: Mapping[str, str], where: str) -> None:
+        """Sets columns to expressions in the rows that a filter matches when it is written."""
+        self._commit(lambda data: data.update(dict(columns), where=where))
+
     def delete(self, where: str) -> None:
         """Deletes the rows that a filter matches."""
         self._commit(lambda data: data.delete(where))
