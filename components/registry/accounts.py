@@ -26,8 +26,11 @@ class AccountsError(RuntimeError):
 def set_up(uri: str, passwords: Mapping[str, str]) -> list[str]:
     """Makes the users, their roles and their permissions on an MLflow server, and answers what is new, in words."""
     from mlflow.exceptions import MlflowException
-    from mlflow.server.auth.client import AuthServiceClient
 
+    try:
+        from mlflow.server.auth.client import AuthServiceClient
+    except ImportError as error:
+        raise AccountsError("MLflow's authentication is not installed; hint: `make setup`, or `pip install 'mlflow[auth]'`") from error
     client = AuthServiceClient(uri)
     try:
         return [line for name, password in passwords.items() for line in _set_up(client, name, password)]
