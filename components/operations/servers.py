@@ -19,7 +19,8 @@ from components.operations.processes import members, stop
 from components.operations.server_kinds import KINDS, Kind, Place, environment_of, kinds_here
 from components.store.servers import Server, process_started, record_servers, recorded_servers
 
-START_SECONDS = 240.0
+START_SECONDS = 480.0  # far more than any start takes; what cannot start ends by itself
+REMARK_SECONDS = 60.0
 LOOK_SECONDS = 0.5
 LARGEST_LOG = 16 * 2**20  # bytes; a longer log is put aside when its server starts anew
 OPTIONS = {"prefect": ("--prefect-port",), "mlflow": ("--mlflow-port",), "ray": ("--ray-port", "--dashboard-port"), "serving": ()}
@@ -96,9 +97,12 @@ def down(root: Path, say: Say) -> list[str]:
 
 
 def _start_and_wait(place: Place, missing: Sequence[str], waiting: dict[str, _Starting], started: dict[str, _Starting], say: Say) -> None:
-    left = list(missing)
+    left = sorted(missing, key=lambda name: KINDS[name].attempts == 1)  # who may miss the time it is given comes first
+    together = max(2, os.cpu_count() or 2)
+    remark_at = time.monotonic() + REMARK_SECONDS
     while left or waiting:
-        for name in [name for name in left if not set(KINDS[name].after) & ({*left, *waiting} - {name})]:
+        ready = [name for name in left if not set(KINDS[name].after) & ({*left, *waiting} - {name})]
+        for name in ready[: max(0, together - len(waiting))]:
             left.remove(name)
             start = _start(name, KINDS[name], place)
             waiting[name] = started[name] = start
@@ -118,6 +122,9 @@ def _start_and_wait(place: Place, missing: Sequence[str], waiting: dict[str, _St
                 record_servers(place.root, place.servers.values())
                 if name in started:
                     say(f"{name}: up{_at(start.server)} in {time.monotonic() - start.since:.0f} s")
+        if waiting and time.monotonic() > remark_at:
+            say(f"{', '.join(waiting)} still to come up")
+            remark_at += REMARK_SECONDS
         time.sleep(LOOK_SECONDS if waiting else 0)
 
 
