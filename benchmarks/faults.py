@@ -1,11 +1,12 @@
 """Does every kill end where an undisturbed run ends, and how long until the work goes on?
 
-Run: python -m benchmarks.faults [--quick]
+Run: python -m benchmarks.faults [--only workers|runs|jobs|nodes|zombies] [--quick]
 
-Kills, three times each at different moments: the process of a whole run, its train worker (in each of the three trainings), a Ray
-node under a training of two workers, and a scheduled run together with its serving process. The first two compare tables, captions,
-weights and aliases with one undisturbed run of profile `test`, bit for bit; the third compares losses, within 1e-4, since one
-worker adds up in another order than two; the last is over when Prefect's server has marked the run.
+Kills, three times each at different moments: the train worker of a run (in each of its three trainings), the process of a whole
+run, the driver of its jobs in a Ray cluster, a Ray node under a training of two workers, and a scheduled run together with its
+serving process. The first three compare tables, captions, weights and aliases with one undisturbed run of profile `test`, bit for
+bit; the nodes compare losses, within 1e-4, since one worker adds up in another order than two; the last is over when Prefect's
+server has marked the run.
 `--quick` kills one train worker of a tiny training. Needs the packages of the tests. The last line is one JSON object.
 """
 
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,8 +42,8 @@ from tests.cluster.entries import train
 from tests.cluster.nodes import cluster, kill_raylet
 from tests.cluster.shared import Training, losses_alone
 from tests.flows.command import start
+from tests.flows.serving import free_port, serving
 from tests.flows.test_deployments import PATIENT, Place, start_serving
-from tests.flows.test_servers import free_port, serving
 
 WORKER_SECONDS, NODE_SECONDS, ZOMBIE_SECONDS = 30.0, 60.0, 120.0
 TRAININGS = ("train_captioner", "train_vae", "train_dit")
@@ -52,8 +53,7 @@ RUN = ("run", "--profile", "test", *(word for setting in (*LONG, "dit.sample_eve
 NODE_STEPS, NODE_MOMENTS = 16, (3, 6, 10)
 ZOMBIE_MOMENTS = (2.0, 12.0, 22.0)  # seconds into the 30 between two beats of a run's heart
 PATIENCE_SECONDS = 900
-
-Figures = dict[str, dict[str, Any]]
+PARTS = ("workers", "runs", "jobs", "nodes", "zombies")
 
 
 def outcome(project: Project) -> dict[str, Any]:
@@ -69,9 +69,9 @@ def outcome(project: Project) -> dict[str, Any]:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator["subprocess.Popen[str]"]:
+def running(folder: Path, *more: str, **variables: str) -> Iterator["subprocess.Popen[str]"]:
     """Runs the whole run in a process group that does not outlive the block."""
-    process = start(folder, *RUN)
+    process = start(folder, *RUN, *more, **variables)
     try:
         yield process
     finally:
@@ -142,6 +142,40 @@ def kill_workers(folder: Path) -> tuple[dict[str, Any], list[float]]:
         if process.wait() != 0:
             raise RuntimeError("the run failed: " + (folder / "kinora.log").read_text()[-3000:])
     return outcome(project), seconds
+
+
+def kill_jobs(folder: Path) -> dict[str, Any]:
+    """Kills the driver of a run's jobs while it ingests and in two trainings; another job goes on, or the same command does."""
+    folder.mkdir()
+    project, as_job = Project(folder / "runs", "demo"), ("--set", "cluster.stages_in=job")
+    moments: list[tuple[str, Callable[[], bool]]] = [
+        ("ingest", lambda: some_clips(project)),
+        ("train_vae", lambda: has_checkpoint(project, "train_vae")),
+        ("train_dit", lambda: has_checkpoint(project, "train_dit")),
+    ]
+    with cluster(folder, head_cpus=2) as ray:
+        place = ray.secured | {"RAY_ADDRESS": ray.jobs_api}
+        with running(folder, *as_job, **place) as process:
+            for stage, moment in moments:
+                wait_for(moment, process, folder)
+                killed = [driver.pid for driver in job_drivers(stage, folder) if driver.kill() is None]
+                print(f"{stage}: the driver of its job was killed ({len(killed)} process)", flush=True)
+            ended = process.wait()
+        if ended != 0:
+            with running(folder, *as_job, **place) as process:
+                if process.wait() != 0:
+                    raise RuntimeError("the run failed: " + (folder / "kinora.log").read_text()[-3000:])
+    return outcome(project)
+
+
+def job_drivers(stage: str, folder: Path) -> list[psutil.Process]:
+    """Answers the processes that run a stage of this folder's project as a job."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if "components.jobs" in words and stage in words and str(folder) in words[-1]:
+            found.append(process)
+    return found
 
 
 def last_step(project: Project, stage: str) -> int:
@@ -256,23 +290,32 @@ def recovery(seconds: list[float], bar: float) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one kill of the train worker of a tiny training")
+    parser.add_argument("--only", choices=PARTS, action="append", help="one kind of kill; may be given again")
     args = parser.parse_args()
-    figures: Figures = {}
+    parts: Sequence[str] = args.only or PARTS
+    figures: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         if args.quick:
             equal, seconds = quick(folder)
             figures = {"worker_kill_equal": equality(equal), "worker_kill_seconds": recovery(seconds, WORKER_SECONDS)}
         else:
-            expected = outcome(undisturbed(folder / "undisturbed"))
-            found, seconds = kill_workers(folder / "workers")
-            figures["worker_kills_equal"] = equality(found == expected)
-            figures["worker_kill_seconds"] = recovery(seconds, WORKER_SECONDS)
-            figures["run_kills_equal"] = equality(kill_runs(folder / "runs-killed") == expected)
-            equal, seconds = lose_nodes(folder / "nodes")
-            figures["node_kills_equal"] = equality(equal)
-            figures["node_kill_seconds"] = recovery(seconds, NODE_SECONDS)
-            figures["zombie_seconds"] = recovery(leave_zombies(folder / "zombies"), ZOMBIE_SECONDS)
+            alike = set(parts) & {"workers", "runs", "jobs"}
+            expected = outcome(undisturbed(folder / "undisturbed")) if alike else {}
+            if "workers" in parts:
+                found, seconds = kill_workers(folder / "workers")
+                figures["worker_kills_equal"] = equality(found == expected)
+                figures["worker_kill_seconds"] = recovery(seconds, WORKER_SECONDS)
+            if "runs" in parts:
+                figures["run_kills_equal"] = equality(kill_runs(folder / "killed") == expected)
+            if "jobs" in parts:
+                figures["job_kills_equal"] = equality(kill_jobs(folder / "jobs") == expected)
+            if "nodes" in parts:
+                equal, seconds = lose_nodes(folder / "nodes")
+                figures["node_kills_equal"] = equality(equal)
+                figures["node_kill_seconds"] = recovery(seconds, NODE_SECONDS)
+            if "zombies" in parts:
+                figures["zombie_seconds"] = recovery(leave_zombies(folder / "zombies"), ZOMBIE_SECONDS)
     for name, figure in figures.items():
         print(f"{name}: {figure['value']} (bar {figure['bar']}) {'holds' if figure['holds'] else 'FAILS'}")
     print(json.dumps(figures))

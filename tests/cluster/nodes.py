@@ -33,26 +33,32 @@ def free_port() -> int:
 
 
 class Cluster:
-    """A head and the nodes that joined it; `environment` is what a client needs to be let in."""
+    """A head and the nodes that joined it.
 
-    def __init__(self, root: Path, stack: ExitStack) -> None:
+    Attributes:
+        secured: what lets a client in.
+        environment: of a driver.
+        jobs_api: where the head's Jobs API listens.
+    """
+
+    def __init__(self, root: Path, stack: ExitStack, head_cpus: int) -> None:
         self._stack = stack
         self._port, dashboard = free_port(), free_port()
-        self.address = f"127.0.0.1:{self._port}"
-        secured = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_file(root))}
-        self.environment = {**os.environ, **secured, "RAY_ADDRESS": self.address, "PYTHONPATH": str(REPOSITORY)}
+        self.address, self.jobs_api = f"127.0.0.1:{self._port}", f"http://127.0.0.1:{dashboard}"
+        self.secured = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_file(root))}
+        self.environment = {**os.environ, **self.secured, "RAY_ADDRESS": self.address, "PYTHONPATH": str(REPOSITORY)}
         self._nodes_environment = {key: value for key, value in self.environment.items() if key != "RAY_ADDRESS"} | LOCAL_ENVIRONMENT
         head = ["--head", f"--port={self._port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
-        self.head = self._start(head)
-        self._wait(lambda: _answers(f"http://127.0.0.1:{dashboard}/api/gcs_healthz"), self.head)
+        self.head = self._start(head, head_cpus)
+        self._wait(lambda: _answers(f"{self.jobs_api}/api/gcs_healthz"), self.head)
 
     def add_node(self) -> "subprocess.Popen[bytes]":
         """Starts one more node of one CPU."""
-        return self._start([f"--address={self.address}"])
+        return self._start([f"--address={self.address}"], 1)
 
-    def _start(self, arguments: list[str]) -> "subprocess.Popen[bytes]":
+    def _start(self, arguments: list[str], cpus: int) -> "subprocess.Popen[bytes]":
         folder = self._stack.enter_context(_short_folder())
-        command = [RAY, "start", "--block", *arguments, "--num-cpus=1", "--disable-usage-stats", f"--temp-dir={folder}"]
+        command = [RAY, "start", "--block", *arguments, f"--num-cpus={cpus}", "--disable-usage-stats", f"--temp-dir={folder}"]
         command += ["--dashboard-agent-listen-port=0", f"--object-store-memory={100 * 2**20}"]
         log = self._stack.enter_context((folder / "start.log").open("wb"))
         node = subprocess.Popen(
@@ -80,10 +86,10 @@ def kill_raylet(node: "subprocess.Popen[bytes]") -> None:
 
 
 @contextmanager
-def cluster(root: Path) -> Iterator[Cluster]:
-    """Lends a cluster of one node with one CPU; all that was started ends with it."""
+def cluster(root: Path, head_cpus: int = 1) -> Iterator[Cluster]:
+    """Lends a cluster of one node; all that was started ends with it."""
     with ExitStack() as stack:
-        yield Cluster(root, stack)
+        yield Cluster(root, stack, head_cpus)
 
 
 @contextmanager
