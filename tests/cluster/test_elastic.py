@@ -8,12 +8,24 @@ import pytest
 from tests.cluster.nodes import cluster, kill_raylet
 from tests.cluster.shared import Training, losses_alone
 
-pytestmark = pytest.mark.slow
-
 STEPS, LOST_AT, BACK_AT = 24, 8, 16
 DEAD_NODE_SECONDS = 60
 
 
+def test_a_mistake_ends_a_training_and_a_death_does_not() -> None:
+    from ray.train.v2.api.config import FailureConfig
+    from ray.train.v2.api.exceptions import WorkerGroupError
+
+    from components.cluster.elastic import FailureDecision, MistakesEndPolicy
+
+    policy = MistakesEndPolicy(FailureConfig(max_failures=1))
+    lost = WorkerGroupError("", {0: RuntimeError("Connection closed by peer"), 1: OSError("gone")})
+    assert policy.make_decision(lost) == FailureDecision.RETRY
+    assert policy.make_decision(WorkerGroupError("", {1: ValueError("`vae.steps` is wrong")})) == FailureDecision.RAISE
+    assert policy.make_decision(lost) == FailureDecision.RAISE
+
+
+@pytest.mark.slow
 def test_a_training_outlives_its_node_and_takes_in_another(tmp_path: Path) -> None:
     with cluster(tmp_path) as ray:
         second = ray.add_node()
