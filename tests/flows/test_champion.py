@@ -82,7 +82,8 @@ def test_a_file_is_walked_to_its_models_and_back_and_taken_down(folder: Path) ->
     project = Project(folder / "runs", "demo")
     champion = json.loads(ran(folder, "lineage", "champion", "--json"))
     assert [below["kind"] for below in champion["stands_on"]] == ["video-vae", "captioner"]
-    assert all(one["aliases"] == ["champion"] for one in (champion, *champion["stands_on"]))
+    assert [one["version"] for one in (champion, *champion["stands_on"])] == [1, 1, 1]
+    assert "champion" in champion["aliases"]
     tags = find(project, "text-to-video", "champion").tags  # type: ignore[union-attr]
     assert {tags[f"kinora.upstream.{kind}.version"] for kind in ("video-vae", "captioner")} == {"1"}
     (read,) = champion["tables"]
