@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import numpy as np
@@ -73,13 +74,17 @@ class Place:
         return said | {"changes": {entry["name"]: entry["change"] for entry in said["deployments"]}, "stderr": done.stderr}
 
     def post(self, path: str, body: dict[str, Any] | list[Any]) -> Any:
-        answer = httpx.post(f"{self.api}{path}", json=body, timeout=60)
+        def asked() -> httpx.Response | None:  # SQLite may be busy, which Prefect's own client bears too
+            answer = httpx.post(f"{self.api}{path}", json=body, timeout=60)
+            return None if answer.status_code == 503 else answer
+
+        answer: httpx.Response = until(asked, 60, lambda: f"the server is too busy for {path}")
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
     def deployment(self, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = httpx.get(f"{self.api}/deployments/name/{name}", timeout=60).raise_for_status().json()
-        return found
+        (found,) = self.post("/deployments/filter", {"deployments": {"name": {"any_": [name.partition("/")[2]]}}})
+        return dict(found)
 
     def hold(self, name: str) -> None:
         """Puts the waiting flow in the place of a deployment's own."""
@@ -87,7 +92,8 @@ class Place:
         httpx.patch(address, json={"entrypoint": "tests.flows.waiting.waiting"}, timeout=60).raise_for_status()
 
     def start(self, name: str, **parameters: Any) -> str:
-        made = self.post(f"/deployments/{self.deployment(name)['id']}/create_flow_run", {"parameters": parameters})
+        body = {"parameters": parameters, "idempotency_key": str(uuid4())}
+        made = self.post(f"/deployments/{self.deployment(name)['id']}/create_flow_run", body)
         return str(made["id"])
 
     def runs_of(self, name: str) -> list[dict[str, Any]]:
@@ -95,8 +101,8 @@ class Place:
         return [run for run in found if not run["auto_scheduled"]]
 
     def run(self, run_id: str) -> dict[str, Any]:
-        found: dict[str, Any] = httpx.get(f"{self.api}/flow_runs/{run_id}", timeout=60).raise_for_status().json()
-        return found
+        (found,) = self.post("/flow_runs/filter", {"flow_runs": {"id": {"any_": [run_id]}}})
+        return dict(found)
 
     def state(self, run_id: str, *wanted: str, within: float = 120) -> dict[str, Any]:
         """Waits until a run is in one of some states."""
