@@ -23,9 +23,10 @@ SDK_ATTEMPTS, OUR_ATTEMPTS, FIRST_PAUSE_SECONDS = 3, 5, 0.25
 PART_BYTES = 8 * 2**20
 PASSING = re.compile(
     r"NETWORK_CONNECTION|SERVICE_UNAVAILABLE|SLOW_DOWN|THROTTLING|REQUEST_TIMEOUT|INTERNAL_FAILURE|HTTP status (?:429|5\d\d)"
-    r"|UNAVAILABLE|DEADLINE_EXCEEDED|timed? ?out|connection reset|curlCode",
+    r"|error sending request|UNAVAILABLE|DEADLINE_EXCEEDED|timed? ?out|connection reset|curlCode",
     re.IGNORECASE,
 )
+NO_BUCKET = re.compile(r"NO_SUCH_BUCKET|NoSuchBucket|bucket does not exist", re.IGNORECASE)
 REFUSED = re.compile(r"ACCESS_DENIED|INVALID_ACCESS_KEY|INVALID_CLIENT_TOKEN|SIGNATURE|credential|HTTP status 40[13]", re.IGNORECASE)
 
 
@@ -159,6 +160,14 @@ class Storage:
         raise AssertionError("unreachable")
 
 
+def trouble_with(uri: str, error: Exception) -> Exception | None:
+    """Answers what to say of an error of Lance's that is the storage's own and not the table's, None for another."""
+    text = str(error)
+    if "://" in uri and (REFUSED.search(text) or PASSING.search(text) or NO_BUCKET.search(text)):
+        return _explained(uri, "read", "", error)
+    return None
+
+
 def options_of(uri: str) -> dict[str, str] | None:
     """Answers what Lance is told beside the URI of a table; credentials and addresses it takes from the environment itself."""
     if not uri.startswith("s3://"):
@@ -219,16 +228,17 @@ def _written(files: "pyarrow.fs.FileSystem", place: str, read: Callable[[int], b
     raise cut
 
 
-def _explained(uri: str, verb: str, name: str, error: OSError) -> Exception:
+def _explained(uri: str, verb: str, name: str, error: Exception) -> Exception:
     text = str(error)
-    if "NO_SUCH_BUCKET" in text or "bucket does not exist" in text:
+    if NO_BUCKET.search(text):
         return StorageError(f"there is no bucket `{urlsplit(uri).netloc}` for `{uri}`; hint: make it, or mend `cluster.storage`")
     if REFUSED.search(text):
         return StorageError(
             f"the storage `{uri}` does not let us {verb} ({_short(error)}); "
             "hint: credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws, or the machine's role"
         )
-    return StorageAwayError(f"the storage `{uri}` cannot {verb} `{name}` ({_short(error)}); hint: the same command tries again")
+    what = f"{verb} `{name}`" if name else f"be {verb}"
+    return StorageAwayError(f"the storage `{uri}` cannot {what} ({_short(error)}); hint: the same command tries again")
 
 
 def _is_plain(name: str) -> bool:

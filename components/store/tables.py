@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from components.store.arrow import SHAPES, arrays, is_blob, plain
 from components.store.arrow import column as arrow_column
 from components.store.filters import among, distinct
-from components.store.storage import Storage, options_of
+from components.store.storage import Storage, options_of, trouble_with
 
 if TYPE_CHECKING:
     import lance
@@ -66,9 +66,13 @@ class Table:
             dataset = lance.dataset(uri, storage_options=options_of(uri))
         except ValueError as error:
             if "not found" not in str(error).lower():
+                if (trouble := trouble_with(uri, error)) is not None:
+                    raise trouble from error
                 raise TableError(f"`{uri}` is not a Lance table: {_first_line(error)}; hint: move it away and run again") from error
             dataset = _create(uri, schema, key)
         except OSError as error:
+            if (trouble := trouble_with(uri, error)) is not None:
+                raise trouble from error
             raise TableError(f"`{uri}` cannot be read: {_first_line(error)}; hint: move it away and run again") from error
         table = cls(dataset, key)
         table._adopt(schema)

@@ -291,3 +291,11 @@ def test_a_store_that_overwrites_is_found_out(machine: Project, store: ObjectSto
 
 def test_a_probe_of_a_bucket_that_is_not_there_says_so(store: ObjectStore) -> None:
     assert "there is no bucket `none`" in str(conditional_writes.check("s3://none/runs"))
+
+
+def test_a_table_without_credentials_is_not_taken_for_a_broken_one(machine: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables.clips(machine)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    with pytest.raises(StorageError, match=r"does not let us read .* hint: credentials come from"):
+        tables.clips(Project(machine.root, "others", machine.storage))
