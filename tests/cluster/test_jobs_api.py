@@ -158,14 +158,16 @@ def test_whoever_stops_a_job_or_cancels_its_flow_ends_both_with_one_sentence(ser
 
 @pytest.mark.slow
 def test_the_reaper_ends_what_outlived_its_flow_and_leaves_the_rest(servers: Servers) -> None:
-    flow = start(servers.folder, "run", "ingest", "--project", "orphan", *AS_JOB, "--set", "world.num_films=400", **servers.variables)
+    flow = start(servers.folder, "run", "--project", "orphan", *AS_JOB, "--set", "world.num_films=400", **servers.variables)
     job = until(lambda: servers.jobs("orphan", running=True), "a running job")[0]
     os.killpg(flow.pid, signal.SIGKILL)
     flow.wait()
-    assert _reaped(servers)["stopped"] == []  # nobody has said yet that the flow run is over
+    assert _reaped(servers) == {"crashed": [], "stopped": [], "remarks": []}  # nobody has said yet that the flow run is over
     dead = job["metadata"]["flow_run_id"]
     servers.ask(f"/flow_runs/{dead}/set_state", state={"type": "CRASHED"}, force=True)
-    assert _reaped(servers)["stopped"] == [job["submission_id"]]
+    reaped = _reaped(servers)
+    assert reaped["stopped"] == [job["submission_id"]]
+    assert len(reaped["crashed"]) == 1  # the subflow whose stage the job was
     assert [found["status"] for found in servers.jobs("orphan")] == ["STOPPED"]
     assert _reaped(servers) == {"crashed": [], "stopped": [], "remarks": []}
 
