@@ -15,8 +15,9 @@ from typing import Any
 import httpx
 import pytest
 
+from components.cluster.head import head_answers, head_command, head_environment, token_environment
 from components.cluster.jobs_api import job_name
-from components.cluster.session import token_file
+from components.config import load_config
 from components.store.project import Project
 from components.store.tables import clips, videos
 from tests.flows.command import environment, kinora, start
@@ -52,20 +53,28 @@ class Servers:
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     folder = tmp_path_factory.mktemp("servers")
-    prefect_port, ray_port, dashboard_port = (free_port() for _ in range(3))
-    bin_folder, temporary = Path(sys.executable).parent, Path("/tmp") / f"kin-jobs-{os.getpid()}"
-    secured = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_file(folder))}
-    prefect = [str(bin_folder / "prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(prefect_port), "--no-ui"]
-    ray = [str(bin_folder / "ray"), "start", "--head", "--block", f"--port={ray_port}", "--num-cpus=2", "--disable-usage-stats"]
-    ray += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}", f"--temp-dir={temporary}"]
-    api = f"http://127.0.0.1:{prefect_port}/api"
+    prefect_port, *ray_ports = (free_port() for _ in range(4))
+    temporary = Path("/tmp") / f"kin-jobs-{os.getpid()}"
+    prefect = [
+        str(Path(sys.executable).parent / "prefect"),
+        "server",
+        "start",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(prefect_port),
+        "--no-ui",
+    ]
+    ray = head_command(*ray_ports, temporary, load_config("test").cluster)
+    api, dashboard = f"http://127.0.0.1:{prefect_port}/api", f"http://127.0.0.1:{ray_ports[1]}"
     quiet = {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     try:
         with (
+            serving(ray, folder, head_environment(folder), f"{dashboard}/api/gcs_healthz"),
             serving(prefect, folder, quiet, f"{api}/health"),
-            serving(ray, folder, secured, f"http://127.0.0.1:{dashboard_port}/api/gcs_healthz"),
         ):
-            yield Servers(folder, {"PREFECT_API_URL": api, "RAY_ADDRESS": f"http://127.0.0.1:{dashboard_port}", **secured})
+            until(lambda: head_answers(dashboard, folder), "the head's own node")
+            yield Servers(folder, {"PREFECT_API_URL": api, "RAY_ADDRESS": dashboard, **token_environment(folder)})
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
