@@ -59,7 +59,7 @@ def _lost_commits(place: str) -> int:
             writer.start()
         for writer in writers:
             writer.join()
-        for error in failed:  # one that met a manifest changed under its hands is a lost commit like the others
-            if (trouble := trouble_with(place, error)) is not None:
-                raise trouble from error
+        for met in failed:  # one that met a manifest changed under its hands is a lost commit like the others
+            if (trouble := trouble_with(place, met)) is not None:
+                raise trouble from met
     return WRITERS * ROUNDS - int(lance.dataset(place, storage_options=options).count_rows())
