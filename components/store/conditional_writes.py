@@ -24,7 +24,7 @@ def check(uri: str) -> str | None:
             storage.delete(storage.list())
     except (StorageError, StorageAwayError) as error:
         return str(error)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         said = " ".join(str(error).split())[:200]
         return f"the storage `{uri}` takes no table ({said}); hint: credentials need to list, read, write and delete"
     if lost:

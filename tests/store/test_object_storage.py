@@ -299,3 +299,4 @@ def test_a_table_without_credentials_is_not_taken_for_a_broken_one(machine: Proj
         monkeypatch.delenv(name)
     with pytest.raises(StorageError, match=r"does not let us read .* hint: credentials come from"):
         tables.clips(Project(machine.root, "others", machine.storage))
+    assert "credentials" in str(conditional_writes.check(f"{machine.storage}"))
