@@ -15,6 +15,7 @@ import stat
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -229,6 +230,7 @@ def _connect(address: str) -> None:
 def _start_local(folder: Path, cluster: Any, root: Path) -> None:
     """Starts Ray below `folder`; workers inherit their environment, so they need no runtime environment of their own."""
     os.environ.pop(RAY_TOKEN, None)  # it would win over the file, and every worker would see it
+    warnings.filterwarnings("ignore", message="lance is not fork-safe")  # Ray's processes turn into other programs at once
     os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_file(root))})
     with _environment(LOCAL_ENVIRONMENT | {"PYTHONPATH": python_path()}):
         import ray
