@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import dataclasses
+import signal
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
@@ -12,6 +13,7 @@ import prefect.settings
 from prefect import State, task
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import TerminationSignal
 from prefect.settings import temporary_settings
 from prefect.states import Completed
 
@@ -47,13 +49,27 @@ def worth_retrying(task: Any, task_run: Any, state: Any) -> bool:
 def run_stage_task(run: Run, stage: str) -> Any:
     """Runs one stage, or records why it was skipped."""
     with stage_progress(stage) as progress:
-        outcome = run_where_set(dataclasses.replace(run, progress=progress), stage)
+        try:
+            outcome = run_where_set(dataclasses.replace(run, progress=progress), stage)
+        except Exception as error:
+            if was_terminated(error):
+                raise TerminationSignal(signal.SIGTERM) from error
+            raise
         progress(1, 1, outcome.why if outcome.action == "skip" else "")
     publish_patiently(outcome)
     wait_for_prefect()
     if outcome.action == "skip":
         return Completed(name=SKIPPED, message=outcome.why)
     return outcome
+
+
+def was_terminated(error: BaseException | None) -> bool:
+    """Answers whether an error is SIGTERM's in other clothes: raised inside a library, it comes out as one of the library's own."""
+    while error is not None:
+        if isinstance(error, TerminationSignal) or TerminationSignal.__name__ in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def run_where_set(run: Run, stage: str) -> Outcome:

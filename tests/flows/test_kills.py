@@ -118,11 +118,13 @@ def test_a_run_killed_in_a_training_ends_on_another_machine_as_an_unbroken_one(u
 
 def test_a_run_that_is_asked_to_end_says_one_sentence(tmp_path: Path) -> None:
     project = Project(tmp_path / "runs", "demo")
-    running = start(tmp_path, "run", "ingest", "--profile", "test", "--set", "world.num_films=200")
+    done = kinora(tmp_path, "run", "ingest", "--profile", "test")
+    assert done.returncode == 0, done.stderr[-4000:]
+    running = start(tmp_path, "run", "train_vae", "--profile", "test", "--set", "vae.steps=600")
     deadline = time.monotonic() + 300
-    while not some_clips(project):
+    while not checkpoint_of("train_vae")(project):
         assert running.poll() is None, (tmp_path / "kinora.log").read_text()[-4000:]
-        assert time.monotonic() < deadline, "no clip came"
+        assert time.monotonic() < deadline, "no checkpoint came"
         time.sleep(0.1)
     os.kill(running.pid, signal.SIGTERM)
     assert running.wait(60) == 143
