@@ -14,12 +14,13 @@ from typing import Any
 import torch
 
 from components.caption.upsample import build_style
-from components.config import Config, load_config
+from components.config import load_config
 from components.evaluate.intervals import Share, share
 from components.evaluate.suite import make_prompts
 from components.generate.generator import Generator
 from components.jobs.figures import BARS
 from components.operations.freshness import model_folder
+from components.sections import Config
 from components.store.filters import TRAINING
 from components.store.project import Project
 from components.store.tables import clips

@@ -21,9 +21,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from components.config import Config, load_config
+from components.config import load_config
 from components.models.dit import DiT
 from components.models.vae import VideoVae
+from components.sections import Config
 from components.train.checkpoint import Checkpoints
 from components.train.context import TrainContext
 from components.train.dit_loop import DitBatch, train_dit

@@ -7,17 +7,8 @@ from zoneinfo import available_timezones
 
 from pydantic import ValidationError, field_validator, model_validator
 
-from components.config import (
-    Config,
-    Count,
-    Positive,
-    Section,
-    SettingsError,
-    explain,
-    find_settings_file,
-    load_config,
-    read_settings_file,
-)
+from components.config import SettingsError, explain, find_settings_file, load_config, read_settings_file
+from components.sections import Config, Count, Positive, Section
 from components.stages import STAGES
 from components.store.project import project_name
 

@@ -28,12 +28,13 @@ HOMES = {
     "cv2": ("components/media/", "components/measure/"),
     "diffusers": ("components/encode/pretrained_vae.py",),
     "transformers": ("components/encode/text.py", "components/caption/vlm.py"),
-    "pydantic": ("components/config.py", "components/deployments.py"),
+    "pydantic": ("components/sections.py", "components/config.py", "components/deployments.py"),
     "click": ("flows/",),
     "rich": ("flows/", "components/report/"),
 }
 HEAVY = ("torch", "torchvision", "ray", "prefect", "mlflow", "lance", "pyarrow", "open_clip", "cv2", "av", "scenedetect", "pandas")
 LIGHT_MODULES = (
+    "components.sections",
     "components.config",
     "components.deployments",
     "components.stages",

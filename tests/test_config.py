@@ -7,7 +7,8 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from components.config import Config, SettingsError, find_settings_file, load_config
+from components.config import SettingsError, find_settings_file, load_config
+from components.sections import Config
 from components.stages import STAGES
 
 PROFILES = ("test", "laptop", "gpu", "cluster", "servers")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from components.config import Captioner
+    from components.sections import Captioner
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from components.config import Caption
+    from components.sections import Caption
 
 FEW = 10  # below so many captions nothing can be said of their variety
 

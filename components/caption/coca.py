@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.config import Caption
+from components.sections import Caption
 
 READS = ("video", "label_caption", "lent")
 WRITES = ("caption", "caption_score")

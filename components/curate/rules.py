@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from components.config import Curate
+    from components.sections import Curate
 
 READS = ("luma", "contrast", "sharpness", "motion", "repeat_share", "duplicate_of")
 WRITES = ("keep", "drop_reason")

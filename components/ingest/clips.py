@@ -17,8 +17,8 @@ from components.media.read import Frame, cover
 from components.media.write import write_video
 
 if TYPE_CHECKING:
-    from components.config import Clip
     from components.ingest.transitions import Transition
+    from components.sections import Clip
 
 WORLD_FORMAT = "kinora-world"
 MIN_OVERLAP = 0.8  # of a clip with the one scene whose words it takes

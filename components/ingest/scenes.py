@@ -16,7 +16,7 @@ from components.media.probe import Probe, probe
 from components.media.read import Damage, UnusableFile, fit, read_frames
 
 if TYPE_CHECKING:
-    from components.config import Config
+    from components.sections import Config
 
     Source = Mapping[str, Any]
 

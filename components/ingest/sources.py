@@ -13,7 +13,7 @@ from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from components.config import Footage
+    from components.sections import Footage
 
 MANIFEST = "manifest.csv"
 COLUMNS = {  # what a row keeps, and the manifest columns that may say it, best first

@@ -14,7 +14,7 @@ import numpy as np
 from components.measure.change import Look, blend, change, look, resemblance
 
 if TYPE_CHECKING:
-    from components.config import Scenes
+    from components.sections import Scenes
 
 NEIGHBOURS = 2  # frames on each side that a cut is compared with
 QUIET = 0.5  # change that is added to the neighbours', so that the noise of a still picture makes no cut

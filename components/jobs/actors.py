@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from components.config import Config
+from components.sections import Config
 
 
 def one_thread() -> None:

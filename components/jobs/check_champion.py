@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from components.config import Config
 from components.generate.generator import Generator, MismatchedModelError
 from components.jobs.run import Run
 from components.jobs.samples import evenly
@@ -16,6 +15,7 @@ from components.measure.quality import quality
 from components.models.weights import DamagedFolderError
 from components.registry import gates, models
 from components.report.sheets import sample_sheet
+from components.sections import Config
 from components.store import tables
 from components.store.filters import KEPT
 

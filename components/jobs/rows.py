@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from components.cluster.rows import map_batches
-from components.config import Actors
 from components.jobs.run import Run
+from components.sections import Actors
 from components.store.tables import Table
 
 ROWS_PER_COMMIT = 512

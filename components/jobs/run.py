@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.config import Config
+from components.sections import Config
 from components.store.project import Project
 
 Progress = Callable[[int, int, str], None]

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from components.config import Config
 from components.jobs.run import Outcome, Progress, Run
+from components.sections import Config
 from components.store.project import Project
 
 MARK = "@kinora "  # a line of a job's log that begins so is meant for the flow

@@ -17,7 +17,7 @@ from components.media.read import decode_clip
 if TYPE_CHECKING:
     import numpy as np
 
-    from components.config import Config
+    from components.sections import Config
 
 READS = ("video", "fps")
 WRITES = ("luma", "contrast", "sharpness", "motion", "repeat_share", "perceptual_hash")

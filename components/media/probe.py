@@ -30,7 +30,7 @@ from components.media.read import (
 )
 
 if TYPE_CHECKING:
-    from components.config import Footage
+    from components.sections import Footage
 
 STILL_FORMATS = ("image2", "jpeg_pipe", "png_pipe", "webp_pipe", "bmp_pipe", "tiff_pipe")
 TURNED = {1: "turned by 90 degrees to the left", 2: "turned by 180 degrees", 3: "turned by 90 degrees to the right"}

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import NAMESPACE_URL, UUID, uuid5
 
-from components.config import Config
 from components.ingest.sources import list_sources, listing_digest
 from components.operations.freshness import finished
+from components.sections import Config
 from components.store.project import Project
 
 RECORD = "arrivals"

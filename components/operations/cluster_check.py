@@ -7,8 +7,8 @@ from pathlib import Path
 from components.cluster.jobs_api import ClusterRefusedError, open_client
 from components.cluster.nodes import Node, installed, look_at_nodes
 from components.cluster.session import RayUnavailableError
-from components.config import Config
 from components.operations.check import Check
+from components.sections import Config
 
 GIB = 2**30
 DISK_NEEDED = 2 * GIB

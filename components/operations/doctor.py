@@ -11,10 +11,10 @@ from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from components.config import Config
 from components.operations import security
 from components.operations.check import Check
 from components.operations.check import version as _version
+from components.sections import Config
 
 GIB = 2**30
 OLDEST_PYTHON = (3, 11)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.config import Config
 from components.models.weights import DamagedFolderError, digest_folder, verify_folder
+from components.sections import Config
 from components.stages import STAGES, TRAIN_STAGES, digest, maker
 from components.store import tables
 from components.store.filters import HELD_OUT, KEPT, LABELLED, LENT, TRAINING

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from components.cluster.leftovers import abandoned_folders
-from components.config import Config
 from components.models.weights import DamagedFolderError, digest_folder
 from components.operations.freshness import assess, finished, training_key
 from components.operations.lineage import versions_of
 from components.operations.readings import tag_of
+from components.sections import Config
 from components.stages import TRAIN_STAGES
 from components.store import mirror, readings, tables
 from components.store.checkpoints import remove_training, stored_trainings

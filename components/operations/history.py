@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from components.config import Config
+from components.sections import Config
 from components.stages import STAGES, TRAIN_STAGES, digest
 from components.store.project import Project
 from components.train.context import fitted_steps

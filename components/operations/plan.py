@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from components.config import Config
 from components.operations.freshness import Freshness, assess, finished
 from components.operations.history import expected, planned_steps
+from components.sections import Config
 from components.stages import STAGES, TRAIN_STAGES
 from components.store.project import Project
 

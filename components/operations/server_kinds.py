@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from components.cluster import head
-from components.config import Config
 from components.operations.ports import LOOPBACK, MARK, free_port
+from components.sections import Config
 from components.store.secret_names import SECRETS
 from components.store.servers import Server
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import IO
 
 from components.cluster.session import give_folder, make_folder, remove_folder
-from components.config import Config
 from components.operations.ports import LOOPBACK, chosen_ports
 from components.operations.processes import members, stop
 from components.operations.server_kinds import KINDS, Kind, Place, environment_of, kinds_here
+from components.sections import Config
 from components.store.servers import Server, process_started, record_servers, recorded_servers
 
 START_SECONDS = 480.0  # far more than any start takes; what cannot start ends by itself

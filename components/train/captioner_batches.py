@@ -18,8 +18,8 @@ from components.train.mirrors import can_run_backwards, can_turn, shift, turn, t
 from components.train.shares import check_shares, share_of
 
 if TYPE_CHECKING:
-    from components.config import Captioner
     from components.openclip.load import Coca
+    from components.sections import Captioner
     from components.store.project import Project
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from components.config import Captioner, Config
 from components.openclip.decode import caption_pictures
 from components.openclip.load import CaptionerError, Coca, build_coca, load_coca, save_coca
 from components.openclip.mosaic import Mosaic, picture
 from components.openclip.parts import part
+from components.sections import Captioner, Config
 from components.store.project import Project
 from components.train.captioner_batches import Labelled, captioner_batches, channel_statistics, read_judged, read_labelled
 from components.train.captioner_loop import train_captioner

@@ -16,7 +16,7 @@ from components.train.shares import gathered, mean_over_workers, weighed
 from components.train.steps import SkippedSteps, mixed_precision
 
 if TYPE_CHECKING:
-    from components.config import Captioner
+    from components.sections import Captioner
 
 logger = logging.getLogger("kinora")
 

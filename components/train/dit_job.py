@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from components.config import Config
 from components.models.dit import DiT
 from components.models.weights import digest_folder, load_json, save_folder
 from components.openclip.embed import encode_text
 from components.openclip.load import load_coca
+from components.sections import Config
 from components.store.project import Project
 from components.store.tables import clips
 from components.train.checkpoint import Checkpoints

@@ -23,7 +23,7 @@ from components.train.shares import mean_over_workers, share_of, weighed
 from components.train.steps import SkippedSteps, mixed_precision, seed_of
 
 if TYPE_CHECKING:
-    from components.config import Dit
+    from components.sections import Dit
 
 logger = logging.getLogger("kinora")
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from components.config import Config
 from components.media.write import write_sheet
 from components.models.vae import VideoVae, save_vae
+from components.sections import Config
 from components.store.project import Project
 from components.train.checkpoint import Checkpoints
 from components.train.context import TrainContext

@@ -22,7 +22,7 @@ from components.train.shares import mean_over_workers, share_of, weighed
 from components.train.steps import SkippedSteps, mixed_precision, seed_of
 
 if TYPE_CHECKING:
-    from components.config import Vae
+    from components.sections import Vae
 
 logger = logging.getLogger("kinora")
 

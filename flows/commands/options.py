@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
-from components.config import Config, find_settings_file, load_config
+from components.config import find_settings_file, load_config
 from components.operations.plan import SourceSpec
+from components.sections import Config
 from components.store.mirror import pull
 from components.store.project import Project, project_name
 from flows.environment import quiet_environment

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from components.config import Config, load_config
+from components.config import load_config
 from components.jobs.check_champion import ChampionRefusedError, check_champion, frames_fault
 from components.jobs.run import Run, unseen
 from components.models.weights import load_json, save_folder
 from components.registry import models
 from components.registry.gates import Check, Verdict
+from components.sections import Config
 from components.store.project import Project
 from tests.generate.test_generator import folder  # noqa: F401  (a text-to-video folder of small untrained parts)
 

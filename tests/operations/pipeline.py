@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from components.config import Config, load_config
+from components.config import load_config
 from components.models.weights import digest_folder, new_folder
 from components.operations.freshness import Freshness, assess, caption_maker, latents_maker, model_folder, text_maker, weights_of
 from components.operations.history import planned_steps, remember
 from components.operations.readings import note_weights, pin_reading
+from components.sections import Config
 from components.stages import STAGES, TRAIN_STAGES
 from components.store import tables
 from components.store.project import Project

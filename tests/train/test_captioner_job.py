@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from components.caption.coca import READS, WRITES, CaptionClips
-from components.config import Config, load_config
+from components.config import load_config
 from components.media.write import encode_clip
 from components.openclip.load import CaptionerError, load_coca
+from components.sections import Config
 from components.store import tables
 from components.store.project import Project
 from components.train.captioner_batches import captioner_batches, channel_statistics, read_judged, read_labelled

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from components.config import Config, load_config
+from components.config import load_config
 from components.media.write import encode_clip
 from components.models.vae import load_vae
 from components.models.weights import load_json
+from components.sections import Config
 from components.store import tables
 from components.store.project import Project
 from components.train.context import TrainContext, read_metrics

@@ -1,0 +1,350 @@
+"""The sections of the settings: strict pydantic models of what `pipelines.yaml` holds, with units in the names."""
+
+from math import isqrt
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from components.models.sizes import COCA_SIZES, DIT_SIZES, VAE_SIZES, CocaSize, DitSize, VaeSize
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+SIZES: dict[str, dict[str, Any]] = {"captioner": COCA_SIZES, "vae": VAE_SIZES, "dit": DIT_SIZES}
+STORAGES = ("s3", "gs", "file")  # what pyarrow and Lance both open
+
+
+def _named(sizes: dict[str, Any]) -> BeforeValidator:
+    def pick(value: Any) -> Any:
+        if isinstance(value, str):
+            if value not in sizes:
+                raise ValueError(f"`{value}` is not a size; the sizes are {', '.join(sizes)}")
+            return sizes[value]
+        return value
+
+    return BeforeValidator(pick)
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class World(Section):
+    """The synthetic world, the footage of a run without a source."""
+
+    preset: Literal["demo", "rich"]
+    num_films: Positive
+    unseen_films: Count
+    scenes_per_film: Positive
+    min_scene_frames: Positive
+    max_scene_frames: Positive
+    gradual_share: Share
+    height: Positive
+    width: Positive
+    fps: Positive
+    seed: int
+
+    @model_validator(mode="after")
+    def _scene_lengths_are_ordered(self) -> "World":
+        if self.min_scene_frames > self.max_scene_frames:
+            raise ValueError("`world.min_scene_frames` is above `world.max_scene_frames`; swap them")
+        return self
+
+
+class Footage(Section):
+    """What is read from a folder, and the limits that a header must keep before anything is decoded."""
+
+    extensions: tuple[str, ...]
+    min_side_pixels: Positive
+    max_side_pixels: Positive
+    max_frames: Positive
+    max_seconds: float
+    max_file_bytes: Positive
+    max_held_bytes: Positive
+
+
+class Clip(Section):
+    """The shape that every clip of the table has: num_frames = 1 + k * 4 (an image: 1)."""
+
+    num_frames: Positive
+    height: Positive
+    width: Positive
+    fps: Positive
+    max_clips_per_scene: Positive
+    max_clips_per_video: Positive
+    crf: Count
+
+    @model_validator(mode="after")
+    def _fits_the_vae(self) -> "Clip":
+        if self.num_frames % 4 != 1:
+            below = max(1, (self.num_frames - 1) // 4 * 4 + 1)
+            raise ValueError(
+                f"`clip.num_frames` must be 1 + a multiple of 4, not {self.num_frames}; the nearest are {below} and {below + 4}"
+            )
+        for side in ("height", "width"):
+            value = getattr(self, side)
+            if value % 8:
+                raise ValueError(f"`clip.{side}` must be a multiple of 8, not {value}; try {max(8, round(value / 8) * 8)}")
+        return self
+
+
+class Scenes(Section):
+    """PySceneDetect's detectors propose cuts (contents on its 0 to 255 scale); changes beyond small motions, 0 to 255, verify them."""
+
+    adaptive_threshold: float
+    min_content_value: float
+    content_threshold: float
+    cut_change: float
+    cut_ratio: float
+    fade_luma: float
+    dissolve_change: float
+    dissolve_ratio: float
+    min_scene_seconds: float
+    trim_gradual_seconds: float
+
+
+class Curate(Section):
+    """Rules that keep or drop a clip, and the split by duplicate group."""
+
+    min_luma: float
+    max_luma: float
+    min_contrast: float
+    min_sharpness: float
+    min_motion: float
+    max_motion: float
+    max_repeat_share: Share
+    max_duplicate_difference: float
+    val_share: Share
+    test_share: Share
+    labelled_share: Share
+
+
+class Captioner(Section):
+    """Training of the OpenCLIP CoCa captioner, or a pretrained one by name."""
+
+    pretrained: str | None
+    size: Annotated[CocaSize, _named(COCA_SIZES)]
+    mosaic_frames: Positive
+    min_labelled: Count
+    steps: Positive
+    max_epochs: Positive
+    batch_size: Positive
+    learning_rate: float
+    weight_decay: float
+    warmup_steps: Count
+    max_grad_norm: float
+    caption_loss_weight: float
+    contrastive_loss_weight: float
+    turns: bool
+    shift_share: Share
+    light: Share
+    report_every: Positive
+    checkpoint_every: Positive
+    retrain_when_grown_by: float
+    seed: int
+
+    @model_validator(mode="after")
+    def _patches_hold_a_tile_of_every_frame(self) -> "Captioner":
+        grid = isqrt(self.mosaic_frames)
+        if grid**2 != self.mosaic_frames:
+            nearest = f"{grid**2} and {(grid + 1) ** 2}"
+            raise ValueError(f"`captioner.mosaic_frames` must be a square number, not {self.mosaic_frames}; the nearest are {nearest}")
+        if self.size.patch_size % grid or self.size.image_size % self.size.patch_size:
+            raise ValueError(
+                f"`captioner.size`: patches of {self.size.patch_size} pixels do not hold {grid} x {grid} frames "
+                f"and fill a picture of {self.size.image_size}; try {8 * grid} and {8 * grid * max(1, self.size.image_size // (8 * grid))}"
+            )
+        return self
+
+
+class Actors(Section):
+    """How many of Ray's actors a row stage runs in, and what each of them asks for."""
+
+    num_actors: Count
+    cpus_per_actor: float
+    gpus_per_actor: Annotated[float, Field(ge=0.0)]
+
+    @property
+    def device(self) -> str:
+        """Where an actor's network computes, for torch."""
+        return "cuda" if self.gpus_per_actor else "cpu"
+
+
+class Caption(Actors):
+    """Recaptioning of the kept clips, and when captions are worth a warning."""
+
+    batch_size: Positive
+    max_words: Positive
+    max_repeated_words: Positive
+    max_same_share: Share
+
+
+class Vae(Section):
+    """Training of the causal video VAE."""
+
+    size: Annotated[VaeSize, _named(VAE_SIZES)]
+    steps: Positive
+    batch_size: Positive
+    learning_rate: float
+    weight_decay: float
+    warmup_steps: Count
+    ema_decay: Share
+    linear_start_clips: Positive
+    l1_loss_weight: float
+    gradient_loss_weight: float
+    kl_weight: float
+    max_grad_norm: float
+    crop_size: Positive
+    report_every: Positive
+    checkpoint_every: Positive
+    retrain_when_grown_by: float
+    seed: int
+
+
+class Encode(Actors):
+    """Latents and text embeddings cached in the clips table; evaluation generates in as many actors."""
+
+    batch_size: Positive
+
+
+class Dit(Section):
+    """Training of the diffusion transformer by flow matching."""
+
+    size: Annotated[DitSize, _named(DIT_SIZES)]
+    steps: Positive
+    batch_size: Positive
+    learning_rate: float
+    weight_decay: float
+    ema_decay: Share
+    max_grad_norm: float
+    caption_dropout: Share
+    max_epochs: Positive
+    recompute_activations: bool
+    clip_loss_weight: float
+    timestep_mean: float
+    timestep_std: float
+    timestep_shift: float
+    warmup_steps: Count
+    report_every: Positive
+    sample_every: Positive
+    checkpoint_every: Positive
+    retrain_when_grown_by: float
+    seed: int
+
+
+class Generate(Section):
+    """Defaults of sampling."""
+
+    num_inference_steps: Positive
+    guidance_scale: float
+    negative_prompt: str
+    timestep_shift: float
+    sampler: Literal["euler", "heun"]
+
+
+class Evaluate(Section):
+    """What is generated and measured before a promotion."""
+
+    num_seen_prompts: Positive
+    num_unseen_prompts: Count
+    num_real_clips: Positive
+    num_ranked_clips: Positive
+    batch_size: Positive
+    min_motion: float
+    bootstrap_samples: Positive
+    seed: int
+
+
+class Gate(Section):
+    """Floors of the promotion gate; `margin` is how much below the champion still counts as equal."""
+
+    min_caption_field: Share
+    min_vae_psnr: float
+    min_vae_reader: Share
+    min_following: Share
+    min_above_shuffled: float
+    min_moving_share: Share
+    min_temporal: float
+    max_repeat_share: Share
+    min_ranked_share: Share
+    margin: float
+    confidence: Annotated[float, Field(ge=0.5, lt=1.0)]
+    bootstrap_samples: Positive
+
+
+class Cluster(Section):
+    """Where stages and Ray run; addresses come from the environment, never from here."""
+
+    stages_in: Literal["process", "job", "kubernetes"]
+    num_workers: Positive
+    min_workers: Positive | None
+    max_failures: Count
+    cpus_per_worker: Positive
+    threads: Positive
+    use_gpu: bool
+    num_cpus: Count
+    object_store_bytes: Positive
+    price_per_core_hour: Annotated[float, Field(ge=0.0)] | None
+    price_per_gpu_hour: Annotated[float, Field(ge=0.0)] | None
+    storage: str | None
+
+    @property
+    def fewest_workers(self) -> int:
+        """What a training goes on with at least; all of them where nothing is set."""
+        return self.min_workers or self.num_workers
+
+    @model_validator(mode="after")
+    def _workers_are_ordered(self) -> "Cluster":
+        if self.fewest_workers > self.num_workers:
+            raise ValueError(f"`cluster.min_workers` {self.min_workers} is more than `cluster.num_workers` {self.num_workers}")
+        return self
+
+    @model_validator(mode="after")
+    def _storage_is_a_folder_that_all_can_open(self) -> "Cluster":
+        if self.storage is not None:
+            parts = urlsplit(self.storage)
+            where = "hint: `s3://BUCKET/FOLDER`, or null for the project's own folder"
+            if parts.scheme not in STORAGES:
+                raise ValueError(f"`cluster.storage` = `{self.storage}` is none of {', '.join(STORAGES)}; {where}")
+            if not (parts.netloc or (parts.scheme == "file" and parts.path.strip("/"))) or (parts.scheme == "file" and parts.netloc):
+                raise ValueError(f"`cluster.storage` = `{self.storage}` names no folder; {where}")
+            if "@" in parts.netloc or parts.query or parts.fragment:
+                raise ValueError("`cluster.storage` holds more than a place; hint: credentials and addresses come from the environment")
+        return self
+
+
+class Serving(Section):
+    """The process that takes up scheduled runs, and how often it looks for new footage."""
+
+    max_runs: Positive
+    watch_every_seconds: Annotated[float, Field(gt=0.0)]
+
+
+class Config(Section):
+    """All settings of one run, resolved."""
+
+    root: str
+    world: World
+    footage: Footage
+    clip: Clip
+    scenes: Scenes
+    curate: Curate
+    captioner: Captioner
+    caption: Caption
+    vae: Vae
+    encode: Encode
+    dit: Dit
+    generate: Generate
+    evaluate: Evaluate
+    gate: Gate
+    cluster: Cluster
+    serving: Serving
+
+    @model_validator(mode="after")
+    def _each_worker_has_a_clip(self) -> "Config":
+        workers = self.cluster.num_workers
+        for name, section in (("captioner", self.captioner), ("vae", self.vae), ("dit", self.dit)):
+            if section.batch_size < workers:
+                raise ValueError(f"`{name}.batch_size` {section.batch_size} is less than `cluster.num_workers` {workers}")
+        return self
