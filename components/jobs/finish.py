@@ -230,10 +230,10 @@ def _short_caption(run: Run) -> str:
 
 def _next_commands(run: Run) -> list[str]:
     chosen = "" if run.project.name == "demo" and run.source is None else f" --project {run.project.name}"
-    model = (
-        ""
-        if (_json(run.project.folder / "evaluations" / "verdicts.json")).get("promoted")
-        else f" --model {model_folder('train_dit', run.project)}"
-    )
+    trained = model_folder("train_dit", run.project)
+    if trained is None:
+        return [f"kinora show funnel{chosen}", f"kinora plan{chosen}"]
+    promoted = _json(run.project.folder / "evaluations" / "verdicts.json").get("promoted")
+    model = "" if promoted else f" --model {trained}"
     prompt = "a red square moving left" if run.source is None else _short_caption(run)
     return [f'kinora generate "{prompt}" -o sample.mp4{chosen}{model}', f"kinora show models{chosen}", f"kinora plan{chosen}"]
