@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from components.cluster import session
 from components.cluster.nodes import Node, installed
 from components.operations.cluster_check import examine_cluster, examine_node
 from tests.operations.pipeline import settings
@@ -40,6 +41,7 @@ def test_without_a_cluster_the_way_to_one_is_said(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "http://127.0.0.1:1"])
 def test_a_cluster_that_cannot_be_reached_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, address: str) -> None:
+    monkeypatch.setattr(session, "_current", None)  # tests of another file may have left theirs up in this process
     monkeypatch.setenv("RAY_ADDRESS", address)
     (check,) = examine_cluster(settings(f"root={tmp_path}"))
     assert check.state == "fail"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from components.cluster import session
 from components.cluster.reserved import hold, reserved_seconds
 from components.operations.spent import Meter, TreeTime, folder_bytes
 
@@ -72,7 +73,10 @@ def test_a_meter_counts_what_a_folder_grew_by(tmp_path: Path) -> None:
     assert folder_bytes([tmp_path]) == 1234
 
 
-def test_what_is_held_of_a_cluster_counts_from_when_it_is_held_until_it_is_given_back(tmp_path: Path) -> None:
+def test_what_is_held_of_a_cluster_counts_from_when_it_is_held_until_it_is_given_back(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(session, "_current", None)  # tests of another file may have left theirs up in this process
     cores, cards = reserved_seconds()
     meter, began = Meter((tmp_path,)), time.monotonic()
     release = hold(8.0, 2.0)
