@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from components.operations import security
 from components.operations.check import Check
 from components.operations.check import version as _version
+from components.operations.tools import tools
 from components.sections import Config
 
 GIB = 2**30
@@ -40,6 +41,7 @@ def examine(config: Config) -> list[Check]:
         lambda: _shared_memory(config),
         _open_files,
         lambda: _gpu(config),
+        lambda: tools(config),
         _codec,
         _addresses,
         security.known_holes,
