@@ -1,157 +1,25 @@
-"""Are 100 flow runs that are queued at once all run, and each once? The bar is none lost and none doubled.
+"""Are 100 flow runs that are queued at once all run, and each once? See `queued_runs.py`.
 
 Run: python -m benchmarks.queue [--quick]
 
-What is measured is the road of every scheduled run: the local Prefect server, the work pool `kinora`, the serving process
-(`python -m flows.serving`) and one process a run, over a deployment registered as `kinora deploy` registers one. The flow itself
-only writes its run's id into a ledger, so that what is counted is the queue and not the work; a flow of Kinora's own would add
-its imports to each run and nothing to the question. The rate is that of this machine's processes starting, not of the server.
+The file has the name of a module of the standard library: where this folder comes first on the path, as in
+`python benchmarks/faults.py`, whoever imports `queue` is given the library's.
 """
 
-import argparse
-import json
-import os
-import signal
-import socket
-import subprocess
 import sys
-import tempfile
-import time
-import urllib.request
-from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from prefect import flow
-from prefect.runtime import flow_run
+HERE = Path(__file__).resolve().parent
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-RUNS, QUICK_RUNS = 100, 8
-AT_ONCE = 4
-EACH_SECONDS = 20  # how long a run may take before all is given up
-ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-
-
-@flow(name="ledger", persist_result=False)
-def line(ledger: str) -> None:
-    """Adds the id of its run to a file; a line as short as that is written in one piece."""
-    with open(ledger, "a") as file:
-        file.write(f"{flow_run.get_id()}\n")
-
-
-def measure(runs: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="kin-queue-") as place, served(Path(place)):
-        from prefect.client.orchestration import get_client
-        from prefect.settings import PREFECT_API_URL, temporary_settings
-
-        ledger = Path(place) / "ledger"
-        ledger.touch()
-        with temporary_settings({PREFECT_API_URL: os.environ["PREFECT_API_URL"]}), get_client(sync_client=True) as client:
-            deployment = deploy(client, Path(place), ledger)
-            begin = time.perf_counter()
-            with ThreadPoolExecutor(8) as pool:  # asked twice where the database was busy, so each has a key
-                made = pool.map(lambda key: client.create_flow_run_from_deployment(deployment, idempotency_key=str(key)), range(runs))
-                queued = [str(run.id) for run in made]
-            queued_seconds = time.perf_counter() - begin
-            states = wait(client, queued, begin + 60 + EACH_SECONDS * runs)
-        seconds = time.perf_counter() - begin
-        written = Counter(ledger.read_text().split())
-    return {
-        "lost": sum(1 for run in queued if run not in written or states[run] != "COMPLETED"),
-        "doubled": sum(count - 1 for count in written.values()) + len(set(written) - set(queued)),
-        "queued_seconds": queued_seconds,
-        "seconds": seconds,
-        "runs_per_minute": 60 * runs / seconds,
-    }
-
-
-def deploy(client: Any, place: Path, ledger: Path) -> Any:
-    """Registers the ledger's flow in Kinora's work pool, as a process of this folder."""
-    from flows.deployments import POOL, ensure_pool
-
-    ensure_pool(client)
-    return client.create_deployment(
-        flow_id=client.create_flow_from_name(line.name),
-        name="ledger",
-        entrypoint="benchmarks.queue.line",
-        parameters={"ledger": str(ledger)},
-        work_pool_name=POOL,
-        job_variables={"working_dir": str(place), "command": f"{sys.executable} -m prefect.engine"},
-        pull_steps=[],
-    )
-
-
-def wait(client: Any, queued: list[str], until: float) -> dict[str, str]:
-    """Waits until every run has ended and answers the states; what is late counts as it is."""
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-
-    while True:
-        found = client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=queued)), limit=len(queued))
-        states = {str(run.id): run.state.type.value for run in found}
-        if all(states.get(run) in ENDED for run in queued) or time.perf_counter() > until:
-            return {run: states.get(run, "GONE") for run in queued}
-        time.sleep(1)
-
-
-@contextmanager
-def served(place: Path) -> Iterator[None]:
-    """Runs a Prefect server and a serving process on the loopback until the block ends."""
-    import yaml
-
-    settings = yaml.safe_load((REPOSITORY / "pipelines.yaml").read_text())
-    settings["defaults"]["serving"]["max_runs"] = AT_ONCE
-    (place / "pipelines.yaml").write_text(yaml.safe_dump(settings))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    os.environ |= {
-        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
-        "PREFECT_HOME": str(place / "prefect"),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_LOGGING_LEVEL": "WARNING",
-        "DO_NOT_TRACK": "1",
-        "KINORA_CONFIG": str(place / "pipelines.yaml"),
-        "PYTHONPATH": str(REPOSITORY),
-    }
-    with process(place, "server", "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"):
-        until = time.monotonic() + 180
-        while True:
-            try:
-                urllib.request.urlopen(f"{os.environ['PREFECT_API_URL']}/health", timeout=2).close()
-                break
-            except OSError:
-                if time.monotonic() > until:
-                    raise RuntimeError((place / "server.log").read_text()[-2000:]) from None
-                time.sleep(0.5)
-        with process(place, "serving", "-m", "flows.serving"):
-            yield
-
-
-@contextmanager
-def process(place: Path, name: str, *arguments: str) -> Iterator[None]:
-    """Runs Python in a process group of its own and ends the group with the block."""
-    with (place / f"{name}.log").open("w") as log:
-        child = subprocess.Popen([sys.executable, *arguments], cwd=place, stdout=log, stderr=log, start_new_session=True)
-    try:
-        yield
-    finally:
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_RUNS} runs in place of {RUNS}")
-    runs = QUICK_RUNS if parser.parse_args().quick else RUNS
-    found = measure(runs)
-    print(f"{runs} runs queued in {found['queued_seconds']:.1f} s, all ended after {found['seconds']:.0f} s, {AT_ONCE} at once")
-    figures = {name: {"value": found[name], "bar": 0, "holds": found[name] == 0} for name in ("lost", "doubled")}
-    rate = {"value": round(found["runs_per_minute"], 1), "bar": None, "holds": None}
-    print(json.dumps({"runs": {"value": runs, "bar": None, "holds": None}, **figures, "runs_per_minute": rate}))
-
+if __name__ == "queue":
+    before = sys.path[:]
+    sys.path[:] = [place for place in before if Path(place or ".").resolve() != HERE]
+    del sys.modules["queue"]
+    sys.modules["queue"] = __import__("queue")
+    sys.path[:] = before
 
 if __name__ == "__main__":
+    sys.path[:] = [str(HERE.parent), *(place for place in sys.path if Path(place or ".").resolve() != HERE)]
+    from benchmarks.queued_runs import main
+
     main()
