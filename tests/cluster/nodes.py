@@ -1,9 +1,9 @@
 """Ray as several nodes on one machine, started and ended as an operator does, each in a process group of its own."""
 
+import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,20 +16,11 @@ from pathlib import Path
 import psutil
 
 from components.cluster.session import LOCAL_ENVIRONMENT, token_file
+from tests.flows.serving import free_port
 
 RAY = str(Path(sys.executable).with_name("ray"))
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
-START_SECONDS = 180
-
-
-def free_port() -> int:
-    """Answers a free port outside 10002 to 19999, which Ray gives to its workers."""
-    while True:
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            port = int(taken.getsockname()[1])
-        if not 10002 <= port <= 19999:
-            return port
+START_SECONDS = 400
 
 
 class Cluster:
@@ -50,11 +41,24 @@ class Cluster:
         self._nodes_environment = {key: value for key, value in self.environment.items() if key != "RAY_ADDRESS"} | LOCAL_ENVIRONMENT
         head = ["--head", f"--port={self._port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
         self.head = self._start(head, head_cpus)
-        self._wait(lambda: _answers(f"{self.jobs_api}/api/gcs_healthz"), self.head)
+        self._wait(lambda: bool(self._alive()), self.head)
 
     def add_node(self) -> "subprocess.Popen[bytes]":
-        """Starts one more node of one CPU."""
-        return self._start([f"--address={self.address}"], 1)
+        """Starts one more node of one CPU, and answers once the cluster knows it: an elastic training would begin without it."""
+        before = self._alive()
+        node = self._start([f"--address={self.address}"], 1)
+        self._wait(lambda: bool(self._alive() - before), node)
+        return node
+
+    def _alive(self) -> set[str]:
+        token = Path(self.secured["RAY_AUTH_TOKEN_PATH"]).read_text().strip()
+        request = urllib.request.Request(f"{self.jobs_api}/nodes?view=summary", headers={"Authorization": f"Bearer {token}"})
+        try:
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                found = [node["raylet"] for node in json.load(answer)["data"]["summary"]]
+        except (OSError, ValueError, KeyError):
+            return set()
+        return {node["nodeId"] for node in found if node.get("state") == "ALIVE"}
 
     def _start(self, arguments: list[str], cpus: int) -> "subprocess.Popen[bytes]":
         folder = self._stack.enter_context(_short_folder())
@@ -99,14 +103,6 @@ def _short_folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _answers(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(address, timeout=2) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
 
 
 def _end(node: "subprocess.Popen[bytes]", folder: Path) -> None:

@@ -1,6 +1,8 @@
 """Real servers for tests: each in a process group of its own, on a free port of the loopback."""
 
+import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -12,12 +14,17 @@ from pathlib import Path
 
 from tests.flows.command import environment
 
+PATIENCE_SECONDS = 400
+OURS = range(20000, 32000)  # above the ports of Ray's workers, below those that the system gives to connections meanwhile
+
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """Answers a port of the loopback that nobody has and that nobody is given."""
+    while True:
+        port = random.choice(OURS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextmanager
@@ -26,7 +33,7 @@ def serving(command: list[str], folder: Path, variables: dict[str, str], health:
     with (folder / "server.log").open("a") as log:
         process = subprocess.Popen(command, cwd=folder, env=environment(**variables), stdout=log, stderr=log, start_new_session=True)
     try:
-        until = time.monotonic() + 180
+        until = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
                 urllib.request.urlopen(health, timeout=2).close()

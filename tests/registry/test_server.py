@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,14 +19,9 @@ from components.registry.gates import Check, Verdict
 from components.registry.models import download, find, list_versions, promote, register, resolve
 from components.registry.tracking import Tracker, client_of
 from components.store.project import Project
+from tests.flows.serving import free_port
 
 YES = Verdict([Check("psnr", 30.0, 29.0, 22.0, True, "psnr: 30.000, needs 22.000")])
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @contextmanager
