@@ -20,9 +20,12 @@ os.environ["HOME"] = tempfile.mkdtemp(prefix="kinora-home-")
 os.environ["PREFECT_HOME"] = os.path.join(os.environ["HOME"], "prefect")
 
 
+LONGEST = ("test_footage_to_model", "test_kills", "test_jobs_api", "test_deployments", "test_champion", "test_servers", "test_elastic")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the longest file first, so that all others run beside it."""
-    items.sort(key=lambda item: item.path.name != "test_footage_to_model.py")
+    """Puts the longest files first, so that all others run beside them."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 class _Errors(logging.Handler):

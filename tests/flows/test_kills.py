@@ -85,6 +85,7 @@ def test_a_run_killed_in_every_stage_ends_as_an_unbroken_one(unbroken: Project, 
     assert weights(project) == weights(unbroken)
 
 
+@pytest.mark.long
 def test_a_run_killed_in_a_training_ends_on_another_machine_as_an_unbroken_one(unbroken: Project, tmp_path: Path) -> None:
     """Tables, models, records and checkpoints lie in an object store; each machine begins with an empty folder."""
     machines = [tmp_path / name for name in "abc"]
