@@ -27,7 +27,7 @@ def both(folder: Path, *arguments: str) -> None:
     assert [process.wait(900) for process in running] == [0, 0], (folder / "kinora.log").read_text()[-6000:]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_ingests_at_once_leave_the_rows_of_one(tmp_path: Path) -> None:
     together, alone = tmp_path / "together", tmp_path / "alone"
     for folder in (together, alone):
