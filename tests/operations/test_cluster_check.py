@@ -1,13 +1,15 @@
 """Nodes that differ from this machine are named with what differs."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from components.cluster import session
 from components.cluster.nodes import Node, installed
 from components.operations.cluster_check import examine_cluster, examine_node
+from tests.flows.command import environment
 from tests.operations.pipeline import settings
 
 ALIKE = Node("10.0.0.2", installed(), 0.1, 99 * 2**30, 99 * 2**30, True, 0.0)
@@ -39,10 +41,18 @@ def test_without_a_cluster_the_way_to_one_is_said(monkeypatch: pytest.MonkeyPatc
     assert (check.state, check.said) == ("fail", "`RAY_ADDRESS` is not set")
 
 
+CHECK = """
+import sys
+from components.config import load_config
+from components.operations.cluster_check import examine_cluster
+(check,) = examine_cluster(load_config(None, [f"root={sys.argv[1]}"]))
+print(check.state, check.said)
+"""
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "http://127.0.0.1:1"])
-def test_a_cluster_that_cannot_be_reached_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, address: str) -> None:
-    monkeypatch.setattr(session, "_current", None)  # tests of another file may have left theirs up in this process
-    monkeypatch.setenv("RAY_ADDRESS", address)
-    (check,) = examine_cluster(settings(f"root={tmp_path}"))
-    assert check.state == "fail"
-    assert f"no Ray answers at RAY_ADDRESS `{address}`" in check.said
+def test_a_cluster_that_cannot_be_reached_is_one_sentence(tmp_path: Path, address: str) -> None:
+    command = [sys.executable, "-c", CHECK, str(tmp_path)]  # a process of its own: this one may have the Ray of other tests
+    done = subprocess.run(command, env=environment(RAY_ADDRESS=address), capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("fail ")
+    assert f"no Ray answers at RAY_ADDRESS `{address}`" in done.stdout
