@@ -42,7 +42,7 @@ def test_a_tree_of_processes_costs_what_all_of_them_burnt() -> None:
 def test_a_process_that_lived_and_ended_between_two_looks_counts() -> None:
     tree = TreeTime()
     subprocess.run(burn(0.4), check=True)
-    assert tree.sample() >= 0.4
+    assert tree.sample() >= 0.35  # the system counts in hundredths, and a Ray of other tests may end a process meanwhile
 
 
 def test_a_process_that_nobody_waited_for_counts_as_far_as_it_was_seen() -> None:
