@@ -11,13 +11,9 @@ its imports to each run and nothing to the question. The rate is that of this ma
 import argparse
 import json
 import os
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +23,8 @@ from typing import Any
 
 from prefect import flow
 from prefect.runtime import flow_run
+
+from tests.flows.serving import free_port, serving
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RUNS, QUICK_RUNS = 100, 8
@@ -104,42 +102,19 @@ def served(place: Path) -> Iterator[None]:
     settings = yaml.safe_load((REPOSITORY / "pipelines.yaml").read_text())
     settings["defaults"]["serving"]["max_runs"] = AT_ONCE
     (place / "pipelines.yaml").write_text(yaml.safe_dump(settings))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     os.environ |= {
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_HOME": str(place / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_LEVEL": "WARNING",
         "DO_NOT_TRACK": "1",
-        "KINORA_CONFIG": str(place / "pipelines.yaml"),
-        "PYTHONPATH": str(REPOSITORY),
     }
-    with process(place, "server", "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"):
-        until = time.monotonic() + 180
-        while True:
-            try:
-                urllib.request.urlopen(f"{os.environ['PREFECT_API_URL']}/health", timeout=2).close()
-                break
-            except OSError:
-                if time.monotonic() > until:
-                    raise RuntimeError((place / "server.log").read_text()[-2000:]) from None
-                time.sleep(0.5)
-        with process(place, "serving", "-m", "flows.serving"):
-            yield
-
-
-@contextmanager
-def process(place: Path, name: str, *arguments: str) -> Iterator[None]:
-    """Runs Python in a process group of its own and ends the group with the block."""
-    with (place / f"{name}.log").open("w") as log:
-        child = subprocess.Popen([sys.executable, *arguments], cwd=place, stdout=log, stderr=log, start_new_session=True)
-    try:
+    health = f"{os.environ['PREFECT_API_URL']}/health"
+    own = {"KINORA_CONFIG": str(place / "pipelines.yaml")}
+    server = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
+    with serving(server, place, own, health), serving([sys.executable, "-m", "flows.serving"], place, own, health):
         yield
-    finally:
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
 
 
 def main() -> None:

@@ -3,10 +3,12 @@
 from prefect import flow
 
 from components.jobs.run import Outcome
+from flows.parameters import described
 from flows.stage import opened_run, run_stages
 
 
 @flow(name="encode", persist_result=False)
+@described
 def encode(
     project: str | None = None,
     source: str | None = None,
@@ -14,14 +16,6 @@ def encode(
     profile: str | None = None,
     overrides: list[str] | None = None,
 ) -> list[Outcome]:
-    """Encodes every kept clip and its caption that is missing or stale.
-
-    Args:
-        project: Where the run lives below the root; empty is the name of the source, or `demo`.
-        source: The folder of footage; empty is the synthetic world.
-        manifest: A CSV file with captions, sources and rights of the footage; empty takes `manifest.csv` beside it.
-        profile: The profile of pipelines.yaml; empty takes its defaults.
-        overrides: Settings that win over the profile, one `section.name=value` each, for example `dit.steps=200`.
-    """
+    """Encodes every kept clip and its caption that is missing or stale."""
     with opened_run(project, source, manifest, profile, overrides) as run:
         return run_stages(run, ("encode",))

@@ -10,6 +10,7 @@ from flows.caption import caption
 from flows.encode import encode
 from flows.evaluate import evaluate
 from flows.ingest import ingest
+from flows.parameters import described
 from flows.promote import promote
 from flows.stage import opened_run
 from flows.train_captioner import train_captioner
@@ -20,6 +21,7 @@ STAGE_FLOWS = (ingest, train_captioner, caption, train_vae, encode, train_dit, e
 
 
 @flow(name="footage_to_model", persist_result=False)
+@described
 def footage_to_model(
     project: str | None = None,
     source: str | None = None,
@@ -27,15 +29,7 @@ def footage_to_model(
     profile: str | None = None,
     overrides: list[str] | None = None,
 ) -> list[Outcome]:
-    """Runs every stage in order; each does only what is stale.
-
-    Args:
-        project: Where the run lives below the root; empty is the name of the source, or `demo`.
-        source: The folder of footage; empty is the synthetic world.
-        manifest: A CSV file with captions, sources and rights of the footage; empty takes `manifest.csv` beside it.
-        profile: The profile of pipelines.yaml; empty takes its defaults.
-        overrides: Settings that win over the profile, one `section.name=value` each, for example `dit.steps=200`.
-    """
+    """Runs every stage in order; each does only what is stale."""
     outcomes: list[Outcome] = []
     with opened_run(project, source, manifest, profile, overrides) as run:
         for stage_flow in STAGE_FLOWS:

@@ -4,10 +4,12 @@ from prefect import flow
 
 from components.jobs.run import Outcome
 from flows.events import model_promoted
+from flows.parameters import described
 from flows.stage import opened_run, run_stages
 
 
 @flow(name="promote", persist_result=False)
+@described
 def promote(
     project: str | None = None,
     source: str | None = None,
@@ -15,15 +17,7 @@ def promote(
     profile: str | None = None,
     overrides: list[str] | None = None,
 ) -> list[Outcome]:
-    """Passes the candidate through the gate and moves the registry's aliases.
-
-    Args:
-        project: Where the run lives below the root; empty is the name of the source, or `demo`.
-        source: The folder of footage; empty is the synthetic world.
-        manifest: A CSV file with captions, sources and rights of the footage; empty takes `manifest.csv` beside it.
-        profile: The profile of pipelines.yaml; empty takes its defaults.
-        overrides: Settings that win over the profile, one `section.name=value` each, for example `dit.steps=200`.
-    """
+    """Passes the candidate through the gate and moves the registry's aliases."""
     with opened_run(project, source, manifest, profile, overrides) as run:
         outcomes = run_stages(run, ("promote",))
         for outcome in outcomes:

@@ -3,10 +3,12 @@
 from prefect import flow
 
 from components.jobs.run import Outcome
+from flows.parameters import described
 from flows.stage import opened_run, run_stages
 
 
 @flow(name="train_vae", persist_result=False)
+@described
 def train_vae(
     project: str | None = None,
     source: str | None = None,
@@ -14,14 +16,6 @@ def train_vae(
     profile: str | None = None,
     overrides: list[str] | None = None,
 ) -> list[Outcome]:
-    """Trains the causal video VAE on the training clips.
-
-    Args:
-        project: Where the run lives below the root; empty is the name of the source, or `demo`.
-        source: The folder of footage; empty is the synthetic world.
-        manifest: A CSV file with captions, sources and rights of the footage; empty takes `manifest.csv` beside it.
-        profile: The profile of pipelines.yaml; empty takes its defaults.
-        overrides: Settings that win over the profile, one `section.name=value` each, for example `dit.steps=200`.
-    """
+    """Trains the causal video VAE on the training clips."""
     with opened_run(project, source, manifest, profile, overrides) as run:
         return run_stages(run, ("train_vae",))

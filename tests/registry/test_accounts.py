@@ -1,21 +1,18 @@
 """An MLflow server with basic-auth, its users made as compose makes them: the trainer writes runs, the promoter alone the registry."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from components.operations.ports import free_port
 from components.registry.gates import Check, Verdict
 from components.registry.models import RegistryRefusedError, find, list_versions, promote, register, rollback
 from components.registry.tracking import Tracker, client_of
 from components.store.project import Project
+from tests.flows.serving import free_port, serving
 
 PASSWORDS = {"admin": "of-the-admin-0123456789", "trainer": "of-the-trainer-0123456789", "promoter": "of-the-promoter-0123456789"}
 YES = Verdict([Check("psnr", 30.0, 29.0, 22.0, True, "psnr: 30.000, needs 22.000")])
@@ -36,24 +33,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
         "MLFLOW_FLASK_SERVER_SECRET_KEY": "of-the-tests",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "PYTHONPATH": os.getcwd(),
     }
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, env=os.environ | variables, cwd=folder, stdout=log, stderr=log, start_new_session=True)
-    try:
-        until = time.monotonic() + 240
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
-                break
-            except OSError:
-                assert process.poll() is None, (folder / "log").read_text()[-2000:]
-                assert time.monotonic() < until
-                time.sleep(0.5)
+    with serving(command, folder, variables, f"http://127.0.0.1:{port}/health"):
         yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 @pytest.fixture

@@ -1,11 +1,6 @@
 """The same registry and tracking over the network, with a real MLflow server; and what MLflow serves of a registered model."""
 
-import os
-import signal
-import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,41 +14,25 @@ from components.registry.gates import Check, Verdict
 from components.registry.models import download, find, list_versions, promote, register, resolve
 from components.registry.tracking import Tracker, client_of
 from components.store.project import Project
-from tests.flows.serving import free_port
+from tests.flows.serving import free_port, serving
 
 YES = Verdict([Check("psnr", 30.0, 29.0, 22.0, True, "psnr: 30.000, needs 22.000")])
 
 
 @contextmanager
-def serving(folder: Path, port: int) -> Iterator[str]:
+def tracking_server(folder: Path, port: int) -> Iterator[str]:
     """Runs a tracking server on the loopback, that keeps the files itself, until a SIGKILL at the end of the block."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    process = subprocess.Popen(
-        [*command, "--backend-store-uri", f"sqlite:///{folder / 'm.db'}", "--artifacts-destination", str(folder / "files")],
-        env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    command += ["--backend-store-uri", f"sqlite:///{folder / 'm.db'}", "--artifacts-destination", str(folder / "files")]
     address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"{address}/health", timeout=2).close()
-                break
-            except OSError:
-                time.sleep(0.5)
+    with serving(command, folder, {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, f"{address}/health"):
         yield address
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A tracking server for all tests of this file."""
-    with serving(tmp_path_factory.mktemp("server"), free_port()) as address:
+    with tracking_server(tmp_path_factory.mktemp("server"), free_port()) as address:
         yield address
 
 
@@ -63,7 +42,7 @@ def test_a_server_that_is_killed_and_comes_back_has_every_step_once(
 ):
     """What a training tells while the server is away waits in the project; no step waits for the server."""
     port = free_port()
-    with serving(tmp_path, port) as address:
+    with tracking_server(tmp_path, port) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         run = Tracker(project).run("train_dit", "away")
         run.log_params({"dit": {"steps": 60}})
@@ -78,7 +57,7 @@ def test_a_server_that_is_killed_and_comes_back_has_every_step_once(
     assert [record.getMessage().split(" (")[0] for record in caplog.records if record.name == "kinora"] == [
         f"MLflow at `{address}` is away"
     ]
-    with serving(tmp_path, port):
+    with tracking_server(tmp_path, port):
         run.log_metrics([(step, {"loss": 1.0 / step}) for step in range(51, 61)])
         run.close()
         client = client_of(project)
