@@ -4,31 +4,24 @@ import atexit
 import contextlib
 import functools
 import importlib
-import json
 import logging
 import os
 import secrets
-import shutil
 import signal
 import socket
 import stat
-import tempfile
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components.cluster.folders import make_folder, remove_folder
 from components.store.secret_names import RAY_TOKEN, SECRETS
-from components.store.servers import process_started
 
 logger = logging.getLogger("kinora")
 
-PREFIX = "kin-"
-OWNER = "owner.json"
-LONGEST_TEMP = 30  # bytes; Ray adds about 75 below it and a socket path holds 107
 KNOCK_SECONDS = 10
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
@@ -341,48 +334,8 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop(key, None) if value is None else os.environ.__setitem__(key, value)
 
 
-def _temp_root() -> Path:
-    place = tempfile.gettempdir()
-    return Path(place if len(place.encode()) <= LONGEST_TEMP else "/tmp")
-
-
 def _new_folder() -> Path:
     """Makes this session's temporary folder."""
     folder = make_folder()
     atexit.register(remove_folder, folder)
     return folder
-
-
-def make_folder() -> Path:
-    """Makes a short temporary folder for a Ray, after clearing those of processes that are gone; this process owns it."""
-    root = _temp_root()
-    for old in root.glob(f"{PREFIX}*"):
-        if _is_abandoned(old):
-            remove_folder(old)
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
-    give_folder(folder, os.getpid())
-    return folder
-
-
-def give_folder(folder: Path, pid: int) -> None:
-    """Makes a process the owner of a folder: it is cleared by whoever comes after that one's end."""
-    (folder / OWNER).write_text(json.dumps({"pid": pid, "started": process_started(pid)}))
-
-
-def _is_abandoned(folder: Path) -> bool:
-    try:
-        if folder.stat().st_uid != os.getuid():
-            return False
-        owner = json.loads((folder / OWNER).read_text())
-        return process_started(int(owner["pid"])) != owner["started"]
-    except (OSError, ValueError, KeyError):
-        return False
-
-
-def remove_folder(folder: Path) -> None:
-    """Removes a session's folder once its last processes, which may still write their logs, are gone."""
-    for _ in range(50):
-        shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists():
-            return
-        time.sleep(0.1)

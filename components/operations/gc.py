@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.cluster.leftovers import abandoned_folders
+from components.cluster.folders import abandoned_folders
 from components.models.weights import DamagedFolderError, digest_folder
 from components.operations.freshness import assess, finished, training_key
 from components.operations.lineage import versions_of

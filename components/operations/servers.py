@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from components.cluster.session import give_folder, make_folder, remove_folder
+from components.cluster.folders import give_folder, make_folder, remove_folder
 from components.operations.ports import LOOPBACK, chosen_ports
 from components.operations.processes import members, stop
 from components.operations.server_kinds import KINDS, Kind, Place, environment_of, kinds_here

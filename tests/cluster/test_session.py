@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from components.cluster import session
+from components.cluster import folders, session
 from components.cluster.session import RayUnavailableError, ray_session, start_ray, stop_ray, token_file
 from tests.cluster.conftest import SECRET, SETTINGS
 
@@ -166,5 +166,5 @@ def test_a_killed_driver_takes_ray_along(tmp_path: Path, repository: Path):
     assert alive == []
     assert processes_of(str(folder)) == []
     assert folder.exists()
-    assert session._is_abandoned(folder)
-    session.remove_folder(folder)
+    assert folders.is_abandoned(folder)
+    folders.remove_folder(folder)
