@@ -57,7 +57,7 @@ def test_the_token_is_for_its_owner_alone_and_stays(ray: Path, tmp_path: Path):
 
 def test_the_temporary_folder_is_short_and_ray_asks_for_the_token(ray: Path):
     """Ray's services listen on all interfaces; who has no token gets no answer."""
-    assert len(str(where_ray_lives())) < session.LONGEST_TEMP
+    assert len(str(where_ray_lives())) < folders.LONGEST_TEMP
     import ray as library
 
     address = library.get_runtime_context().gcs_address

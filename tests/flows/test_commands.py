@@ -1,13 +1,10 @@
 """The `kinora` command: what it prints, its exit codes, and one sentence for every mistake."""
 
-import errno
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,40 +14,12 @@ from components.models.weights import new_folder
 from components.registry import gates, models
 from components.stages import STAGES
 from components.store import tables
-from components.store.project import Project, StageBusyError
+from components.store.project import Project
 from flows import __main__ as entry
-from flows.environment import quiet_environment
-from tests.flows.command import REPOSITORY, environment, kinora
-from tests.operations.pipeline import Pipeline
+from tests.flows.command import environment
 
 HEAVY = {"torch", "ray", "prefect", "mlflow"}
 Say = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Say]:
-    """Runs a command line in this process, in an empty folder, and answers (exit code, stdout, stderr)."""
-    before = dict(os.environ)
-    monkeypatch.chdir(tmp_path)
-    os.environ["KINORA_CONFIG"] = str(REPOSITORY / "pipelines.yaml")
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        code = entry._exit_code(list(arguments))
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    yield run
-    os.environ.clear()
-    os.environ.update(before)
-
-
-@pytest.fixture
-def finished(tmp_path: Path) -> Path:
-    """A folder whose project `films` has every stage done, with profile `test`."""
-    pipeline = Pipeline(tmp_path / "runs")
-    pipeline.add_clips(*range(8), label="a red ball")
-    pipeline.run()
-    return tmp_path
 
 
 def test_help_lists_every_verb(say: Say) -> None:
@@ -216,115 +185,6 @@ def test_a_project_keeps_its_source_and_the_world_and_footage_do_not_mix(say: Sa
     code, _, err = say("plan", "--project", "demo", "--source", str(footage))
     assert code == 2
     assert err.startswith("error: project `demo` holds the synthetic world\nhint: ")
-
-
-@pytest.mark.parametrize(
-    ("error", "sentence", "code"),
-    [
-        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full", 1),
-        (RuntimeError("LanceError(IO): No space left on device (os error 28)"), "the disk is full", 1),
-        (RuntimeError("(sqlite3.OperationalError) database or disk is full"), "the disk is full", 1),
-        (OSError(errno.EADDRINUSE, "Address already in use"), "a port is taken", 1),
-        (StageBusyError("`train_vae` of project `demo` is already running (process 7)"), "`train_vae` of project `demo` is", 2),
-        (PermissionError(errno.EACCES, "Permission denied", "/root/runs"), "`/root/runs` may not be", 1),
-        (FileNotFoundError(errno.ENOENT, "No such file or directory", "x.mp4"), "`x.mp4`: No such file or directory", 1),
-    ],
-)
-def test_what_a_machine_does_to_a_run_is_one_sentence_too(error: Exception, sentence: str, code: int) -> None:
-    said, answered = entry.explain(error)
-    assert said is not None
-    assert said.startswith(sentence)
-    assert answered == code
-
-
-def test_a_full_disk_is_recognised_below_other_errors() -> None:
-    outer = RuntimeError("the flow crashed")
-    outer.__cause__ = OSError(errno.ENOSPC, "No space left on device")
-    assert (entry.explain(outer)[0] or "").startswith("the disk is full")
-
-
-@pytest.mark.parametrize("broken", [lambda: int("x"), lambda: {}["x"]])
-def test_a_fault_of_our_own_is_not_dressed_up_as_a_mistake_of_the_person(broken: Callable[[], object]) -> None:
-    with pytest.raises((ValueError, KeyError)) as raised:
-        broken()
-    assert entry.explain(raised.value) == (None, 1)
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_a_full_disk_below_stdout_is_one_sentence(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "flows", "show", "settings"]
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run(command, cwd=tmp_path, env=environment(), stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: the disk is full\nhint: free some space")
-
-
-def test_a_full_disk_stops_a_run_with_one_sentence(finished: Path) -> None:
-    """The first file that the run writes finds no space; what was there stays whole."""
-    keys = tables.clips(Project(finished / "runs", "films")).keys()
-    script = (
-        "import errno, sys; from components.store import project\n"
-        "def full(path, value): raise OSError(errno.ENOSPC, 'No space left on device', str(path))\n"
-        "project.write_json = full\n"
-        "from flows.__main__ import main; main(sys.argv[1:])"
-    )
-    arguments = ["run", "--profile", "test", "--project", "films", "--set", "dit.steps=3"]
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments], cwd=finished, env=environment(), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert "error: the disk is full\nhint: free some space" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert tables.clips(Project(finished / "runs", "films")).keys() == keys
-
-
-def test_an_unwritable_root_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    done = kinora(tmp_path, "run", "--profile", "test", "--set", f"root={tmp_path / 'file'}", timeout=120)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: `")
-    assert "Traceback" not in done.stderr
-
-
-def test_ctrl_c_leaves_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
-    script = (
-        "import sys, time; from components.operations import plan\n"
-        "def slow(*a, **k): print('planning', flush=True); time.sleep(60)\n"
-        "plan.plan = slow\n"
-        "from flows.__main__ import main; main(['run'])"
-    )
-    started = subprocess.Popen(
-        [sys.executable, "-c", script], cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert started.stdout is not None
-    assert started.stdout.readline() == "planning\n"
-    time.sleep(0.2)
-    started.send_signal(signal.SIGINT)
-    _, err = started.communicate(timeout=30)
-    assert (started.returncode, err) == (130, "\ninterrupted; the same command resumes where it was\n")
-
-
-def test_a_reader_that_leaves_a_pipe_is_no_error(tmp_path: Path) -> None:
-    command = f"{sys.executable} -m flows show settings | head -1"
-    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
-    assert done.stdout.startswith("root:")
-    assert "Traceback" not in done.stderr
-
-
-def test_the_environment_is_quiet_stays_below_the_root_and_yields_to_the_person(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("DO_NOT_TRACK", "PREFECT_HOME", "OMP_WAIT_POLICY", "MLFLOW_DISABLE_TELEMETRY", "RAY_USAGE_STATS_ENABLED"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "DEBUG")
-    before = dict(os.environ)
-    try:
-        quiet_environment(tmp_path / "runs")
-        assert os.environ["PREFECT_HOME"] == str(tmp_path / "runs" / "prefect")
-        assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
-        assert os.environ["PREFECT_LOGGING_LEVEL"] == "DEBUG"
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(

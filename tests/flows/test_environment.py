@@ -103,3 +103,14 @@ def test_a_token_of_ray_that_others_may_read_is_refused(tmp_path: Path) -> None:
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
     with pytest.raises(SecretFileError, match="hint: `chmod 600 "):
         quiet_environment(tmp_path)
+
+
+def test_the_environment_is_quiet_stays_below_the_root_and_yields_to_the_person(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DO_NOT_TRACK", "PREFECT_HOME", "OMP_WAIT_POLICY", "MLFLOW_DISABLE_TELEMETRY", "RAY_USAGE_STATS_ENABLED"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "DEBUG")
+    quiet_environment(tmp_path / "runs")
+    assert os.environ["PREFECT_HOME"] == str(tmp_path / "runs" / "prefect")
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert os.environ["PREFECT_LOGGING_LEVEL"] == "DEBUG"
+    assert not (tmp_path / "runs").exists()
