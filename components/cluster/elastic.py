@@ -22,6 +22,7 @@ logger = logging.getLogger("kinora")
 LOOK_AGAIN_SECONDS = 0.5
 ANSWER_SECONDS = 5.0
 WAIT_FOR_ROOM_SECONDS = 1800.0
+MISTAKES = (ValueError, TypeError, LookupError, AttributeError, AssertionError)
 
 
 class NoRoomError(RuntimeError):
@@ -70,12 +71,9 @@ class PresentNodesPolicy(ElasticScalingPolicy):
 class MistakesEndPolicy(DefaultFailurePolicy):
     """Starts workers again after deaths, but not after a mistake that they would make again."""
 
-    def __init__(self, failure_config: Any) -> None:
-        super().__init__(failure_config)
-
     def make_decision(self, training_failed_error: Any) -> Any:
         raised = getattr(training_failed_error, "worker_failures", {}).values()
-        if any(isinstance(getattr(error, "_base_exc", error), ValueError) for error in raised):
+        if any(isinstance(getattr(error, "_base_exc", error), MISTAKES) for error in raised):
             return FailureDecision.RAISE
         return super().make_decision(training_failed_error)
 
@@ -88,11 +86,15 @@ class ElasticTrainer(TorchTrainer):
             return super().fit()
 
 
+def _failure_policy(failure_config: Any) -> MistakesEndPolicy:
+    return MistakesEndPolicy(failure_config)
+
+
 @contextmanager
 def _our_policies() -> Iterator[None]:
     usual = data_parallel_trainer.create_scaling_policy, data_parallel_trainer.create_failure_policy
     data_parallel_trainer.create_scaling_policy = lambda scaling_config: PresentNodesPolicy(scaling_config)
-    data_parallel_trainer.create_failure_policy = lambda failure_config: MistakesEndPolicy(failure_config)
+    data_parallel_trainer.create_failure_policy = _failure_policy
     try:
         yield
     finally:

@@ -67,13 +67,17 @@ def look_at_nodes(config: Any, root: Path) -> list[Node]:
             here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             task = ray.remote(facts).options(num_cpus=0, scheduling_strategy=here, max_retries=0)
             asked[task.remote(str(root.resolve()))] = node
-        ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_SECONDS)
-        if late:
-            silent = asked[late[0]]["NodeManagerAddress"]
-            raise RayUnavailableError(
-                f"the node {silent} runs no task within {ANSWER_SECONDS:.0f} s; hint: Kinora must be installed there, in the same Python"
-            )
-        return [_node(asked[answer], ray.get(answer)) for answer in ready]
+        found, until = [], time.monotonic() + ANSWER_SECONDS
+        while asked:
+            ready, late = ray.wait(list(asked), num_returns=1, timeout=max(0.0, until - time.monotonic()))
+            if not ready:
+                silent = asked[late[0]]["NodeManagerAddress"]
+                raise RayUnavailableError(
+                    f"the node {silent} runs no task within {ANSWER_SECONDS:.0f} s; "
+                    "hint: Kinora must be installed there, in the same Python"
+                )
+            found.append(_node(asked.pop(ready[0]), ray.get(ready[0])))  # at once, since its clock is compared with ours
+        return found
 
 
 def _node(node: dict[str, Any], found: dict[str, Any]) -> Node:

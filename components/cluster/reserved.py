@@ -1,4 +1,7 @@
-"""What this process holds of Ray's CPUs and GPUs, times how long: what a stage costs where its workers run on other machines."""
+"""What this process holds of Ray's CPUs and GPUs, at most, times how long: what a stage costs where its workers run elsewhere.
+
+An elastic training counts as its largest group for as long as it runs, also while it works with fewer or waits for room.
+"""
 
 import threading
 import time

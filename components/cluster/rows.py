@@ -3,11 +3,13 @@
 import contextlib
 import importlib
 import logging
+import time
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
 from components.cluster.reserved import hold
+from components.cluster.session import ray_is_local
 from components.store import mirror
 from components.store.project import Project
 
@@ -16,6 +18,7 @@ logger = logging.getLogger("kinora")
 MAX_RESTARTS = 4
 IN_FLIGHT_EACH = 2  # one at work and one waiting, so an actor never idles and the source is read no faster than needed
 WARN_AFTER_SECONDS = 120
+WAIT_FOR_ROOM_SECONDS = 1800.0  # for the first actor of a cluster that may still grow
 
 
 class StageFailedError(RuntimeError):
@@ -82,14 +85,21 @@ def map_batches(
     release = hold(len(actors) * cpus_per_actor, len(actors) * gpus_per_actor)
     source, exhausted, in_flight = enumerate(batches), False, 0
     # an actor is given batches only once it stands, so none waits for an actor that finds no room
+    began = time.monotonic()
     waiting: dict[Any, tuple[Any, int | None]] = {actor.build.remote(): (actor, None) for actor in actors}
     try:
         while not exhausted or in_flight:
             done, _ = ray.wait(list(waiting), num_returns=1, timeout=WARN_AFTER_SECONDS)
             if not done:
                 if not in_flight:
-                    logger.warning("`%s` waits for free CPUs of Ray", cls.__name__)
+                    logger.warning("`%s` waits for room in Ray", cls.__name__)
+                    if time.monotonic() - began > WAIT_FOR_ROOM_SECONDS:
+                        raise StageFailedError(
+                            f"Ray has had no room for `{cls.__name__}` for {WAIT_FOR_ROOM_SECONDS / 60:.0f} minutes; "
+                            "hint: `ray status` says what its nodes are busy with"
+                        )
                 continue
+            began = time.monotonic()
             actor, index = waiting.pop(done[0])
             result = _answer(done[0], cls.__name__)
             in_flight -= index is not None
@@ -115,14 +125,20 @@ def map_batches(
 def _start(cls: type, args: tuple[Any, ...], project: Project | None, num_actors: int, cpus: float, gpus: float) -> list[Any]:
     import ray
 
-    has = ray.cluster_resources()
-    room = num_actors
+    room = _room_here(cls, num_actors, cpus, gpus) if ray_is_local() else num_actors  # a cluster may still grow
+    host = ray.remote(_Host).options(num_cpus=cpus, num_gpus=gpus, max_restarts=MAX_RESTARTS, max_task_retries=MAX_RESTARTS)
+    return [host.remote(cls.__module__, cls.__qualname__, args, project) for _ in range(room)]
+
+
+def _room_here(cls: type, num_actors: int, cpus: float, gpus: float) -> int:
+    import ray
+
+    has, room = ray.cluster_resources(), num_actors
     for resource, each in (("CPU", cpus), ("GPU", gpus)):
         if each > has.get(resource, 0):
             raise ValueError(f"`{cls.__name__}` asks for {each:g} {resource}s an actor and this Ray has {has.get(resource, 0):g}")
         room = min(room, int(has[resource] / each)) if each else room
-    host = ray.remote(_Host).options(num_cpus=cpus, num_gpus=gpus, max_restarts=MAX_RESTARTS, max_task_retries=MAX_RESTARTS)
-    return [host.remote(cls.__module__, cls.__qualname__, args, project) for _ in range(room)]
+    return room
 
 
 def _answer(reference: Any, name: str) -> Any:

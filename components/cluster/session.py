@@ -116,19 +116,13 @@ def _join(config: Any, root: Path) -> _Session:
     global _current
     with _lock:
         if _current is None or _current.error is not None:
-            session = _Session(address=_address(config))
+            session = _Session(address=os.environ.get("RAY_ADDRESS") or None)
             # Ray ties its processes to the life of the thread that starts them, so one thread of ours holds them
             session.keeper = threading.Thread(target=_keep, args=(session, config, Path(root)), name="ray-keeper", daemon=True)
             session.keeper.start()
             _current = session
         _current.users += 1
         return _current
-
-
-def _address(config: Any) -> str | None:
-    """Answers the cluster to join; where stages are jobs of one, what is left to this process has a small Ray of its own."""
-    address = os.environ.get("RAY_ADDRESS") or None
-    return None if address and address.startswith("http") and config.cluster.stages_in != "process" else address
 
 
 def _leave(session: _Session) -> None:
@@ -275,6 +269,10 @@ def _without_secrets() -> Iterator[None]:
     import ray._private.parameter as parameter
 
     hidden = {name: "" for name in SECRETS if name in os.environ}
+    if hidden and not hasattr(parameter, "RayParams"):
+        raise RayUnavailableError(
+            f"this Ray has other insides than the pinned one, so its workers would see {', '.join(sorted(hidden))}; hint: `make setup`"
+        )
     with _swapped({(parameter, "RayParams"): lambda old: functools.partial(old, env_vars=hidden)} if hidden else {}):
         yield
 

@@ -136,12 +136,16 @@ def fit(
 
 
 def _check_room(num_workers: int, cpus_per_worker: int, use_gpu: bool) -> None:
+    """Refuses what this machine will never have; a cluster may still grow, so there the training waits, and says so."""
     import ray
 
     has = ray.cluster_resources()
     needs = {"CPU": num_workers * cpus_per_worker} | ({"GPU": num_workers} if use_gpu else {})
     for resource, count in needs.items():
         if has.get(resource, 0) < count:
+            if not ray_is_local():
+                logger.warning("the training waits for %g %ss, this Ray has %g until now", count, resource, has.get(resource, 0))
+                continue
             setting = "cluster.use_gpu=false" if resource == "GPU" else "cluster.num_workers=1, or cluster.num_cpus"
             raise ValueError(
                 f"the training asks for {count} {resource}s and this Ray has {has.get(resource, 0):g}; "

@@ -155,6 +155,14 @@ def fetch_step(storage: Storage, folder: Path, step: int) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
+def has_step(storage: Storage, folder: Path, step: int) -> bool:
+    """Answers whether a step is whole here and the very one of the storage: done again by other workers, a step differs by rounding."""
+    if newest_here(folder, step) != step:
+        return False
+    manifest = f"step_{step:06d}/{MANIFEST}"
+    return (folder / manifest).read_bytes() == storage.read(manifest)
+
+
 def fetch_beside(storage: Storage, folder: Path) -> None:
     """Brings the metrics and samples that the storage has more of."""
     for name, seen in storage.list().items():

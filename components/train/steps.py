@@ -13,7 +13,7 @@ MAX_SKIPPED_ON_END = 20
 CLIPS_NAMED = 4  # of a bad step, in its warning
 
 
-class UnstableTrainingError(RuntimeError):
+class UnstableTrainingError(ValueError):
     """The gradient was not finite for many steps on end; the message says at which step and what to try."""
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from components.store import mirror
-from components.store.checkpoints import Uploads, fetch_newest, fetch_step, newest_here, storage_of, upload_step, whole_steps
+from components.store.checkpoints import Uploads, fetch_newest, fetch_step, has_step, storage_of, upload_step
 from components.store.project import Project
 from components.store.storage import Storage
 from components.train.checkpoint import Checkpoints
@@ -61,10 +61,10 @@ def _same_step(storage: Storage, folder: Path, context: TrainContext) -> int:
     step = -1 if found is None else found
     if context.world_size == 1:
         return step
-    if context.rank == 0 and step >= 0 and step not in whole_steps(storage):
+    if context.rank == 0 and step >= 0:  # which sends nothing where the storage has the very same
         upload_step(storage, folder / f"step_{step:06d}", f"step_{step:06d}")
     step = _told_by_rank_0(step, context)
-    if step >= 0 and newest_here(folder, step) != step:
+    if step >= 0 and not has_step(storage, folder, step):
         fetch_step(storage, folder, step)
     return step
 
