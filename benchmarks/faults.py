@@ -158,8 +158,12 @@ def kill_jobs(folder: Path) -> dict[str, Any]:
         with running(folder, *as_job, **place) as process:
             for stage, moment in moments:
                 wait_for(moment, process, folder)
-                killed = [driver.pid for driver in job_drivers(stage, folder) if driver.kill() is None]
-                print(f"{stage}: the driver of its job was killed ({len(killed)} process)", flush=True)
+                drivers = job_drivers(stage, folder)
+                if not drivers:
+                    raise RuntimeError(f"`{stage}` had ended before the driver of its job could be killed")
+                for driver in drivers:
+                    driver.kill()
+                print(f"{stage}: the driver of its job was killed", flush=True)
             ended = process.wait()
         if ended != 0:
             with running(folder, *as_job, **place) as process:

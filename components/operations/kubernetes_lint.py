@@ -48,6 +48,8 @@ def check_manifest(document: Document, ray: str | None = None) -> list[str]:
     """
     kind, metadata = document.get("kind", ""), document.get("metadata") or {}
     faults = list(_rays_rules(document, ray)) if kind in LONGEST_NAME else []
+    if kind == "ConfigMap" and "PREFECT_API_URL" in (document.get("data") or {}):
+        faults.append("PREFECT_API_URL is for the worker alone, since Ray's nodes do not reach Prefect; hint: `env` in worker.yaml")
     faults += [f"{where}: {fault}" for where, pod, role in pods(document) for fault in _pod(pod, role)]
     return [f"{kind} `{metadata.get('name') or metadata.get('generateName')}`: {fault}" for fault in faults]
 
