@@ -197,11 +197,8 @@ def test_a_privileged_container_before_the_others_is_told() -> None:
 
 
 def test_ray_nodes_are_not_told_of_a_prefect_that_they_cannot_reach() -> None:
-    said(
-        load("settings.yaml")[0],
-        lambda document: document["data"].update(PREFECT_API_URL="http://prefect:4200/api"),
-        "for the worker alone",
-    )
+    spoil = lambda document: document["data"].update(PREFECT_API_URL="http://prefect:4200/api")  # noqa: E731
+    said(load("settings.yaml")[0], spoil, "for the worker alone")
 
 
 def said(manifest: Manifest, spoil: Spoil, sentence: str) -> None:
