@@ -10,7 +10,7 @@ from pydantic import ValidationError, field_validator, model_validator
 from components.config import SettingsError, explain, find_settings_file, load_config, read_settings_file
 from components.sections import Config, Count, Positive, Section
 from components.stages import STAGES
-from components.store.project import project_name
+from components.store.project import project_of
 
 FLOWS = ("footage_to_model", *(name for name in STAGES if name != "curate"), "check_champion", "reap")
 FOOTAGE_ARRIVED, MODEL_PROMOTED = "footage.arrived", "model.promoted"
@@ -53,7 +53,7 @@ class Deployment(Section):
     @property
     def project_name(self) -> str:
         """The project that its runs work in, by the rule of `kinora run`."""
-        return project_name(self.project or (self.source.rstrip("/").rpartition("/")[2] if self.source else "demo"))
+        return project_of(self.project, self.source)
 
     @field_validator("name")
     @classmethod

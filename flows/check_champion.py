@@ -10,7 +10,7 @@ from prefect.states import Completed
 
 from components.config import load_config
 from components.jobs.run import Run, unseen
-from components.store.project import Project, project_name
+from components.store.project import Project, project_of
 
 if TYPE_CHECKING:
     from components.jobs.check_champion import Checked
@@ -28,7 +28,7 @@ def check_champion(project: str | None = None, profile: str | None = None, overr
     from components.jobs.check_champion import check_champion as check  # torch is not for those who only register this flow
 
     config = load_config(profile, tuple(overrides or ()))
-    place = Project(Path(config.root), project_name(project or "demo"), config.cluster.storage)
+    place = Project(Path(config.root), project_of(project), config.cluster.storage)
     found = check(Run(config, place, None, None, unseen))
     publish(found)
     return Completed(message=found.said)

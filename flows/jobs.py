@@ -66,16 +66,22 @@ class RayCluster:
         self.client = jobs_api.open_client(address)
 
     def submit(self, name: str, stage: str, spec: JobSpec, metadata: dict[str, str]) -> Job:
-        host = urlsplit(self.address).hostname or ""
-        python = sys.executable if host in ("127.0.0.1", "localhost", "::1") else "python"
-        command = f"exec {shlex.quote(python)} -m components.jobs {stage} {shlex.quote(spec.as_json())}"
-        return jobs_api.submit(self.client, name, command, metadata)
+        return jobs_api.submit(self.client, name, job_command(self.address, stage, spec), metadata)
 
     def follow(self, job: Job, on_line: Callable[[str], None], watch: Callable[[], None]) -> Ended:
         return jobs_api.follow(self.client, job, on_line, watch)
 
     def stop(self, job: Job) -> None:
         jobs_api.stop(self.client, job.id)
+
+
+def job_command(address: str, stage: str, spec: JobSpec) -> str:
+    """Answers what a job's shell runs: this very Python where the cluster is on this machine and has it, else the cluster's own."""
+    arguments = f"-m components.jobs {stage} {shlex.quote(spec.as_json())}"
+    if urlsplit(address).hostname not in ("127.0.0.1", "localhost", "::1"):
+        return f"exec python {arguments}"
+    python = shlex.quote(sys.executable)  # missing there if the address is that of a tunnel or of a container
+    return f'p={python}; [ -x "$p" ] || p=python; exec "$p" {arguments}'
 
 
 class KubernetesCluster:
@@ -205,12 +211,12 @@ class _Watch:
 
 
 def _answer(job: Job, ended: Ended, log: _Log) -> Outcome:
+    if ended.status == "STOPPED":  # whatever it said when it was told to end
+        raise JobStoppedError(f"job `{job.id}` was stopped from outside; hint: the same command goes on where it was")
     if log.error is not None:
         raise_told(log.error)
     if log.outcome is not None and ended.status == "SUCCEEDED":
         return log.outcome
-    if ended.status == "STOPPED":
-        raise JobStoppedError(f"job `{job.id}` was stopped from outside; hint: the same command goes on where it was")
     raise JobDiedError(f"job `{job.id}` died ({' '.join(ended.message.split())[:300]}); hint: the same command goes on where it was")
 
 

@@ -1,11 +1,14 @@
 """The pictures of footage that runs of a project left in Prefect, and how a take-down removes them."""
 
+import json
 import os
 import sqlite3
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
-from components.store.project import Project
+from components.store.project import Project, project_of
 
 OF_FOOTAGE = ("curate-clips", "train-vae-reconstructions", "evaluate-reconstructions")
 PAGE = 200
@@ -17,6 +20,14 @@ def remove_pictures(project: Project) -> int:
         return _from_server(project)
     database = Path(os.environ["PREFECT_HOME"]) / "prefect.db"
     return _from_file(database, project) if database.is_file() else 0
+
+
+def is_of(project: Project, parameters: Mapping[str, Any]) -> bool:
+    """Answers whether a flow run with some parameters worked in a project; a scheduled one may name its source alone, or nothing."""
+    try:
+        return project_of(parameters.get("project"), parameters.get("source")) == project.name
+    except ValueError:  # such a run came to nothing
+        return False
 
 
 def _from_server(project: Project) -> int:
@@ -32,7 +43,7 @@ def _from_server(project: Project) -> int:
             offset += len(found)
             for artifact in found:
                 run = client.read_flow_run(artifact.flow_run_id) if artifact.flow_run_id else None
-                if run is not None and run.parameters.get("project") == project.name:
+                if run is not None and is_of(project, run.parameters):
                     client.delete_artifact(artifact.id)
                     gone, offset = gone + 1, offset - 1
     return gone
@@ -41,15 +52,13 @@ def _from_server(project: Project) -> int:
 def _from_file(database: Path, project: Project) -> int:
     """Without a server, whose start would take longer than all the rest; deleted pages are written over."""
     named = ", ".join("?" for _ in OF_FOOTAGE)
-    runs = "select id from flow_run where json_extract(parameters, '$.project') = ?"
+    runs = f"select id, parameters from flow_run where id in (select flow_run_id from artifact where key in ({named}))"
     with closing(sqlite3.connect(database, timeout=60)) as connection:
         connection.execute("pragma secure_delete = on")
         with connection:
-            done = connection.execute(
-                f"delete from artifact where key in ({named}) and flow_run_id in ({runs})", (*OF_FOOTAGE, project.name)
-            )
-            connection.execute(
-                f"delete from artifact_collection where key in ({named}) and flow_run_id in ({runs})", (*OF_FOOTAGE, project.name)
-            )
+            found = connection.execute(runs, OF_FOOTAGE).fetchall()
+            ours = [(*OF_FOOTAGE, run) for run, parameters in found if is_of(project, json.loads(parameters or "{}"))]
+            gone = connection.executemany(f"delete from artifact where key in ({named}) and flow_run_id = ?", ours).rowcount if ours else 0
+            connection.executemany(f"delete from artifact_collection where key in ({named}) and flow_run_id = ?", ours)
         connection.execute("pragma wal_checkpoint(truncate)")
-        return done.rowcount
+        return gone

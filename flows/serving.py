@@ -70,7 +70,7 @@ def watch(watchers: "Watchers", every_seconds: float, stop: threading.Event) -> 
     while not stop.wait(every_seconds):
         try:
             watchers.look()
-        except (httpx.HTTPError, ValueError, OSError) as error:  # the server is away, or a file of settings is being written
+        except (httpx.HTTPError, ValueError, OSError) as error:  # the server is away
             logger.warning("footage could not be looked at: %s", error)
 
 

@@ -21,7 +21,8 @@ from components.cluster.session import ray_session
 from components.config import load_config
 from components.jobs.run import Outcome, Run, unseen
 from components.jobs.stage import run_stage
-from components.store.project import Project, project_name
+from components.store import mirror
+from components.store.project import Project, project_of
 from flows.announce import announced, publish_spent
 from flows.away import Shown, wait_for_prefect
 from flows.commands.options import remember_source, source_of
@@ -139,8 +140,8 @@ def opened_run(
 ) -> Iterator[Run]:
     """Resolves a flow's typed parameters into a run, which keeps the Ray that a stale stage starts for as long as the block lasts."""
     config = load_config(profile, tuple(overrides or ()))
-    name = project_name(project or (Path(source).resolve().name if source else "demo"))
-    place = Project(Path(config.root), name, config.cluster.storage)
+    place = Project(Path(config.root), project_of(project, source), config.cluster.storage)
+    mirror.pull(place)  # a machine without this project yet is told its source by the storage
     spec = source_of(place, source, manifest)
     if place.record("source") is None:
         remember_source(place, spec)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ for _address in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "RAY_ADDRESS", "KINOR
     os.environ.pop(_address, None)
 os.environ["HOME"] = tempfile.mkdtemp(prefix="kinora-home-")
 os.environ["PREFECT_HOME"] = os.path.join(os.environ["HOME"], "prefect")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's `make test &`: each command that a test starts would ignore Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 LONGEST = ("test_footage_to_model", "test_kills", "test_jobs_api", "test_deployments", "test_champion", "test_servers", "test_elastic")

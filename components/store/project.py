@@ -122,6 +122,18 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(beside, path)
 
 
+def project_of(project: str | None, source: str | os.PathLike[str] | None = None) -> str:
+    """Answers the name of the project that a run works in: the one it is given, else that of its footage's folder, else `demo`.
+
+    Raises:
+        ValueError: nothing of it is left as a name.
+    """
+    if project or not source:
+        return project_name(project or "demo")
+    named = Path(source).resolve()
+    return project_name(named.parent.name if set(named.name) & set("*?[") else named.name)
+
+
 def project_name(text: str) -> str:
     """Answers a slug fit for folders and registered model names.
 

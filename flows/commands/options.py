@@ -12,7 +12,7 @@ from components.config import find_settings_file, load_config
 from components.operations.plan import SourceSpec
 from components.sections import Config
 from components.store.mirror import pull
-from components.store.project import Project, project_name
+from components.store.project import Project, project_of
 from flows.environment import quiet_environment
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -34,7 +34,7 @@ def root_options(command: Command) -> Command:
     for option in (
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set one setting; may be repeated."),
         click.option("--config", "config_file", metavar="FILE", help="The settings file; else KINORA_CONFIG, else pipelines.yaml."),
-        click.option("--profile", metavar="NAME", help="A profile of the settings file: test, laptop, gpu, cluster."),
+        click.option("--profile", metavar="NAME", help="A profile of the settings file: test, laptop, gpu, cluster, servers."),
     ):
         command = option(command)
     return command
@@ -79,7 +79,7 @@ def resolve(
     quiet_environment(root)
     if manifest is not None and source is None and project is None:
         source = str(Path(manifest).resolve().parent)
-    place = Project(root, project_name(project or _name_of(source)), config.cluster.storage)
+    place = Project(root, project_of(project, source), config.cluster.storage)
     pull(place)
     return Invocation(config, place, source_of(place, source, manifest), profile, overrides)
 
@@ -89,13 +89,6 @@ def remember_source(project: Project, source: SourceSpec) -> None:
     folder = None if source.folder is None else str(source.folder.resolve())
     manifest = None if source.manifest is None else str(source.manifest.resolve())
     project.write_record("source", {"folder": folder, "manifest": manifest})
-
-
-def _name_of(source: str | None) -> str:
-    if source is None:
-        return "demo"
-    named = Path(source).resolve()
-    return named.parent.name if set(named.name) & set("*?[") else named.name
 
 
 def source_of(project: Project, source: str | None, manifest: str | None) -> SourceSpec:

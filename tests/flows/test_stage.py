@@ -1,5 +1,6 @@
-"""Where a stage runs, by the settings."""
+"""Where a stage runs, by the settings, and what of."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,22 @@ def test_promote_runs_in_the_flow_that_alone_may_write_the_registry(run: Run) ->
         run_where_set(run, "ingest")
     assert run_where_set(run, "promote").action == "run"  # with no cluster to be seen, and nothing to promote
     assert run.project.record("promote") is not None
+
+
+def test_a_machine_that_never_saw_a_project_takes_its_source_from_the_storage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: Path
+) -> None:
+    from components.store.mirror import push
+    from flows.stage import held_ray, opened_run
+
+    monkeypatch.setenv("KINORA_CONFIG", str(repository / "pipelines.yaml"))
+    films, stored = tmp_path / "films", f"cluster.storage=file://{tmp_path}/storage"
+    films.mkdir()
+    before = held_ray.set(contextlib.ExitStack())  # as within a flow
+    try:
+        with opened_run(None, str(films), None, "test", [f"root={tmp_path}/first", stored]) as run:
+            push(run.project)
+        with opened_run("films", None, None, "test", [f"root={tmp_path}/second", stored]) as run:
+            assert run.source == films
+    finally:
+        held_ray.reset(before)

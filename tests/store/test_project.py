@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from components.store.project import Project, StageBusyError, project_name
+from components.store.project import Project, StageBusyError, project_name, project_of
 
 HOLD = (
     "import sys; from pathlib import Path; from components.store.project import Project\n"
@@ -58,6 +58,21 @@ def test_the_second_holder_of_a_lock_is_told_who_has_it_and_a_dead_one_frees_it(
 )
 def test_a_project_name_is_fit_for_folders_and_models(text: str, name: str) -> None:
     assert project_name(text) == name
+
+
+@pytest.mark.parametrize(
+    ("project", "source", "name"),
+    [
+        (None, None, "demo"),
+        (None, "", "demo"),
+        ("Mine", "/a/films", "mine"),
+        (None, "/a/My Films/", "my-films"),
+        (None, "/a/films/*.mp4", "films"),
+        (None, Path("films"), "films"),
+    ],
+)
+def test_a_run_works_in_the_project_it_names_or_in_that_of_its_footage(project: str | None, source: str | Path | None, name: str) -> None:
+    assert project_of(project, source) == name
 
 
 def test_a_name_of_nothing_is_refused() -> None:
