@@ -17,6 +17,7 @@ from components.jobs.run import Outcome, Run
 from components.jobs.samples import evenly, pick_samples
 from components.media.read import decode_clip
 from components.operations.freshness import model_folder
+from components.operations.held import shared
 from components.report import build, data, summary
 from components.stages import STAGES, TRAIN_STAGES
 from components.store import mirror, tables
@@ -37,7 +38,7 @@ def finish(run: Run, outcomes: Sequence[Outcome], spent: Callable[[], tuple[floa
     seconds, peak_bytes = spent()
     if {outcome.stage for outcome in outcomes if outcome.action == "run"} == set(STAGES):
         run.project.write_record("whole_run", {"seconds": seconds, "peak_bytes": peak_bytes})
-    with working(run.project):
+    with working(run.project), shared(run.project, "report"):
         report = collect(run, outcomes, seconds)
         build.build(report, run.project.folder)
         summary.write_summary(run.project.folder, report.figures, report.stages)
@@ -47,7 +48,7 @@ def finish(run: Run, outcomes: Sequence[Outcome], spent: Callable[[], tuple[floa
 
 def rewrite_report(run: Run) -> None:
     """Writes the report again from what the project still holds."""
-    with working(run.project):
+    with working(run.project), shared(run.project, "report"):
         seconds = (run.project.record("whole_run") or {}).get("seconds", 0.0)
         build.build(collect(run, [], seconds), run.project.folder)
         mirror.push(run.project)

@@ -30,7 +30,7 @@ def write_samples(run: Run, model: str) -> list[Path]:
     """Writes those samples as files and takes away those of an earlier model; answers their paths."""
     folder = run.project.samples
     folder.mkdir(parents=True, exist_ok=True)
-    files = {folder / f"{row['group']}-{row['sample_id'][:8]}.mp4": video for row, video in pick_samples(run, model)}
+    files = {run.project.sample_file(row["sample_id"], row["group"]): video for row, video in pick_samples(run, model)}
     for path, video in files.items():
         path.write_bytes(video)
     for old in set(folder.glob("*.mp4")) - set(files):

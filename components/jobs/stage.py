@@ -1,20 +1,18 @@
 """Runs a stage of a run, or skips it: asks for freshness, holds the lock, keeps the record."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 from components.jobs.run import Outcome, Run, timed
 from components.jobs.watched import Watched
-from components.operations.alive import here, lives
 from components.operations.freshness import Freshness, assess, stage_settings
+from components.operations.held import held, shared
 from components.operations.history import remember
 from components.operations.running import note_skip
 from components.stages import STAGES, TRAIN_STAGES
 from components.store import mirror
-from components.store.lease import leased
 from components.store.turns import working
 
 BODIES = {
@@ -42,9 +40,9 @@ def run_stage(run: Run, stage: str, ready: Callable[[], None] = at_once) -> Outc
         ready: called once the stage is known to be stale and before it works: brings up what it needs.
 
     Raises:
-        StageBusyError: another run of this project trains the same stage.
+        StageBusyError: another run of this project trains the same stage, or another machine takes its footage down.
     """
-    with working(run.project), _alone(run, stage) if stage in LOCKED else nullcontext():
+    with working(run.project), held(run.project, stage) if stage in LOCKED else shared(run.project, stage):
         mirror.pull(run.project)
         before = assess(stage, run.config, run.project, run.source, run.manifest)
         if before.fresh:
@@ -71,13 +69,6 @@ def run_stage(run: Run, stage: str, ready: Callable[[], None] = at_once) -> Outc
         remember(run.project, run.config, record)
         mirror.push(run.project)
         return Outcome(stage, "run", before.why, seconds, result)
-
-
-@contextmanager
-def _alone(run: Run, stage: str) -> Iterator[None]:
-    """Holds the lock of a stage on this machine, and its lease among those that share a storage."""
-    with run.project.lock(stage), leased(run.project, stage, here(), lives):
-        yield
 
 
 def fresh_outcome(run: Run, before: Freshness) -> Outcome:

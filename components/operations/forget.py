@@ -1,7 +1,8 @@
 """Takes footage down: its rows, blobs and latents off the disk, every picture that may show it, and a note at each model that read it.
 
 The hash goes to the deny list before anything else, so that no later run reads the file again; what is to be found goes beside it, so
-that a take-down that was killed is finished by the next one. The file itself is left where it lies.
+that a take-down that was killed is finished by the next one. The file itself is left where it lies. Stages of this machine are waited
+for; while one works on another machine that shares the storage, nothing is removed.
 """
 
 import contextlib
@@ -12,18 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.operations.freshness import READ_ROWS
+from components.operations.alive import lives
+from components.operations.freshness import READ_ROWS, TAKEN_DOWN
+from components.operations.held import held
 from components.operations.lineage import find_videos, has_registry, versions_of
 from components.registry import takedown
 from components.store import forgotten, mirror, readings, tables
 from components.store.checkpoints import remove_samples
 from components.store.filters import among, quoted
+from components.store.lease import FORGET, refuse_others
 from components.store.project import Project, write_json
 from components.store.turns import alone
 
 STATUS = "forgotten"
 SHEETS_OF_FOOTAGE = ("clips.png", "reconstructions.png", "train_vae.png")
 SHEET_OF_SAMPLES = "samples.png"
+OF_EVALUATION = ("reconstructions.npz", "reconstructions.png", SHEET_OF_SAMPLES)
 
 
 @dataclass(frozen=True)
@@ -55,18 +60,31 @@ def forget(project: Project, text: str, on_wait: Callable[[], None] = lambda: No
 
     Raises:
         UnknownFileError: nothing of that name.
+        StageBusyError: another take-down is under way, or a stage works on another machine that shares the storage; the hash is on the
+            deny list already, and the same command goes on later.
         RegistryUnavailableError: MLflow is away; the rows are gone and the rest is done by the same command when it is back.
     """
-    with project.lock("forget"):
-        for video_id in find_videos(project, text):
-            if video_id not in forgotten.entries(project) or tables.clips(project).count(f"video_id = {quoted(video_id)}"):
-                forgotten.write_entry(project, video_id, _to_find(project, video_id))
+    with held(project, FORGET):
+        asked = {video_id: entry for video_id, entry in forgotten.entries(project).items() if not entry["done"]}
+        mirror.pull(project)
+        asked |= {video_id: _to_find(project, video_id) for video_id in find_videos(project, text) if _is_there(project, video_id)}
+        _deny(project, asked)
+        mirror.push(project)
         with alone(project, on_wait):
+            refuse_others(project, lives)
             mirror.pull(project)
-            open_ones = {video_id: entry for video_id, entry in forgotten.entries(project).items() if not entry["done"]}
-            done = [_take_down(project, video_id, entry) for video_id, entry in open_ones.items()]
+            taken = [_take_down(project, video_id, entry) for video_id, entry in forgotten.entries(project).items() if not entry["done"]]
+            mirror.push(project)  # what was removed is gone there too before an entry says so
+            for one in taken:
+                entry = forgotten.entries(project)[one.video_id]
+                forgotten.write_entry(project, one.video_id, {"at": entry["at"], "done": True, "clips": entry["clips"]})
             mirror.push(project)
-    return done
+    return taken
+
+
+def _is_there(project: Project, video_id: str) -> bool:
+    """Answers whether a file was not taken down yet, or came back."""
+    return video_id not in forgotten.entries(project) or tables.clips(project).count(f"video_id = {quoted(video_id)}") > 0
 
 
 def _to_find(project: Project, video_id: str) -> dict[str, Any]:
@@ -82,44 +100,66 @@ def _to_find(project: Project, video_id: str) -> dict[str, Any]:
         "clip_ids": [row["clip_id"] for row in rows],
         "captions": sorted(said - {row["caption"].strip() for row in others}),
         "places": sorted({place for row in found for place in [row["uri"], *(row["places"] or [])] if place}),
+        "samples": {},
+        "evidence": [],
     }
 
 
+def _deny(project: Project, found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Writes take-downs down; what an open one had found before stays in it, since its rows may be gone."""
+    for video_id, new in found.items():
+        known = forgotten.entries(project).get(video_id)
+        forgotten.write_entry(project, video_id, forgotten.joined(known, new) if known and not known["done"] else dict(new))
+
+
 def _take_down(project: Project, video_id: str, entry: Mapping[str, Any]) -> Forgotten:
-    clips = tables.clips(project)
-    clips.delete(f"video_id = {quoted(video_id)}")
-    videos = tables.videos(project)
-    videos.delete(f"video_id = {quoted(video_id)}")
-    videos.append([{"video_id": video_id, "uri": "", "places": [], "status": STATUS, "reason": f"taken down on {entry['at'][:10]}"}])
-    gone_samples = _delete_samples(project, entry["captions"])
-    freed = clips.purge() + videos.purge() + (tables.samples(project).purge() if gone_samples else 0)
+    _deny(project, {video_id: _to_find(project, video_id)})  # of rows that came while stages were waited for
+    entry = forgotten.entries(project)[video_id]
+    _deny(project, {video_id: {**entry, "samples": _samples_of(project, entry), "evidence": _evidence_of(project, entry)}})
+    entry = forgotten.entries(project)[video_id]  # from here on what goes is asked nothing
+    freed = _delete_rows(project, video_id, entry)
     affected = _note_in_readings(project, video_id, entry["at"])
-    moved = _move_tags(project, clips)
-    pictures, evidence = _remove_pictures(project, affected, gone_samples), _remove_evidence(project, entry)
+    moved = _move_tags(project, tables.clips(project))
+    pictures = _remove_pictures(project, affected, entry)
     _strike_from_records(project, {video_id, *entry["clip_ids"]})
-    in_runs = _remove_from_runs(project, affected, gone_samples, evidence)
-    marked = _mark_models(project, affected, moved)
-    forgotten.write_entry(project, video_id, {"at": entry["at"], "done": True, "clips": entry["clips"]})
+    in_runs = _remove_from_runs(project, affected, entry)
     return Forgotten(
         video_id=video_id,
         places=[place for place in entry["places"] if Path(place).exists()],
         clips=entry["clips"],
-        samples=len(gone_samples),
+        samples=len(entry["samples"]),
         bytes_freed=freed,
-        pictures=[str(path.relative_to(project.folder)) for path in [*pictures, *evidence]] + in_runs,
-        models=marked,
+        pictures=[str(path.relative_to(project.folder)) for path in pictures] + in_runs,
+        models=_mark_models(project, affected, moved),
     )
 
 
-def _delete_samples(project: Project, captions: list[str]) -> list[dict[str, Any]]:
-    """Deletes the samples that were generated to be set beside the file's clips: their prompts are its captions alone."""
-    if not captions or not tables.exists(project, "samples"):
-        return []
-    samples, where = tables.samples(project), f"\"group\" = 'real' AND {among('prompt', captions)}"
-    rows = samples.read(["sample_id", "group"], where)
-    if rows:
-        samples.delete(among("sample_id", [row["sample_id"] for row in rows]))
-    return rows
+def _delete_rows(project: Project, video_id: str, entry: Mapping[str, Any]) -> int:
+    """Deletes the rows of a file and of the samples of its captions, off the disk too, and answers the bytes that were freed."""
+    clips, videos = tables.clips(project), tables.videos(project)
+    clips.delete(f"video_id = {quoted(video_id)}")
+    videos.delete(f"video_id = {quoted(video_id)}")
+    videos.append([{"video_id": video_id, "uri": "", "places": [], "status": STATUS, "reason": f"taken down on {entry['at'][:10]}"}])
+    emptied = [clips, videos]
+    if entry["samples"]:
+        emptied.append(tables.samples(project))
+        emptied[-1].delete(among("sample_id", list(entry["samples"])))
+    return sum(table.purge(unfinished=project.storage is None) for table in emptied)
+
+
+def _samples_of(project: Project, entry: Mapping[str, Any]) -> dict[str, str]:
+    """Answers the groups of the samples that were generated to be set beside the file's clips: their prompts are its captions alone."""
+    if not entry["captions"] or not tables.exists(project, "samples"):
+        return {}
+    rows = tables.samples(project).read(["sample_id", "group"], f"`group` = 'real' AND {among('prompt', entry['captions'])}")
+    return {row["sample_id"]: row["group"] for row in rows}
+
+
+def _evidence_of(project: Project, entry: Mapping[str, Any]) -> list[str]:
+    """Answers the files with what was measured on the file's clips or of samples of its captions."""
+    named = {*entry["clip_ids"], *entry["captions"]}
+    files = sorted((project.folder / "evaluations").rglob("*.json"))
+    return [str(path.relative_to(project.folder)) for path in files if named & _strings(json.loads(path.read_text()))]
 
 
 def _note_in_readings(project: Project, video_id: str, at: str) -> list[dict[str, Any]]:
@@ -152,31 +192,30 @@ def _move_tags(project: Project, clips: tables.Table) -> dict[str, dict[str, str
     return moved
 
 
-def _remove_pictures(project: Project, affected: list[dict[str, Any]], samples: list[dict[str, Any]]) -> list[Path]:
-    """Removes every picture of footage, whichever files it shows: the stages that run next make them anew."""
-    found = [project.sheet(name) for name in SHEETS_OF_FOOTAGE]
-    found += [project.folder / "report.html", project.folder / "evaluations" / "reconstructions.npz"]
+def _remove_pictures(project: Project, affected: list[dict[str, Any]], entry: Mapping[str, Any]) -> list[Path]:
+    """Removes every picture of footage, whichever files it shows, and what was measured on this one.
+
+    The stages that run next make them anew; a sheet of the VAE comes with its next training.
+    """
+    found = [project.folder / name for name in ("report.html", "evaluations/reconstructions.npz", *entry["evidence"])]
+    found += [project.sheet(name) for name in SHEETS_OF_FOOTAGE]
     for head in affected:
         checkpoints = project.checkpoints(head["stage"], head["key"])
         found += sorted((checkpoints / "samples").glob("step_*"))
         remove_samples(project, checkpoints)
-    if samples:
-        found += [project.sheet(SHEET_OF_SAMPLES), *(project.samples / _file_of(row) for row in samples)]
+    if entry["samples"]:
+        found += [project.sheet(SHEET_OF_SAMPLES), *_sample_files(project, entry)]
     gone = [path for path in found if path.is_file()]
+    record = project.record("evaluate")
+    if record is not None and any(path.parent == project.samples or path.name in OF_EVALUATION or path.suffix == ".json" for path in gone):
+        project.write_record("evaluate", {**record, TAKEN_DOWN: True})
     for path in gone:
         path.unlink()
     return gone
 
 
-def _remove_evidence(project: Project, entry: Mapping[str, Any]) -> list[Path]:
-    """Removes what was measured on the file's clips or of samples of its captions; the next evaluation measures without them."""
-    named = {*entry["clip_ids"], *entry["captions"]}
-    gone = []
-    for path in sorted((project.folder / "evaluations").rglob("*.json")):
-        if named & _strings(json.loads(path.read_text())):
-            path.unlink()
-            gone.append(path)
-    return gone
+def _sample_files(project: Project, entry: Mapping[str, Any]) -> list[Path]:
+    return [project.sample_file(sample_id, group) for sample_id, group in entry["samples"].items()]
 
 
 def _strike_from_records(project: Project, ids: set[str]) -> None:
@@ -188,9 +227,10 @@ def _strike_from_records(project: Project, ids: set[str]) -> None:
                 write_json(path, _without(record, ids))
 
 
-def _remove_from_runs(project: Project, affected: list[dict[str, Any]], samples: list[dict[str, Any]], evidence: list[Path]) -> list[str]:
+def _remove_from_runs(project: Project, affected: list[dict[str, Any]], entry: Mapping[str, Any]) -> list[str]:
     keys = {f"{head['stage']}:{head['key'][: readings.KEY_LENGTH]}" for head in affected}
-    names = {path.name for path in evidence} | {_file_of(row) for row in samples} | ({SHEET_OF_SAMPLES} if samples else set())
+    names = {Path(name).name for name in entry["evidence"]} | {path.name for path in _sample_files(project, entry)}
+    names |= {SHEET_OF_SAMPLES} if entry["samples"] else set()
     gone: list[str] = []
 
     def is_to_go(tags: Mapping[str, str], path: str) -> bool:
@@ -215,10 +255,6 @@ def _mark_models(project: Project, affected: list[dict[str, Any]], moved: Mappin
         if version.weights in removed:
             marked.append({"model": version.name, "version": version.number, "aliases": list(version.aliases)})
     return marked
-
-
-def _file_of(sample: Mapping[str, Any]) -> str:
-    return f"{sample['group']}-{sample['sample_id'][:8]}.mp4"
 
 
 def _strings(value: Any) -> set[str]:

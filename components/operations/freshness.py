@@ -28,6 +28,7 @@ READ_ROWS: dict[str, tuple[str | None, tuple[str, ...]]] = {
     "train_dit": (TRAINING, ("latents_by", "text_embeds_by")),
     "evaluate": (HELD_OUT, ("clip_by", "caption_by")),
 }
+TAKEN_DOWN = "pictures_taken_down"  # in the record of a stage whose pictures a take-down removed
 NEW_WITHOUT = {"curate": "curated_by", "caption": "caption_by", "encode": "latents_by"}
 
 
@@ -111,11 +112,6 @@ def stage_maker(stage: str, config: Config, project: Project) -> str:
         case "evaluate":
             return named(stage, (), weights_of("train_dit", project))
     raise ValueError(f"`{stage}` is not a stage; the stages are {', '.join(STAGES)}")
-
-
-def rows_digest(stage: str, config: Config, project: Project, source: Path | None = None, manifest: Path | None = None) -> str:
-    """Answers the digest of the rows that a stage reads."""
-    return _rows(stage, config, project, source, manifest)[1]
 
 
 def training_key(stage_maker: str, rows: str) -> str:
@@ -259,6 +255,8 @@ def _missing(stage: str, project: Project) -> str | None:
         return "its tables are gone"
     if stage == "evaluate" and not tables.exists(project, "samples"):
         return "its samples are gone"
+    if (project.record(stage) or {}).get(TAKEN_DOWN):
+        return "its pictures were taken down"
     if stage in TRAIN_STAGES and (folder := model_folder(stage, project)) is not None:
         if not weights_of(stage, project):
             return "its model is gone"

@@ -1,7 +1,7 @@
 """Removes what nothing refers to, and nothing else: of trainings that no record, no registered version and no resume needs.
 
-What a running stage may use is never touched: the lock of each training is held while its folders are looked at, and where
-another process holds it, they are left alone.
+What a running stage may use is never touched: the turn of each training is held while its folders are looked at, and where
+another process has it, here or on another machine, they are left alone.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from typing import Any
 from components.cluster.folders import abandoned_folders
 from components.models.weights import DamagedFolderError, digest_folder
 from components.operations.freshness import assess, finished, training_key
+from components.operations.held import held, shared
 from components.operations.lineage import versions_of
 from components.operations.readings import tag_of
 from components.sections import Config
@@ -24,10 +25,11 @@ from components.store import mirror, readings, tables
 from components.store.checkpoints import remove_training, stored_trainings
 from components.store.filters import among
 from components.store.project import Project, StageBusyError
+from components.store.turns import working
 
 OLD_SECONDS = 3600.0  # a draft that nobody touched for so long is left over
 TABLES: dict[str, Callable[[Project], tables.Table]] = {"videos": tables.videos, "clips": tables.clips, "samples": tables.samples}
-NOT_DRAFTS = ("footage", "tables", "locks")  # folders whose hidden files are none of ours, or in use
+NOT_DRAFTS = ("footage", "tables", "locks", "ray-train")  # folders whose hidden files are none of ours, in use, or go on their own
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,28 @@ def collect(config: Config, project: Project, dry_run: bool) -> tuple[list[Garba
     Raises:
         RegistryUnavailableError: MLflow is away, so nobody can say what it refers to.
     """
+    with working(project), shared(project, "gc"):
+        return _collect(config, project, dry_run)
+
+
+def by_kind(found: Iterable[Garbage]) -> dict[str, tuple[int, int]]:
+    """Adds up how many things and bytes there are of each kind."""
+    sums: dict[str, tuple[int, int]] = {}
+    for one in found:
+        count, num_bytes = sums.get(one.kind, (0, 0))
+        sums[one.kind] = (count + 1, num_bytes + one.num_bytes)
+    return sums
+
+
+def _collect(config: Config, project: Project, dry_run: bool) -> tuple[list[Garbage], list[str]]:
     found: list[Garbage] = []
     notes: list[str] = []
     busy: list[str] = []
     registered = frozenset(version.weights for version in versions_of(project))
     for stage in TRAIN_STAGES:
         try:
-            with project.lock(stage):
+            with held(project, stage):
+                mirror.pull(project)  # a training of another machine may have begun or ended since
                 found += _done(_of_training(stage, config, project, registered), dry_run)
         except StageBusyError as error:
             busy.append(stage)
@@ -76,15 +93,6 @@ def collect(config: Config, project: Project, dry_run: bool) -> tuple[list[Garba
     if not dry_run:
         mirror.push(project)
     return found, notes
-
-
-def by_kind(found: Iterable[Garbage]) -> dict[str, tuple[int, int]]:
-    """Adds up how many things and bytes there are of each kind."""
-    sums: dict[str, tuple[int, int]] = {}
-    for one in found:
-        count, num_bytes = sums.get(one.kind, (0, 0))
-        sums[one.kind] = (count + 1, num_bytes + one.num_bytes)
-    return sums
 
 
 def _done(found: Iterable[Garbage], dry_run: bool) -> list[Garbage]:
@@ -167,7 +175,7 @@ def _samples(project: Project, registered: frozenset[str]) -> Iterator[Garbage]:
             return 0  # the bytes go with the old versions
 
         yield Garbage("samples", f"{len(orphans)} samples of models that are gone", 0, remove)
-    files = {f"{row['group']}-{row['sample_id'][:8]}.mp4" for row in rows if row["model"] in wanted}
+    files = {project.sample_file(row["sample_id"], row["group"]).name for row in rows if row["model"] in wanted}
     for path in sorted(project.samples.glob("*.mp4")):
         if path.name not in files:
             yield Garbage("samples", f"samples/{path.name}", path.stat().st_size, lambda path=path: _unlink([path]))  # type: ignore[misc]

@@ -7,7 +7,7 @@ from typing import Any
 
 from components.operations.freshness import READ_ROWS, Freshness
 from components.registry.lineage import TableRead, lineage_tags
-from components.store import readings, tables
+from components.store import mirror, readings, tables
 from components.store.project import Project
 
 TRAINED_BY = {"captioner": "train_captioner", "video-vae": "train_vae", "text-to-video": "train_dit"}  # kind of model -> stage
@@ -38,7 +38,7 @@ def pin_reading(
     head = readings.read_head(project, stage, key)
     if not reads_clips:
         head = head or _head(freshness, settings, stands_on, {})
-        readings.write_head(project, head)
+        _make_known(project, head)
         return project, head
     clips = tables.clips(project)
     if head is None or not _still_there(clips, head):
@@ -53,7 +53,7 @@ def pin_reading(
         read = {"version": version, "tag": tag_of(stage, key), "rows": len(rows), "rows_digest": freshness.rows_digest}
         removed = head.get("rows_removed", []) if head else []
         head = _head(freshness, settings, stands_on, {"clips": {**read, "uri": clips.uri}}) | {"rows_removed": removed}
-        readings.write_head(project, head)
+        _make_known(project, head)
     return dataclasses.replace(project, clips_version=int(head["tables"]["clips"]["version"])), head
 
 
@@ -76,6 +76,12 @@ def dataset_of(head: Mapping[str, Any]) -> dict[str, Any] | None:
         "profile": {"rows": read["rows"], "rows_digest": read["rows_digest"]},
         "context": "training",
     }
+
+
+def _make_known(project: Project, head: dict[str, Any]) -> None:
+    """Writes a head, and takes it to the storage at once: other machines keep a training that was killed, as this one does."""
+    readings.write_head(project, head)
+    mirror.push(project)
 
 
 def _still_there(clips: tables.Table, head: Mapping[str, Any]) -> bool:

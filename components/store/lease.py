@@ -18,6 +18,7 @@ from components.store.tables import Table
 
 logger = logging.getLogger("kinora")
 
+FORGET = "forget"  # whose lease keeps every stage of the project from beginning
 RENEW_SECONDS, GONE_SECONDS, LOOK_SECONDS = 15.0, 60.0, 1.0
 
 
@@ -30,7 +31,7 @@ def leased(project: Project, stage: str, me: Mapping[str, Any], lives: Callable[
         lives: answers whether a holder lives, None where that cannot be known from here.
 
     Raises:
-        StageBusyError: a process of another machine holds it and works.
+        StageBusyError: a process of another machine holds it and works, or takes footage of the project down.
     """
     if project.storage is None:
         yield
@@ -41,40 +42,71 @@ def leased(project: Project, stage: str, me: Mapping[str, Any], lives: Callable[
     renewing = threading.Thread(target=_renew, args=(project, stage, name, done), name=f"lease-{stage}", daemon=True)
     renewing.start()
     try:
+        if stage != FORGET and (holder := _at_work(table, f"stage = {quoted(FORGET)}", lives)) is not None:
+            raise StageBusyError(
+                f"footage of project `{project.name}` is being taken down (process {holder.get('pid')} of `{holder.get('host')}`); "
+                "hint: the same command when that is over"
+            )
         yield
     finally:
         done.set()
         renewing.join()
-        table.delete(_of(stage, name))
-        table.compact()
+        try:
+            table.delete(_of(stage, name))
+            table.compact()
+        except Exception as error:  # the work is done, or has an error of its own to tell
+            logger.warning("the lease of `%s` was not given back, it goes with this process: %s", stage, _short(error))
+
+
+def refuse_others(project: Project, lives: Callable[[Mapping[str, Any]], bool | None]) -> None:
+    """Refuses a take-down while a stage holds a lease; the caller holds that of `forget`, so no later one begins.
+
+    Raises:
+        StageBusyError: a stage works on another machine.
+    """
+    if project.storage is None:
+        return
+    holder = _at_work(_table(project), f"stage <> {quoted(FORGET)}", lives)
+    if holder is not None:
+        raise StageBusyError(
+            f"`{holder['stage'].partition(':')[0]}` of project `{project.name}` is running (process {holder.get('pid')} of "
+            f"`{holder.get('host')}`), and what it reads cannot be taken down meanwhile; hint: the same command when it is over"
+        )
 
 
 def _take(
     table: Table, project: Project, stage: str, name: str, me: Mapping[str, Any], lives: Callable[[Mapping[str, Any]], bool | None]
 ) -> None:
     row = {"stage": stage, "name": name, "holder": json.dumps(dict(me)), "beat": 0}
-    seen, seen_at = None, time.monotonic()
     while True:
         table.append([row])  # nobody's, or it stays as it is
-        found = table.read(["name", "holder", "beat"], f"stage = {quoted(stage)}")
-        if not found:
-            continue
-        now = (found[0]["name"], found[0]["beat"])
-        if now[0] == name:
+        if table.count(_of(stage, name)):
             return
-        holder = json.loads(found[0]["holder"])
-        alive = lives(holder)
-        if alive or (seen is not None and now[0] == seen[0] and now[1] != seen[1]):
+        if (holder := _at_work(table, f"stage = {quoted(stage)}", lives)) is not None:
             raise StageBusyError(
                 f"`{stage}` of project `{project.name}` is already running (process {holder.get('pid')} of `{holder.get('host')}`); "
                 "hint: wait for it, or use another `--project`"
             )
-        if alive is False or (now == seen and time.monotonic() - seen_at > GONE_SECONDS):
-            table.delete(f"{_of(stage, now[0])} AND beat = {now[1]}")
-            continue
-        if now != seen:
-            seen, seen_at = now, time.monotonic()
-        time.sleep(LOOK_SECONDS)
+
+
+def _at_work(table: Table, where: str, lives: Callable[[Mapping[str, Any]], bool | None]) -> dict[str, Any] | None:
+    """Answers a holder who works among those that a filter matches, None when there is none; the rows of dead ones are removed."""
+    seen: dict[str, tuple[int, float]] = {}  # the beat of each and since when it stands, by our clock
+    while rows := table.read(["stage", "name", "holder", "beat"], where):
+        waits = False
+        for row in rows:
+            holder, now = json.loads(row["holder"]), time.monotonic()
+            beat, since = seen.setdefault(row["name"], (row["beat"], now))
+            alive = lives(holder)
+            if alive or beat != row["beat"]:
+                return {**holder, "stage": row["stage"]}
+            if alive is False or now - since > GONE_SECONDS:
+                table.delete(f"{_of(row['stage'], row['name'])} AND beat = {row['beat']}")
+            else:
+                waits = True
+        if waits:
+            time.sleep(LOOK_SECONDS)
+    return None
 
 
 def _renew(project: Project, stage: str, name: str, done: threading.Event) -> None:
@@ -86,7 +118,11 @@ def _renew(project: Project, stage: str, name: str, done: threading.Event) -> No
                 return
             table.change({"beat": "beat + 1"}, _of(stage, name))
         except Exception as error:  # the storage may be away for a moment; what is lost at worst is the lease
-            logger.warning("the lease of `%s` was not renewed, it is tried again: %s", stage, " ".join(str(error).split())[:200])
+            logger.warning("the lease of `%s` was not renewed, it is tried again: %s", stage, _short(error))
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _of(stage: str, name: str) -> str:

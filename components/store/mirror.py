@@ -2,6 +2,7 @@
 
 Tables are not in it, they lie in the storage itself; checkpoints travel on their own while a training runs. A pull brings what is
 new in the storage and what went missing here; a push takes there what changed here, and removes there what went since the pull.
+What is taken down is the sum of what all machines say.
 Both go in an order in which nothing points to a file that is not there yet.
 """
 
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from components.store import forgotten
 from components.store.project import Project, write_json
 from components.store.storage import Seen, Storage
 
@@ -40,6 +42,10 @@ def pull(project: Project) -> list[str]:
             index.clear()  # another storage, or an emptied one: what is here stays and is pushed
         came = [name for name in there if _is_new(project, storage, name, there[name], here.get(name), index.get(name))]
         for name in came:
+            if name == forgotten.NAME and name in here:
+                same = forgotten.merge(project, _taken_down(storage))
+                index[name] = {"there": _seen(there[name]), "here": _stat(project.folder / name) if same else []}
+                continue
             storage.download(name, project.folder / name)
             index[name] = {"there": _seen(there[name]), "here": _stat(project.folder / name)}
         for name in there.keys() & here.keys() - set(came):
@@ -63,6 +69,9 @@ def push(project: Project) -> list[str]:
     with _index(project) as index:
         here = _local(project)
         went = [name for name in here if name not in index or index[name]["here"] != here[name]]
+        if forgotten.NAME in went:
+            forgotten.merge(project, _taken_down(storage))
+            here[forgotten.NAME] = _stat(project.folder / forgotten.NAME)
         for name in went:
             with contextlib.suppress(FileNotFoundError):  # removed by another run meanwhile
                 storage.upload(project.folder / name, name)
@@ -88,9 +97,17 @@ def _is_new(project: Project, storage: Storage, name: str, there: Seen, here: Si
     same_there = known is not None and known["there"] == _seen(there)
     if known is not None and same_there and known["here"] != here:
         return False  # changed here, and not pushed yet
-    if name.startswith(RECORDS) or (known is None and here[0] == there.num_bytes <= COMPARED_BYTES):
+    if name.startswith((RECORDS, forgotten.NAME)) or (known is None and here[0] == there.num_bytes <= COMPARED_BYTES):
         return storage.read(name) != (project.folder / name).read_bytes()
     return here[0] != there.num_bytes if known is None else not same_there
+
+
+def _taken_down(storage: Storage) -> dict[str, Any]:
+    """Answers the take-downs that machines wrote down there."""
+    try:
+        return dict(json.loads(storage.read(forgotten.NAME)))
+    except FileNotFoundError:
+        return {}
 
 
 def _listed(storage: Storage) -> dict[str, Seen]:

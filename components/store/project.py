@@ -48,6 +48,10 @@ class Project:
     def sheet(self, name: str) -> Path:
         return self.folder / "sheets" / name
 
+    def sample_file(self, sample_id: str, group: str) -> Path:
+        """Answers where a sample is written for people to look at."""
+        return self.samples / f"{group}-{sample_id[:8]}.mp4"
+
     @property
     def samples(self) -> Path:
         return self.folder / "samples"

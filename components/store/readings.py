@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from components.store.project import Project, write_json
+from components.store.project import Project, read_json, write_json
 
 KEY_LENGTH = 16
 
@@ -29,11 +29,7 @@ def rows_file(project: Project, stage: str, key: str) -> Path:
 
 def read_head(project: Project, stage: str, key: str) -> dict[str, Any] | None:
     """Answers the head of a training's reading; None when there is none or it is torn."""
-    try:
-        head = json.loads(head_file(project, stage, key).read_text())
-    except (FileNotFoundError, ValueError):
-        return None
-    return head if isinstance(head, dict) else None
+    return read_json(head_file(project, stage, key))
 
 
 def write_head(project: Project, head: dict[str, Any]) -> None:

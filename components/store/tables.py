@@ -214,10 +214,11 @@ class Table:
         self._commit(lambda data: data.optimize.compact_files(target_rows_per_fragment=ROWS_PER_FRAGMENT, num_threads=1))
         self._latest().cleanup_old_versions(older_than=KEEP_VERSIONS, error_if_tagged_old_versions=False)
 
-    def purge(self) -> int:
+    def purge(self, unfinished: bool = True) -> int:
         """Takes what was deleted off the disk, old versions with their tags included, and answers the bytes that were freed.
 
-        No other process may be writing: files of an unfinished write would go too.
+        Args:
+            unfinished: files of writes that never ended go too, so no other process may be writing.
         """
         for name in self.tags():
             self.untag(name)
@@ -226,7 +227,7 @@ class Table:
                 target_rows_per_fragment=ROWS_PER_FRAGMENT, materialize_deletions=True, materialize_deletions_threshold=0.0, num_threads=1
             )
         )
-        return int(self._latest().cleanup_old_versions(older_than=timedelta(0), delete_unverified=True).bytes_removed)
+        return int(self._latest().cleanup_old_versions(older_than=timedelta(0), delete_unverified=unfinished).bytes_removed)
 
     def old_versions(self) -> tuple[int, int]:
         """Answers how many versions are old and not tagged, and the bytes that only they hold."""

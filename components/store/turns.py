@@ -1,4 +1,7 @@
-"""Who works on a project's footage: any number of stages at once, or one take-down alone."""
+"""Who works on a project's footage on this machine: any number of stages at once, or one take-down alone.
+
+Machines that share a storage see one another by their leases.
+"""
 
 import contextlib
 import fcntl

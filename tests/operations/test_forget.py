@@ -19,10 +19,12 @@ from components.operations.readings import TRAINED_BY
 from components.registry import gates, models
 from components.store import forgotten, readings, tables
 from components.store.filters import TRAINING
+from components.store.project import write_json
 from components.store.turns import alone, working
 from tests.operations.pipeline import REPOSITORY, Pipeline, latents_of, pixels_of, video_id
 
 GONE, STAYS = "film-1.mp4", "film-0.mp4"
+SAMPLE, SAMPLED = "a" * 32, 100  # generated for the caption that only the film has that goes
 
 
 @pytest.fixture
@@ -37,7 +39,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     """A finished project of five films with two clips each, with pictures of the second one wherever a run leaves some."""
     pipeline = Pipeline(tmp_path_factory.mktemp("finished"))
     pipeline.add_files(*range(10))
-    pipeline.add_clips(*range(8), label="a red ball")
+    pipeline.add_clips(0, 1, *range(4, 8), label="a red ball")
+    pipeline.add_clips(2, 3, label="a green ball")
     pipeline.add_clips(8, 9, label="a blue ball", split="val")
     pipeline.run()
     project = pipeline.project
@@ -51,6 +54,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     ):
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(b"picture of " + pixels_of(2))
+    row = {"group": "real", "model": "weights"}
+    for sample_id, prompt, video in ((SAMPLE, "a green ball", pixels_of(SAMPLED)), ("b" * 32, "a red ball", pixels_of(SAMPLED + 1))):
+        tables.samples(project).append([{**row, "sample_id": sample_id, "prompt": prompt, "video": video}])
+        project.samples.mkdir(exist_ok=True)
+        project.sample_file(sample_id, "real").write_bytes(video)
+    write_json(project.folder / "evaluations" / "captioner" / "weights.json", {"clips": ["c002", "c008"], "caption": "a green ball"})
     return pipeline
 
 
@@ -115,23 +124,34 @@ def test_the_deny_list_keeps_the_hash_and_nothing_else(done: Pipeline) -> None:
     assert row["reason"].startswith("taken down on 20")
 
 
-def test_a_take_down_that_is_killed_anywhere_is_finished_by_the_same_command(done: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+POINTS = ("purge", "_note_in_readings", "_move_tags", "_remove_pictures", "_remove_from_runs", "_mark_models")
+
+
+@pytest.mark.parametrize("points", [*[(point,) for point in POINTS], POINTS], ids=lambda points: "+".join(points))
+def test_a_take_down_that_is_killed_anywhere_is_finished_by_the_same_command(
+    done: Pipeline, points: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Killed(BaseException):
         pass
 
-    def killed(*_: Any) -> None:
+    def killed(*_: Any, **__: Any) -> None:
         raise Killed
 
-    needles = (pixels_of(2)[:48], latents_of("c002").tobytes()[:48], f"/footage/{GONE}".encode())
-    steps = ("_delete_samples", "_move_tags", "_mark_models")
-    for step in steps:
+    needles = (pixels_of(2)[:48], latents_of("c002").tobytes()[:48], f"/footage/{GONE}".encode(), pixels_of(SAMPLED)[:48], b"a green ball")
+    stays = pixels_of(SAMPLED + 1)[:48]
+    assert len(files_with(done.project.root, needles[3])) == 2, "in the table and as a file"
+    for point in points:
         with monkeypatch.context() as patch:
-            patch.setattr(takedown, step, killed)
+            patch.setattr(tables.Table if point == "purge" else takedown, point, killed)
             with pytest.raises(Killed):
                 forget(done.project, GONE)
         assert video_id(GONE) in forgotten.denied(done.project)
-    assert len(forget(done.project, GONE)) == 1
+    (taken,) = forget(done.project, GONE)
+    assert (taken.clips, taken.samples, len(taken.models)) == (2, 1, 0)
     assert files_with(done.project.root, *needles) == []
+    assert len(files_with(done.project.root, stays)) == 2, "the sample of another film's caption stays"
+    assert not (done.project.folder / "evaluations" / "captioner" / "weights.json").exists()
+    assert all(head["rows_removed"] for head in readings.heads(done.project))
     assert forget(done.project, video_id(GONE)) == []
 
 
