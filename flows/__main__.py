@@ -14,6 +14,8 @@ from types import FrameType
 
 import click
 
+from components.store.secret_names import without_password
+
 VERBS = {
     "run": "Footage to a promoted model: do what is stale, skip the rest.",
     "generate": "A prompt to a video file.",
@@ -67,7 +69,7 @@ class Remarks(logging.Formatter):
     """Log lines as the command speaks: `warning: ...`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return f"{record.levelname.lower()}: {record.getMessage()}"
+        return f"{record.levelname.lower()}: {without_password(record.getMessage())}"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -101,7 +103,7 @@ def _exit_code(arguments: list[str]) -> int:
     except Exception as error:
         sentence, code = explain(error)
         if sentence is None:
-            traceback.print_exc()
+            click.echo(without_password(traceback.format_exc()), err=True)
             sentence = "this is a fault of Kinora's own, not of what you typed; hint: the lines above say where"
         return say(sentence, code)
 
@@ -135,7 +137,7 @@ def explain(error: BaseException) -> tuple[str | None, int]:
 
 def say(sentence: str, code: int) -> int:
     """Prints an error in two lines, what is wrong and the way out, and answers the exit code."""
-    what, _, hint = sentence.partition("; hint: ")
+    what, _, hint = without_password(sentence).partition("; hint: ")
     click.echo(f"error: {what}", err=True)
     if hint:
         click.echo(f"hint: {hint}", err=True)

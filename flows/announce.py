@@ -13,6 +13,7 @@ from components.operations.plan import FLOW_STAGES
 from components.operations.running import announced_run
 from components.stages import STAGES
 from components.store.project import Project
+from components.store.secret_names import without_password
 
 
 def announced(project: Project) -> AbstractContextManager[None]:
@@ -20,7 +21,8 @@ def announced(project: Project) -> AbstractContextManager[None]:
     context = FlowRunContext.get()
     name = context.flow.name if context is not None and context.flow is not None else "stages"
     flow_run = str(context.flow_run.id) if context is not None and context.flow_run is not None else None
-    return announced_run(project, name, FLOW_STAGES.get(name, tuple(STAGES)), flow_run=flow_run, prefect=PREFECT_API_URL.value())
+    prefect = without_password(PREFECT_API_URL.value() or "") or None
+    return announced_run(project, name, FLOW_STAGES.get(name, tuple(STAGES)), flow_run=flow_run, prefect=prefect)
 
 
 def publish_spent(run: Run, stages: Sequence[str]) -> None:

@@ -10,6 +10,8 @@ import httpx
 from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+from components.store.secret_names import without_password
+
 logger = logging.getLogger("kinora")
 
 AWAY = (httpx.HTTPError, PrefectException, ConnectionError)
@@ -49,7 +51,7 @@ def wait_for_prefect() -> None:
     address = PREFECT_API_URL.value()
     if not address or _answers(address):  # the embedded server lives and dies with this process
         return
-    logger.warning("Prefect is away; the work is done, and its state is told once `%s` answers", address)
+    logger.warning("Prefect is away; the work is done, and its state is told once `%s` answers", without_password(address))
     until = time.monotonic() + LONGEST_SECONDS
     while time.monotonic() < until and not _answers(address):
         time.sleep(1.0)

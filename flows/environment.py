@@ -6,24 +6,21 @@ from pathlib import Path
 from components.store.secret_files import read_secret
 from components.store.secret_names import FROM_FILES
 from components.store.servers import live_servers, servers_file
+from components.store.telemetry import TELEMETRY_OFF
 
 
 def quiet_environment(root: Path) -> None:
     """Sets what a person has not set: telemetry off, warnings low, caches and databases below `root`, idle threads asleep."""
     root = root.resolve()
     for name, value in {
-        "DO_NOT_TRACK": "1",
+        **TELEMETRY_OFF,
         "PREFECT_HOME": str(root / "prefect"),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_LEVEL": "WARNING",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the command says errors itself; the server keeps all logs
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "RAY_USAGE_STATS_ENABLED": "0",
         "OMP_WAIT_POLICY": "passive",
         "GOMP_SPINCOUNT": "0",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
         "MPLCONFIGDIR": str(root / "cache" / "matplotlib"),
         "TRITON_CACHE_DIR": str(root / "cache" / "triton"),
         "TORCHINDUCTOR_CACHE_DIR": str(root / "cache" / "inductor"),

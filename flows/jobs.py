@@ -28,6 +28,7 @@ from components.jobs.spec import JobSpec, heard, raise_told, spec_of
 from components.jobs.stage import fresh_outcome
 from components.operations.freshness import assess
 from components.store import mirror
+from components.store.secret_names import without_password
 from components.store.servers import live_servers
 from flows.away import AWAY, wait_for_prefect
 
@@ -154,7 +155,7 @@ def jobs_address(root: Path) -> str | None:
 
 def records() -> str:
     """Answers which Prefect keeps the records of this flow, so that another one's reaper leaves its jobs alone."""
-    return PREFECT_API_URL.value() or f"{socket.gethostname()}:{PREFECT_HOME.value()}"
+    return without_password(PREFECT_API_URL.value() or "") or f"{socket.gethostname()}:{PREFECT_HOME.value()}"
 
 
 def job_tag(name: str) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 
 from components.cluster.folders import make_folder, remove_folder
 from components.store.secret_names import RAY_TOKEN, SECRETS
+from components.store.telemetry import TELEMETRY_OFF
 
 logger = logging.getLogger("kinora")
 
@@ -33,7 +34,7 @@ WORKER_ENVIRONMENT = {
 }
 START_ATTEMPTS = 3
 LOCAL_ENVIRONMENT = WORKER_ENVIRONMENT | {
-    "RAY_USAGE_STATS_ENABLED": "0",
+    **TELEMETRY_OFF,
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_prestart_worker_first_driver": "0",  # each actor starts its own worker; idle ones only cost
     "RAY_enable_metrics_collection": "0",

@@ -10,21 +10,21 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from components.jobs.run import Outcome, Progress, Run
 from components.sections import Config
 from components.store.project import Project
+from components.store.secret_names import without_password
+from components.store.telemetry import TELEMETRY_OFF
 
 MARK = "@kinora "  # a line of a job's log that begins so is meant for the flow
 HANDED_ON = (
     "MLFLOW_TRACKING_URI",
     "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
     "AWS_REGION",
-    "MLFLOW_DISABLE_TELEMETRY",
-    "DO_NOT_TRACK",
-    "HF_HUB_DISABLE_TELEMETRY",
-    "RAY_USAGE_STATS_ENABLED",
+    "AWS_DEFAULT_REGION",
+    *TELEMETRY_OFF,
     "OMP_WAIT_POLICY",
     "GOMP_SPINCOUNT",
 )
@@ -122,12 +122,16 @@ def _check_versions(of_flow: Mapping[str, str]) -> None:
 
 def _handed_on(variables: Mapping[str, str]) -> dict[str, str]:
     found = {name: variables[name] for name in HANDED_ON if name in variables}
-    address = urlsplit(found.get("MLFLOW_TRACKING_URI", ""))
-    if address.password:
-        raise ValueError(
-            "MLFLOW_TRACKING_URI holds a password, which every reader of the job would see; "
-            "hint: keep it in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, here and on the cluster"
-        )
+    for name, value in found.items():
+        if without_password(value) != value:
+            apart = (
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+                if name.startswith("MLFLOW")
+                else "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
+            raise ValueError(
+                f"{name} holds a password, which every reader of the job would see; hint: keep it in {apart}, here and on the cluster"
+            )
     return found
 
 
@@ -143,7 +147,7 @@ def said_outcome(outcome: Outcome) -> str:
 
 def said_error(error: BaseException) -> str:
     """The last line of a job that failed: one sentence, and whether a second try could mend it."""
-    told: dict[str, Any] = {"kind": "failure", "sentence": _one_line(error) or type(error).__name__}
+    told: dict[str, Any] = {"kind": "failure", "sentence": without_password(_one_line(error)) or type(error).__name__}
     if isinstance(error, ValueError | FileNotFoundError):
         told["kind"] = "ValueError"
     elif isinstance(error, OSError) and error.errno:

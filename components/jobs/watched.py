@@ -11,7 +11,7 @@ from components.jobs.goodput import StepsTaken
 from components.jobs.run import Run
 from components.operations import running
 from components.operations.freshness import Freshness
-from components.operations.plan import newest_step
+from components.operations.plan import resumes_from
 from components.operations.spent import Meter
 from components.stages import TRAIN_STAGES
 from components.store.project import Project
@@ -39,7 +39,7 @@ class Watched:
         self._meter = Meter(_folders(self._project))
         said: dict[str, Any] = {"stage": self.stage, "key": self.freshness.key, "why": self.freshness.why, **self._before}
         if self.stage in TRAIN_STAGES:
-            said["resumes_from"] = newest_step(self._project.checkpoints(self.stage, self.freshness.key))
+            said["resumes_from"] = resumes_from(self._project, self.stage, self.freshness.key)
         self._heartbeat = running.Heartbeat(self._place, said, lambda: {"core_seconds": round(self._meter.sample(), 1)})
         return self
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import psutil
 
+from components.store.servers import still_lives
+
 
 def here() -> dict[str, Any]:
     """Answers the name of this process: pid, when it started, host."""
@@ -18,7 +20,6 @@ def lives(process: Mapping[str, Any]) -> bool | None:
     if process.get("host", socket.gethostname()) != socket.gethostname():
         return None
     try:
-        found = psutil.Process(int(process["pid"]))
-        return found.status() != psutil.STATUS_ZOMBIE and abs(found.create_time() - float(process["started"])) < 1.0
-    except (psutil.Error, KeyError, TypeError, ValueError):
+        return still_lives(int(process["pid"]), float(process["started"]))
+    except (KeyError, TypeError, ValueError):
         return False

@@ -4,16 +4,10 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from components.store.telemetry import TELEMETRY_OFF
+
 Document = dict[str, Any]
 
-TELEMETRY = {
-    "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-}
 SECRET_NAME = re.compile(r"PASSWORD|PASSWD|SECRET|TOKEN|AUTH_STRING|ACCESS_KEY|CREDENTIALS|DATABASE_CONNECTION_URL|BACKEND_STORE_URI")
 NO_SECRET = {"RAY_AUTH_MODE", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"}
 PASSWORD_IN_ADDRESS = re.compile(r"://[^/\s:@]+:[^/\s@]+@")
@@ -130,7 +124,7 @@ def _image(service: Document) -> Iterator[str]:
 def _telemetry(service: Document) -> Iterator[str]:
     if "kinora" in str(service.get("image", "")):
         given = environment(service)
-        for name, value in TELEMETRY.items():
+        for name, value in TELEMETRY_OFF.items():
             if given.get(name) != value:
                 yield f'phones home; hint: {name}: "{value}"'
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
-from components.operations.compose_lint import TELEMETRY, check_compose
+from components.operations.compose_lint import check_compose
 from components.operations.kubernetes_lint import check_manifest
+from components.store.telemetry import TELEMETRY_OFF
 
 INFRA = Path(__file__).resolve().parent.parent.parent / "infra"
 APART = ("rayjob.yaml", "kustomization.yaml")  # a template, and the list itself
@@ -76,7 +77,7 @@ def _dockerfile(text: str) -> Iterator[str]:
     for name in {*last, *(name for name in users if name in ("cpu", "gpu"))}:
         if users[name].split(":")[0] in ("root", "0"):
             yield f"the image `{name}` runs as root; hint: USER 10001:10001"
-    for name, value in TELEMETRY.items():
+    for name, value in TELEMETRY_OFF.items():
         if f"{name}={value}" not in text:
             yield f"the image phones home; hint: ENV {name}={value}"
 

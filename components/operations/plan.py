@@ -67,16 +67,36 @@ def plan(config: Config, project: Project, source: SourceSpec, stages: Sequence[
         elif stage == "ingest":
             grown = found.left / max(1, found.rows - found.left)
         resumes = stage in TRAIN_STAGES and not above  # after new rows it is another training
-        checkpoint = newest_step(project.checkpoints(stage, found.key)) if resumes else None
+        checkpoint = resumes_from(project, stage, found.key) if resumes else None
         takes = expected(project, config, stage, _work(stage, config, found, checkpoint, anew, grown))
         plans[stage] = StagePlan(stage, "run", why, found.todo, takes.seconds, takes.num_bytes, checkpoint)
     return list(plans.values())
 
 
+def resumes_from(project: Project, stage: str, key: str) -> str | None:
+    """Answers the name of the checkpoint that a training would go on from: the newest one here or in the project's storage.
+
+    Raises:
+        StorageError, StorageAwayError: the storage cannot be asked.
+    """
+    here = newest_step(project.checkpoints(stage, key))
+    if project.storage is None:
+        return here
+    from components.store.checkpoints import storage_of, whole_steps
+
+    there = whole_steps(storage_of(project, project.checkpoints(stage, key)))
+    names = [*([here] if here else []), *(f"step_{step:06d}" for step in there)]
+    return max(names, key=_number, default=None)
+
+
 def newest_step(folder: Path) -> str | None:
     """Answers the name of the newest finished checkpoint of a training, judged by its manifest being there."""
     whole = [place.parent.name for place in folder.glob("step_*/manifest.json") if STEP_FOLDER.fullmatch(place.parent.name)]
-    return max(whole, key=lambda name: int(name.removeprefix("step_")), default=None)
+    return max(whole, key=_number, default=None)
+
+
+def _number(step: str) -> int:
+    return int(step.removeprefix("step_"))
 
 
 def short_of_disk(plans: Sequence[StagePlan], project: Project) -> str | None:
@@ -108,7 +128,7 @@ def _work(stage: str, config: Config, found: Freshness, checkpoint: str | None, 
     """Answers how many rows, or steps of a training, are to be done: after new footage those that it will likely bring too."""
     if stage in TRAIN_STAGES:
         steps = planned_steps(config, stage, round(found.rows * (1.0 + grown)))
-        return max(0, steps - int((checkpoint or "step_0").removeprefix("step_")))
+        return max(0, steps - _number(checkpoint or "step_0"))
     return found.rows if anew else found.todo + (round(found.rows * grown) if stage != "ingest" else 0)
 
 

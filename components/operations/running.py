@@ -13,6 +13,7 @@ from typing import Any
 
 from components.operations import alive
 from components.store.project import Project, write_json
+from components.store.secret_names import without_password
 
 EVERY_SECONDS = 1.0
 QUIET_SECONDS = 10.0  # a stage that has nothing new to say is known to live by this
@@ -50,7 +51,7 @@ def sentence(error: BaseException) -> str:
     """Answers an error as one line; its class where it has no words."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
-    return " ".join(str(error).split())[:LONGEST] or type(error).__name__
+    return without_password(" ".join(str(error).split()))[:LONGEST] or type(error).__name__
 
 
 class Heartbeat:

@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 
 from components.cluster.head import head_refuses_strangers
 from components.operations.check import Check, version
-from components.operations.server_kinds import QUIET
 from components.store.secret_files import is_exposed
 from components.store.secret_names import RAY_TOKEN
 from components.store.servers import Server, live_servers, servers_file
+from components.store.telemetry import switched_on
 
 HOLES = {  # the oldest version without them
     "ray": ("2.56", "CVE-2026-57516, a pickle in `read_webdataset`, and token-less dashboards before 2.54"),
@@ -68,12 +68,11 @@ def secrets(root: Path) -> Iterator[Check]:
 
 def telemetry() -> Check:
     """Looks whether somebody switched on what Kinora switches off."""
-    loud = [name for name, quiet in QUIET.items() if os.environ.get(name, quiet).lower() != quiet]
-    if loud:
-        return Check(
-            "telemetry", "warn", f"`{loud[0]}` is {os.environ[loud[0]]}", f"`unset {loud[0]}`, and Kinora sets it to {QUIET[loud[0]]}"
-        )
-    return Check("telemetry", "ok", "off for Prefect, MLflow and Ray")
+    loud = switched_on(os.environ)
+    if not loud:
+        return Check("telemetry", "ok", "off for Prefect, MLflow, Ray and Hugging Face")
+    said = ", ".join(f"`{name}` is `{os.environ[name]}`" for name in loud)
+    return Check("telemetry", "warn", said, f"`unset {' '.join(loud)}`, and Kinora switches it off")
 
 
 def own_servers(root: Path) -> Iterator[Check]:

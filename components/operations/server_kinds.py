@@ -16,15 +16,10 @@ from components.operations.ports import LOOPBACK, MARK, free_port
 from components.sections import Config
 from components.store.secret_names import SECRETS
 from components.store.servers import Server
+from components.store.telemetry import TELEMETRY_OFF
 
 KNOCK_SECONDS = 3.0
 SERVING, POOL = "flows.serving", "kinora"  # a module of the flows, and the work pool that it works on
-QUIET = {
-    "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
 ADDRESSES = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")
 WHO_WE_ARE = ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
@@ -70,7 +65,7 @@ def addresses(servers: Mapping[str, Server], root: Path) -> dict[str, str]:
 def environment_of(kind: Kind, place: Place) -> dict[str, str]:
     """Answers the whole environment of a server: ours without addresses and without the secrets of others."""
     kept = {name: value for name, value in os.environ.items() if name not in ADDRESSES and (name not in SECRETS or name in kind.secrets)}
-    return kept | QUIET | {MARK: str(place.root)} | kind.environment(place)
+    return kept | TELEMETRY_OFF | {MARK: str(place.root)} | kind.environment(place)
 
 
 def answers(address: str, question: Mapping[str, Any] | None = None) -> Any:

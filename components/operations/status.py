@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from components.operations import running
-from components.operations.plan import newest_step
+from components.operations.plan import resumes_from
 from components.stages import STAGES, TRAIN_STAGES
 from components.store.project import Project
+from components.store.secret_names import without_password
 from components.store.servers import live_servers
 
 WAITING, EARLIER, NEVER = "waiting", "earlier", "never"  # beside those of `running`
@@ -111,7 +112,7 @@ def _told(project: Project, stage: str, said: Mapping[str, Any], record: Mapping
 
 def _resumes(project: Project, stage: str, said: Mapping[str, Any]) -> str:
     if stage in TRAIN_STAGES:
-        step = newest_step(project.checkpoints(stage, said.get("key", "")))
+        step = resumes_from(project, stage, said.get("key", ""))
         return f"resumes from {step}" if step else "starts again from its first step"
     return "resumes with the rows that are left"
 
@@ -149,7 +150,7 @@ def _links(project: Project, run: Mapping[str, Any]) -> dict[str, str]:
     links = {}
     if run.get("flow_run") and str(run.get("prefect", "")).startswith("http"):
         links["prefect"] = f"{run['prefect'].rstrip('/').removesuffix('/api')}/runs/flow-run/{run['flow_run']}"
-    tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
+    tracking = without_password(os.environ.get("MLFLOW_TRACKING_URI", ""))
     if tracking.startswith("http"):
         for stage in TRAIN_STAGES:
             if run_id := ((project.record(stage) or {}).get("result") or {}).get("run_id"):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.store.secret_files import read_secret
+from components.store.telemetry import TELEMETRY_OFF
 
 TRAINER, PROMOTER = "trainer", "promoter"
 WORKSPACE = "default"
@@ -73,7 +74,8 @@ def _exists(client: Any, name: str) -> bool:
 
 def main() -> None:
     """Makes trainer and promoter, or says in one sentence why not."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for name, value in TELEMETRY_OFF.items():
+        os.environ.setdefault(name, value)
     try:
         uri = os.environ.get("MLFLOW_TRACKING_URI")
         if not uri:

@@ -15,6 +15,7 @@ from typing import Any
 
 from components.store.project import Project
 from components.store.servers import live_servers
+from components.store.telemetry import TELEMETRY_OFF
 
 logger = logging.getLogger("kinora")
 
@@ -23,8 +24,7 @@ SEND_EVERY_SECONDS = 2.0
 TRY_AGAIN_SECONDS, LONGEST_PAUSE_SECONDS = 30.0, 600.0
 MOST_METRICS, MOST_PARAMETERS, MOST_TAGS = 1000, 100, 100  # of one request of MLflow's
 LONGEST_VALUE, LONGEST_PARAMETER, LONGEST_DIGEST = 5000, 6000, 36
-QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
+QUIET = TELEMETRY_OFF | {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",

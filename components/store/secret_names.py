@@ -1,5 +1,7 @@
 """The settings whose values are secrets: which a process may hold, and which no server or job that it starts is given."""
 
+import re
+
 RAY_TOKEN = "RAY_AUTH_TOKEN"  # every job of Ray sees it, so the token's file stands in for it
 FROM_FILES = ("PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_PASSWORD")  # `NAME_FILE` may name a file with the value
 SECRETS = (
@@ -13,3 +15,9 @@ SECRETS = (
     "MLFLOW_FLASK_SERVER_SECRET_KEY",
     "KINORA_WEBHOOK_URL",
 )
+IN_ADDRESS = re.compile(r"(?<=://)([^/\s@:]*):([^/\s]+)@")
+
+
+def without_password(text: str) -> str:
+    """Answers a text with stars for the passwords in its addresses, fit to be shown."""
+    return IN_ADDRESS.sub(r"\1:***@", text)

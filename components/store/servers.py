@@ -26,8 +26,7 @@ class Server:
 
     @property
     def lives(self) -> bool:
-        started = process_started(self.pid)
-        return started is not None and abs(started - self.started) <= CLOCK_SECONDS
+        return still_lives(self.pid, self.started)
 
 
 def servers_file(root: Path) -> Path:
@@ -62,6 +61,12 @@ def record_servers(root: Path, servers: Iterable[Server]) -> None:
     os.replace(beside, path)
 
 
+def still_lives(pid: int, started: float) -> bool:
+    """Answers whether the process of a number is the one that started then, and no later one that got its number."""
+    found = process_started(pid)
+    return found is not None and abs(found - started) <= CLOCK_SECONDS
+
+
 def process_started(pid: int) -> float | None:
     """Answers when a process started, in seconds since 1970; None where there is none, or only its remains."""
     import psutil
@@ -69,5 +74,5 @@ def process_started(pid: int) -> float | None:
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
-    except psutil.NoSuchProcess:
+    except psutil.Error:
         return None

@@ -8,6 +8,7 @@ import pytest
 
 from components.store.secret_files import SecretFileError
 from components.store.servers import Server, process_started, record_servers
+from components.store.telemetry import TELEMETRY_OFF
 from flows.environment import quiet_environment
 
 ADDRESSES = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_TOKEN")
@@ -106,11 +107,12 @@ def test_a_token_of_ray_that_others_may_read_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_environment_is_quiet_stays_below_the_root_and_yields_to_the_person(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("DO_NOT_TRACK", "PREFECT_HOME", "OMP_WAIT_POLICY", "MLFLOW_DISABLE_TELEMETRY", "RAY_USAGE_STATS_ENABLED"):
+    for name in ("PREFECT_HOME", "OMP_WAIT_POLICY", *TELEMETRY_OFF):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "DEBUG")
     quiet_environment(tmp_path / "runs")
     assert os.environ["PREFECT_HOME"] == str(tmp_path / "runs" / "prefect")
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert TELEMETRY_OFF.items() <= os.environ.items()
     assert os.environ["PREFECT_LOGGING_LEVEL"] == "DEBUG"
     assert not (tmp_path / "runs").exists()

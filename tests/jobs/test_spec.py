@@ -45,9 +45,24 @@ def test_addresses_go_along_and_secrets_do_not(run: Run, monkeypatch: pytest.Mon
     text = spec_of(run).as_json()
     assert "http://127.0.0.1:5000" in text
     assert "a-secret" not in text
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:a-secret@127.0.0.1:5000")
-    with pytest.raises(ValueError, match=r"holds a password.*; hint: "):
-        spec_of(run)
+    for name in ("MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.setenv(name, "http://me:a-secret@127.0.0.1:5000")
+        with pytest.raises(ValueError, match=rf"{name} holds a password.*; hint: "):
+            spec_of(run)
+        monkeypatch.delenv(name)
+
+
+def test_a_job_finds_the_storage_that_its_flow_finds(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9000", "AWS_DEFAULT_REGION": "eu-north-1"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    assert told.items() <= spec_of(run).environment.items()
+
+
+def test_a_password_in_an_address_goes_into_no_line_of_a_log() -> None:
+    told = heard(said_error(RuntimeError("nothing answers at postgresql://me:a-secret@db/runs")))
+    assert told is not None
+    assert told["error"]["sentence"] == "nothing answers at postgresql://me:***@db/runs"
 
 
 def test_other_versions_than_the_flows_are_one_sentence(run: Run) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from components.operations.plan import FLOW_STAGES, SourceSpec, StagePlan, free_bytes, newest_step, plan, short_of_disk
+from components.operations.plan import FLOW_STAGES, SourceSpec, StagePlan, free_bytes, newest_step, plan, resumes_from, short_of_disk
 from components.stages import STAGES
+from components.store import checkpoints
+from components.store.project import Project
 from tests.operations.pipeline import REPOSITORY, Pipeline, settings
 
 WORLD = SourceSpec(None, None)
@@ -107,6 +109,22 @@ def test_a_training_that_was_killed_resumes_from_its_newest_finished_checkpoint(
             (folder / f"step_{step:06d}" / "manifest.json").write_text("{}")
     assert plans_of(done)["train_vae"].resumes_from == "step_000010"
     assert newest_step(done.project.folder / "nothing") is None
+
+
+def test_a_training_resumes_from_the_storage_where_that_has_a_newer_checkpoint(tmp_path: Path) -> None:
+    project = Project(tmp_path / "runs", "films", f"file://{tmp_path}/storage")
+    there = checkpoints.storage_of(project, project.checkpoints("train_vae", "k"))
+    (tmp_path / "manifest.json").write_text("{}")
+    assert resumes_from(project, "train_vae", "k") is None
+    for step in (7, 12):
+        there.upload(tmp_path / "manifest.json", f"step_{step:06d}/manifest.json")
+    there.upload(tmp_path / "manifest.json", "step_000020/vae.json")  # its upload was cut before the manifest
+    assert resumes_from(project, "train_vae", "k") == "step_000012"
+    here = project.checkpoints("train_vae", "k") / "step_000015"
+    here.mkdir(parents=True)
+    (here / "manifest.json").write_text("{}")
+    assert resumes_from(project, "train_vae", "k") == "step_000015"
+    assert resumes_from(Project(tmp_path / "elsewhere", "films"), "train_vae", "k") is None
 
 
 def test_a_flow_plans_its_own_stages_only(done: Pipeline) -> None:

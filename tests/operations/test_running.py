@@ -11,6 +11,7 @@ import pytest
 
 from components.operations import alive, running
 from components.store.project import Project
+from components.store.servers import Server
 
 WORKS = """
 import sys, time
@@ -57,6 +58,11 @@ def test_a_number_that_another_process_has_now_is_not_the_process_that_was_meant
     assert alive.lives(alive.here()) is True
     assert alive.lives({**alive.here(), "started": 1.0}) is False
     assert alive.lives({"pid": "nonsense"}) is False
+    named = alive.here()
+    for seconds, same in ((2.0, True), (60.0, False)):  # a clock that was set moves the start of a process a little
+        moved = named["started"] - seconds
+        assert alive.lives({**named, "started": moved}) is same
+        assert Server("ray", named["pid"], moved, "", "").lives is same
     assert alive.lives({**alive.here(), "host": "elsewhere"}) is None
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from components.operations import security
+from components.operations import doctor, security
 from components.operations.check import Check
 from components.store.servers import Server, process_started, record_servers
+from components.store.telemetry import switched_on
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +91,32 @@ def test_a_token_in_the_environment_is_a_warning(tmp_path: Path, monkeypatch: py
 def test_telemetry_that_somebody_switched_on_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert security.telemetry().state == "ok"
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "false")
-    assert security.telemetry().said == "`MLFLOW_DISABLE_TELEMETRY` is false"
+    monkeypatch.setenv("PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY", "1")
+    said = security.telemetry().said
+    assert said == "`PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY` is `1`, `MLFLOW_DISABLE_TELEMETRY` is `false`"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "on"),
+    [
+        ("DO_NOT_TRACK", "TRUE", False),
+        ("DO_NOT_TRACK", "0", True),
+        ("HF_HUB_DISABLE_TELEMETRY", "yes", False),
+        ("HF_HUB_DISABLE_TELEMETRY", "", True),
+        ("RAY_USAGE_STATS_ENABLED", "False", False),
+        ("RAY_USAGE_STATS_ENABLED", "1", True),
+        ("PREFECT_SERVER_ANALYTICS_ENABLED", "0", False),
+        ("PREFECT_SERVER_ANALYTICS_ENABLED", "perhaps", True),
+    ],
+)
+def test_off_is_off_however_it_is_written(name: str, value: str, on: bool) -> None:
+    assert switched_on({name: value}) == ([name] if on else [])
+
+
+def test_no_check_shows_the_password_of_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://mlflow:hush%40ed@db/mlflow")
+    found = next(check for check in doctor._addresses() if check.name == "MLFLOW_TRACKING_URI")
+    assert found.said == "postgresql://mlflow:***@db/mlflow"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -287,6 +288,24 @@ def test_a_store_that_overwrites_is_found_out(machine: Project, store: ObjectSto
         store.tell("overwrite", on=0)
     assert said is not None
     assert "does not keep conditional writes" in said
+
+
+@pytest.mark.parametrize(("error", "said"), [("Commit conflict for version 3", None), ("the codec broke", "takes no table")])
+def test_only_a_commit_that_was_taken_and_is_gone_counts_as_lost(
+    machine: Project, monkeypatch: pytest.MonkeyPatch, error: str, said: str | None
+) -> None:
+    import lance
+
+    write, commits = lance.write_dataset, iter(range(99))
+
+    def once_not(*arguments: Any, **options: Any) -> Any:
+        if next(commits) == 3:
+            raise OSError(error)
+        return write(*arguments, **options)
+
+    monkeypatch.setattr(lance, "write_dataset", once_not)
+    found = conditional_writes.check(f"{machine.storage}")
+    assert (found is None) if said is None else (said in str(found) and error in str(found) and "conditional" not in str(found))
 
 
 def test_a_probe_of_a_bucket_that_is_not_there_says_so(store: ObjectStore) -> None:
