@@ -32,6 +32,8 @@ from components.store.secret_names import without_password
 from components.store.servers import live_servers
 from flows.away import AWAY, wait_for_prefect
 
+logger = logging.getLogger("kinora")
+
 WATCH_SECONDS = 5.0
 FIRST_LINE = "Running entrypoint for job"
 outermost: ContextVar[UUID] = ContextVar("outermost")
@@ -50,13 +52,15 @@ class RunCancelledError(RuntimeError):
 
 
 class Cluster(Protocol):
-    """Where jobs run: they are started, followed to their end, and stopped."""
+    """Where jobs run: they are started, followed to their end, stopped, and listed."""
 
     def submit(self, name: str, stage: str, spec: JobSpec, metadata: dict[str, str]) -> Job: ...
 
     def follow(self, job: Job, on_line: Callable[[str], None], watch: Callable[[], None]) -> Ended: ...
 
-    def stop(self, job: Job) -> None: ...
+    def stop(self, job_id: str) -> bool: ...
+
+    def listed(self) -> list[jobs_api.Listed]: ...
 
 
 class RayCluster:
@@ -72,8 +76,11 @@ class RayCluster:
     def follow(self, job: Job, on_line: Callable[[str], None], watch: Callable[[], None]) -> Ended:
         return jobs_api.follow(self.client, job, on_line, watch)
 
-    def stop(self, job: Job) -> None:
-        jobs_api.stop(self.client, job.id)
+    def stop(self, job_id: str) -> bool:
+        return jobs_api.stop(self.client, job_id)
+
+    def listed(self) -> list[jobs_api.Listed]:
+        return jobs_api.jobs_of_ours(self.client)
 
 
 def job_command(address: str, stage: str, spec: JobSpec) -> str:
@@ -94,8 +101,11 @@ class KubernetesCluster:
     def follow(self, job: Job, on_line: Callable[[str], None], watch: Callable[[], None]) -> Ended:
         return kubernetes.follow(job, on_line, watch)
 
-    def stop(self, job: Job) -> None:
-        kubernetes.stop(job)
+    def stop(self, job_id: str) -> bool:
+        return kubernetes.stop(job_id)
+
+    def listed(self) -> list[jobs_api.Listed]:
+        return kubernetes.jobs_of_ours()
 
 
 def run_as_job(run: Run, stage: str, open_cluster: Callable[[Path], Cluster]) -> Outcome:
@@ -116,14 +126,15 @@ def run_as_job(run: Run, stage: str, open_cluster: Callable[[Path], Cluster]) ->
     wait_for_prefect()
     with get_client(sync_client=True) as prefect:
         _tag(prefect, root, name)  # before there is a job, so that no reaper takes it for an orphan
-        metadata = {"flow_run_id": str(root), "project": run.project.name, "stage": stage, "prefect": records()}
+        metadata = {"flow_run_id": str(root), "project": run.project.name, "stage": stage, "prefect": records(), "name": name}
         job = cluster.submit(name, stage, spec, metadata)
         log.logger.info("%s job %s", "joined" if job.attached else "submitted", job.id)
         try:
             ended = cluster.follow(job, log, _Watch(prefect, root))
         except BaseException as error:
-            if (not isinstance(error, Exception) or isinstance(error, RunCancelledError)) and not _followers(prefect, name, root):
-                cluster.stop(job)
+            unwanted = not isinstance(error, Exception) or isinstance(error, RunCancelledError)
+            if unwanted and not _followers(prefect, name, root) and not cluster.stop(job.id):
+                logger.warning("job `%s` could not be stopped; the flow `reap` tries it again", job.id)
             raise
     mirror.pull(run.project)  # what the job made elsewhere, to be shown here
     return _answer(job, ended, log)
@@ -208,7 +219,7 @@ class _Watch:
         with contextlib.suppress(*AWAY):
             state = self.prefect.read_flow_run(self.flow_run).state
             if state is not None and state.type in (StateType.CANCELLING, StateType.CANCELLED):
-                raise RunCancelledError("the run was cancelled in Prefect, its job is stopped; hint: the same command goes on where it was")
+                raise RunCancelledError("the run was cancelled in Prefect; hint: the same command goes on where it was")
 
 
 def _answer(job: Job, ended: Ended, log: _Log) -> Outcome:

@@ -1,23 +1,32 @@
 """Ends what outlived its flow: jobs whose flow run is over, and runs of subflows that nobody runs any more."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentTaskRunId, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterParentTaskRunId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 from prefect.states import Crashed
 
-from components.cluster import jobs_api
 from components.cluster.session import RayUnavailableError
 from components.config import load_config
-from flows.jobs import job_tag, jobs_address, living, records
+from components.deployments import FLOWS
+from components.sections import Config
+from flows.jobs import Cluster, KubernetesCluster, RayCluster, job_tag, jobs_address, living, records
 
 PAGE = 200
 
@@ -37,12 +46,11 @@ def reap(profile: str | None = None, overrides: list[str] | None = None, grace_s
     done: dict[str, list[str]] = {"crashed": [], "stopped": [], "remarks": []}
     with get_client(sync_client=True) as prefect:
         done["crashed"] = crash_orphans(prefect, grace_seconds)
-        address = jobs_address(Path(config.root))
-        if address is not None:
+        for open_cluster in clusters(config):
             try:
-                done["stopped"] = stop_orphans(prefect, jobs_api.open_client(address), grace_seconds)
+                done["stopped"] += stop_orphans(prefect, open_cluster(), grace_seconds)
             except RayUnavailableError as error:  # it may be back the next time
-                done["remarks"] = [str(error)]
+                done["remarks"].append(str(error))
     said = "; ".join(f"{what}: {', '.join(names)}" for what, names in done.items() if names)
     get_run_logger().info(said or "nothing to reap")
     if done["crashed"] or done["stopped"]:
@@ -50,14 +58,26 @@ def reap(profile: str | None = None, overrides: list[str] | None = None, grace_s
     return done
 
 
+def clusters(config: Config) -> list[Callable[[], Cluster]]:
+    """Answers what opens each cluster that may hold jobs of ours, by the settings and by what is named or was started here."""
+    address = jobs_address(Path(config.root))
+    found: list[Callable[[], Cluster]] = [] if address is None else [lambda: RayCluster(address)]
+    return [*found, KubernetesCluster] if config.cluster.stages_in == "kubernetes" else found
+
+
 def crash_orphans(prefect: SyncPrefectClient, grace_seconds: float) -> list[str]:
-    """Marks runs of subflows that say they run although the run that called them is over; answers their names."""
+    """Marks runs of our subflows that say they run although the run that called them is over; answers their names.
+
+    The server may hold flows of others, and a deployment's run that another flow asked for has a process of its own.
+    """
     running = FlowRunFilter(
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])),
         parent_task_run_id=FlowRunFilterParentTaskRunId(is_null_=False),
+        deployment_id=FlowRunFilterDeploymentId(is_null_=True),
     )
+    ours = FlowFilter(name=FlowFilterName(any_=list(FLOWS)))
     crashed = []
-    for orphan in prefect.read_flow_runs(flow_run_filter=running, limit=PAGE):
+    for orphan in prefect.read_flow_runs(flow_filter=ours, flow_run_filter=running, limit=PAGE):
         parent = _parent(prefect, orphan)
         seconds = _age(orphan) if parent is None else _over_since(parent)  # its own call may not be written down yet
         if seconds > grace_seconds:
@@ -67,17 +87,17 @@ def crash_orphans(prefect: SyncPrefectClient, grace_seconds: float) -> list[str]
     return crashed
 
 
-def stop_orphans(prefect: SyncPrefectClient, cluster: Any, grace_seconds: float) -> list[str]:
-    """Stops the jobs of flow runs that are over or gone, unless another run follows them; answers their ids."""
+def stop_orphans(prefect: SyncPrefectClient, cluster: Cluster, grace_seconds: float) -> list[str]:
+    """Stops the jobs of flow runs that are over or gone, unless another run follows them; answers the ids of those that ended."""
     stopped = []
-    for job in jobs_api.jobs_of_ours(cluster):
+    for job in cluster.listed():
         owner = job.metadata.get("flow_run_id")
         if not job.running or owner is None or job.metadata.get("prefect") != records():
             continue
         flow_run = _flow_run(prefect, UUID(owner))
-        name = job.id.rpartition("-")[0]
-        if (flow_run is None or _over_since(flow_run) > grace_seconds) and not living(prefect, job_tag(name)):
-            jobs_api.stop(cluster, job.id)
+        tag = job_tag(job.metadata.get("name") or job.id.rpartition("-")[0])
+        orphaned = (flow_run is None or _over_since(flow_run) > grace_seconds) and not living(prefect, tag)
+        if orphaned and cluster.stop(job.id):
             stopped.append(job.id)
     return stopped
 

@@ -92,7 +92,16 @@ def job_name(project: str, stage: str, key: str) -> str:
 
 
 def submit(client: Any, name: str, command: str, metadata: Mapping[str, str]) -> Job:
-    """Starts a command as the next try of `name`, or answers the try that still runs."""
+    """Starts a command as the next try of `name`, or answers the try that still runs.
+
+    Raises:
+        RayUnavailableError: the cluster does not answer, or does not take the job.
+    """
+    with _answering():
+        return _submitted(client, name, command, metadata)
+
+
+def _submitted(client: Any, name: str, command: str, metadata: Mapping[str, str]) -> Job:
     attempt = 1
     while True:
         job_id = f"{name}-{attempt}"
@@ -131,23 +140,32 @@ def follow(client: Any, job: Job, on_line: Callable[[str], None], watch: Callabl
     return follow_by(look, job.id, on_line, watch)
 
 
-def stop(client: Any, job_id: str) -> None:
-    """Stops a job and waits, for a while, until it ended; one that is over or unknown is left alone."""
-    with contextlib.suppress(*_away()):
+def stop(client: Any, job_id: str) -> bool:
+    """Stops a job and waits, for a while, until it ended, and answers whether it did; one that is over or unknown is left alone."""
+    try:
         client.stop_job(job_id)
         until = time.monotonic() + STOP_SECONDS
         while time.monotonic() < until:
             status = _status(client, job_id)
             if status is None or status.is_terminal():
-                return
+                return True
             time.sleep(0.5)
+    except _away() as error:
+        return _code(error) == 404
+    return False
 
 
 def jobs_of_ours(client: Any) -> list[Listed]:
-    """Answers all jobs of the cluster that Kinora submitted."""
+    """Answers all jobs of the cluster that Kinora submitted.
+
+    Raises:
+        RayUnavailableError: the cluster does not answer.
+    """
+    with _answering():
+        listed = client.list_jobs()
     return [
         Listed(found.submission_id, not found.status.is_terminal(), dict(found.metadata or {}))
-        for found in client.list_jobs()
+        for found in listed
         if (found.submission_id or "").startswith("kinora-")
     ]
 
@@ -166,6 +184,15 @@ def _away() -> tuple[type[Exception], ...]:
     import requests
 
     return (RuntimeError, ConnectionError, requests.exceptions.RequestException)
+
+
+@contextlib.contextmanager
+def _answering() -> Iterator[None]:
+    try:
+        yield
+    except _away() as error:
+        hint = "the same command finds its jobs again, once the head answers"
+        raise RayUnavailableError(f"the Ray cluster did not do what it was asked ({_one_line(error)}); hint: {hint}") from error
 
 
 def _code(error: BaseException) -> int | None:

@@ -12,13 +12,16 @@ from typing import Any
 import yaml
 
 from components.cluster.following import AwayError, Ended, Job, follow_by
+from components.cluster.jobs_api import Listed
 from components.cluster.session import REPOSITORY, RayUnavailableError
 
 TEMPLATE = REPOSITORY / "infra" / "kuberay" / "rayjob.yaml"
 NAMESPACE = "KINORA_KUBERNETES_NAMESPACE"
 KUBECTL_SECONDS = 60.0
-OVER = ("Complete", "Failed")
+OVER = ("Complete", "Failed", "ValidationFailed")
 GONE = "NotFound"
+LAST_LOG_TRIES = 10  # of a job that is over; one whose pod never began has none to the end
+NOTES = "kinora/"  # what the annotations of our RayJobs begin with
 
 
 class KubernetesRefusedError(ValueError):
@@ -73,7 +76,7 @@ def manifest(job_id: str, command: str, metadata: Mapping[str, str], template: P
     if not isinstance(job, dict) or job.get("kind") != "RayJob":
         raise KubernetesRefusedError(f"`{template}` is no RayJob; hint: start from the repository's infra/kuberay/rayjob.yaml")
     described = {key: value for key, value in (job.get("metadata") or {}).items() if key != "generateName"}
-    notes = (described.get("annotations") or {}) | {f"kinora/{key}": value for key, value in metadata.items()}
+    notes = (described.get("annotations") or {}) | {f"{NOTES}{key}": value for key, value in metadata.items()}
     job["metadata"] = described | {"name": job_id, "annotations": notes}
     job["spec"] = job["spec"] | {"entrypoint": command}
     return job
@@ -81,27 +84,54 @@ def manifest(job_id: str, command: str, metadata: Mapping[str, str], template: P
 
 def follow(job: Job, on_line: Callable[[str], None], watch: Callable[[], None]) -> Ended:
     """Follows a RayJob to its end by its state and the log of the pod that handed it over, which tails the driver's."""
+    tries = LAST_LOG_TRIES
 
     def look() -> tuple[Ended | None, str]:
+        nonlocal tries
         try:
             found = _get(job.id)
-        except RayUnavailableError as error:
+            log = _kubectl("logs", f"job/{job.id}", "--tail=-1")  # none before the pod is there
+        except (RayUnavailableError, KubernetesRefusedError) as error:
             raise AwayError(_one_line(str(error))) from error
         if found is None:
             return Ended("STOPPED", "its RayJob was deleted"), ""
-        log = _kubectl("logs", f"job/{job.id}", "--tail=-1").stdout  # none before the pod is there
-        status = found.get("status") or {}
         if not _is_over(found):
-            return None, log
+            return None, log.stdout
+        if log.returncode and GONE not in log.stderr and tries:  # its last line is what became of the stage
+            tries -= 1
+            raise AwayError(_one_line(log.stderr))
+        status = found.get("status") or {}
         said = status.get("message") or status.get("reason") or ""
-        return Ended(status.get("jobStatus") or "FAILED", said), log
+        return Ended(status.get("jobStatus") or "FAILED", said), log.stdout
 
     return follow_by(look, job.id, on_line, watch)
 
 
-def stop(job: Job) -> None:
-    """Deletes a RayJob and with it its cluster; one that is gone is left alone."""
-    _kubectl("delete", "rayjob", job.id, "--ignore-not-found", "--wait=false")
+def stop(job_id: str) -> bool:
+    """Deletes a RayJob and with it its cluster, and answers whether Kubernetes took that; one that is gone is left alone."""
+    try:
+        return _kubectl("delete", "rayjob", job_id, "--ignore-not-found", "--wait=false").returncode == 0
+    except (RayUnavailableError, KubernetesRefusedError):
+        return False
+
+
+def jobs_of_ours() -> list[Listed]:
+    """Answers all RayJobs that Kinora submitted.
+
+    Raises:
+        KubernetesRefusedError: there is no `kubectl`, or it may not list them.
+        RayUnavailableError: Kubernetes does not answer.
+    """
+    done = _kubectl("get", "rayjobs", "--output", "json")
+    if done.returncode:
+        raise _explained(done.stderr)
+    listed = []
+    for found in json.loads(done.stdout)["items"]:
+        notes = (found["metadata"].get("annotations") or {}).items()
+        metadata = {key.removeprefix(NOTES): value for key, value in notes if key.startswith(NOTES)}
+        if metadata:
+            listed.append(Listed(found["metadata"]["name"], not _is_over(found), metadata))
+    return listed
 
 
 def _get(job_id: str) -> dict[str, Any] | None:

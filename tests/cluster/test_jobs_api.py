@@ -6,25 +6,32 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
+import ray
 
+from components.cluster import jobs_api
 from components.cluster.head import head_answers, head_command, head_environment, token_environment
 from components.cluster.jobs_api import job_name
+from components.cluster.session import RayUnavailableError
 from components.config import load_config
 from components.store.project import Project
 from components.store.tables import clips, videos
+from tests.cluster.kubectl import told, write_kubectl
 from tests.flows.command import environment, kinora, start
 from tests.flows.serving import free_port, serving
 
 AS_JOB = ("--profile", "test", "--set", "cluster.stages_in=job")
-REAP = "from flows.reap import reap; import json; print(json.dumps(reap(grace_seconds=0)))"
+REAP = "from flows.reap import reap; import json; print(json.dumps(reap(None, ['cluster.stages_in=kubernetes'], grace_seconds=0)))"
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,35 @@ def test_a_job_is_named_by_the_work_it_does() -> None:
     assert job_name("demo", "train_dit", "0123456789abcdef0123") == "kinora-demo-train_dit-0123456789abcdef"
 
 
+def test_a_head_that_falters_between_two_requests_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Faltering(BaseHTTPRequestHandler):
+        """Says its version, and that its parts are not up to all else."""
+
+        def do_GET(self) -> None:
+            well = self.path == "/api/version"
+            said = json.dumps({"version": "4", "ray_version": ray.__version__}) if well else "the agent is not there"
+            self.send_response(200 if well else 503)
+            self.end_headers()
+            self.wfile.write(said.encode())
+
+        do_POST = do_GET
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    with HTTPServer(("127.0.0.1", 0), Faltering) as head:
+        threading.Thread(target=head.serve_forever, daemon=True).start()
+        client = jobs_api.open_client(f"http://127.0.0.1:{head.server_port}")
+        with pytest.raises(RayUnavailableError, match=r"status code 503.*; hint: "):
+            jobs_api.submit(client, "kinora-demo-ingest-0", "true", {})
+        with pytest.raises(RayUnavailableError, match=r"status code 503.*; hint: "):
+            jobs_api.jobs_of_ours(client)
+        assert not jobs_api.stop(client, "kinora-demo-ingest-0-1")
+        head.shutdown()
+
+
 @pytest.mark.slow
 def test_two_flows_with_the_same_work_share_its_jobs(servers: Servers) -> None:
     arguments = ("run", "ingest", "--project", "shared", *AS_JOB)
@@ -167,18 +203,34 @@ def test_whoever_stops_a_job_or_cancels_its_flow_ends_both_with_one_sentence(ser
 
 @pytest.mark.slow
 def test_the_reaper_ends_what_outlived_its_flow_and_leaves_the_rest(servers: Servers) -> None:
+    rayjobs = write_kubectl(servers.folder)
     flow = start(servers.folder, "run", "--project", "orphan", *AS_JOB, "--set", "world.num_films=400", **servers.variables)
     job = until(lambda: servers.jobs("orphan", running=True), "a running job")[0]
+    dead = job["metadata"]["flow_run_id"]
+    for name, owner in (("kinora-ingest-0-1", dead), ("kinora-ingest-1-1", dead), ("kinora-ingest-2-1", str(uuid4()))):
+        notes = {f"kinora/{key}": value for key, value in (job["metadata"] | {"flow_run_id": owner, "name": name}).items()}
+        (rayjobs / f"{name}.json").write_text(json.dumps({"metadata": {"name": name, "annotations": notes}}))
+    told(rayjobs, "kinora-ingest-1-1", "", jobDeploymentStatus="Complete")
+    children = _children_of_a_dead_flow(servers)
     os.killpg(flow.pid, signal.SIGKILL)
     flow.wait()
-    assert _reaped(servers) == {"crashed": [], "stopped": [], "remarks": []}  # nobody has said yet that the flow run is over
-    dead = job["metadata"]["flow_run_id"]
+    first = _reaped(servers)  # nobody has said yet that the flow run of the job is over; the third RayJob's is not known at all
+    assert (first["stopped"], first["crashed"]) == (["kinora-ingest-2-1"], [children["ours"]])
     servers.ask(f"/flow_runs/{dead}/set_state", state={"type": "CRASHED"}, force=True)
+    (rayjobs / "no deletes").touch()
     reaped = _reaped(servers)
     assert reaped["stopped"] == [job["submission_id"]]
     assert len(reaped["crashed"]) == 1  # the subflow whose stage the job was
     assert [found["status"] for found in servers.jobs("orphan")] == ["STOPPED"]
-    assert _reaped(servers) == {"crashed": [], "stopped": [], "remarks": []}
+    (rayjobs / "no deletes").unlink()
+    assert _reaped(servers) == {"crashed": [], "stopped": ["kinora-ingest-0-1"], "remarks": []}
+    assert [path.name for path in rayjobs.glob("*.json")] == ["kinora-ingest-1-1.json"]
+    (rayjobs / "down").touch()
+    quiet = _reaped(servers)
+    assert (quiet["crashed"], quiet["stopped"]) == ([], [])
+    assert "Kubernetes does not answer" in quiet["remarks"][0]
+    states = {found["name"]: found["state"]["type"] for found in servers.ask("/flow_runs/filter")}
+    assert {kind: states[name] for kind, name in children.items()} == {"ours": "CRASHED", "foreign": "RUNNING", "deployed": "RUNNING"}
 
 
 @pytest.mark.slow
@@ -208,10 +260,29 @@ def _drivers(project: str) -> list[int]:
     ]
 
 
+def _children_of_a_dead_flow(servers: Servers) -> dict[str, str]:
+    """Makes a failed flow run while three runs that it called say they run: ours, a stranger's, a deployment's; answers their names."""
+    flows = {name: servers.ask("/flows/", name=name)["id"] for name in ("ingest", "of-others")}
+    deployment = servers.ask("/deployments/", name="apart", flow_id=flows["ingest"])["id"]
+    parent = servers.ask("/flow_runs/", flow_id=flows["ingest"], state={"type": "FAILED"})["id"]
+    calls = {
+        "ours": ("/flow_runs/", {"flow_id": flows["ingest"]}),
+        "foreign": ("/flow_runs/", {"flow_id": flows["of-others"]}),
+        "deployed": (f"/deployments/{deployment}/create_flow_run", {}),
+    }
+    names = {}
+    for kind, (path, body) in calls.items():
+        caller = servers.ask("/task_runs/", flow_run_id=parent, task_key=kind, dynamic_key="0")["id"]
+        made = servers.ask(path, **body, parent_task_run_id=caller, state={"type": "RUNNING"})
+        servers.ask(f"/flow_runs/{made['id']}/set_state", state={"type": "RUNNING"}, force=True)
+        names[kind] = made["name"]
+    return names
+
+
 def _reaped(servers: Servers) -> dict[str, list[str]]:
-    done = subprocess.run(
-        [sys.executable, "-c", REAP], cwd=servers.folder, env=environment(**servers.variables), capture_output=True, text=True
-    )
+    path = f"{servers.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    variables = environment(**servers.variables, PATH=path)
+    done = subprocess.run([sys.executable, "-c", REAP], cwd=servers.folder, env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     answer: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])
     return answer

@@ -2,41 +2,16 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
 from components.cluster import kubernetes
 from components.cluster.following import Ended
+from components.cluster.jobs_api import Listed
 from components.cluster.session import RayUnavailableError
+from tests.cluster.kubectl import told, write_kubectl
 
-KUBECTL = f"""#!{sys.executable}
-import json, os, sys
-from pathlib import Path
-state = Path({{folder!r}})
-assert sys.argv[1:3] == ["--namespace", "kinora"], sys.argv
-verb, rest = sys.argv[3], sys.argv[4:]
-if (state / "down").exists():
-    sys.exit("The connection to the server was refused - did you specify the right host or port?")
-match verb:
-    case "create":
-        job = json.load(sys.stdin)
-        place = state / (job["metadata"]["name"] + ".json")
-        if place.exists():
-            sys.exit("Error from server (AlreadyExists): it is there")
-        place.write_text(json.dumps(job))
-    case "get":
-        place = state / (rest[1] + ".json")
-        if not place.exists():
-            sys.exit("Error from server (NotFound): it is not there")
-        print(place.read_text())
-    case "logs":
-        place = state / (rest[0].removeprefix("job/") + ".log")
-        print(place.read_text() if place.exists() else "", end="")
-    case "delete":
-        (state / (rest[1] + ".json")).unlink(missing_ok=True)
-"""
 TEMPLATE = """
 apiVersion: ray.io/v1
 kind: RayJob
@@ -48,25 +23,15 @@ spec: {entrypoint: kinora run, shutdownAfterJobFinishes: true}
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of what the `kubectl` on the PATH made."""
-    program, folder = tmp_path / "bin" / "kubectl", tmp_path / "state"
-    program.parent.mkdir()
-    folder.mkdir()
-    program.write_text(KUBECTL.replace("{folder!r}", repr(str(folder))))
-    program.chmod(0o755)
+    folder = write_kubectl(tmp_path)
     (tmp_path / "rayjob.yaml").write_text(TEMPLATE)
-    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     return folder
 
 
 def submit(state: Path) -> kubernetes.Job:
     name = kubernetes.job_name("kinora-demo-train_dit-0123456789abcdef", "train_dit")
     return kubernetes.submit(name, "components.jobs", "train_dit", '{"a": "b\'c"}', {"stage": "train_dit"}, state.parent / "rayjob.yaml")
-
-
-def told(state: Path, job: str, log: str, **status: str) -> None:
-    place = state / f"{job}.json"
-    place.write_text(json.dumps(json.loads(place.read_text()) | {"status": status}))
-    (state / f"{job}.log").write_text(log)
 
 
 def test_a_rayjob_is_the_template_with_a_name_and_a_command_no_shell_reads_otherwise(state: Path) -> None:
@@ -100,15 +65,49 @@ def test_a_rayjob_is_followed_line_by_line_over_a_moment_without_kubernetes_unti
             case 3:
                 (state / "down").unlink()
                 told(state, job.id, "one\ntwo\nthree\n", jobDeploymentStatus="Complete", jobStatus="SUCCEEDED")
+                (state / "no logs").write_text("once")  # at its end of all times
 
     assert kubernetes.follow(job, lines.append, watch) == Ended("SUCCEEDED", "")
     assert lines == ["one", "two", "three"]
 
 
+def test_a_rayjob_that_is_over_and_never_had_a_log_ends_without_one(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kubernetes, "LAST_LOG_TRIES", 1)
+    job = submit(state)
+    told(state, job.id, "", jobDeploymentStatus="Failed", message="its image could not be pulled")
+    (state / "no logs").touch()
+    assert kubernetes.follow(job, print, lambda: None) == Ended("FAILED", "its image could not be pulled")
+
+
 def test_a_rayjob_that_somebody_deleted_was_stopped(state: Path) -> None:
     job = submit(state)
-    kubernetes.stop(job)
+    assert kubernetes.stop(job.id)
+    assert kubernetes.stop(job.id), "it is gone, which is what was asked for"
     assert kubernetes.follow(job, print, lambda: None).status == "STOPPED"
+
+
+def test_a_delete_that_is_refused_or_not_heard_is_no_stop(state: Path) -> None:
+    job = submit(state)
+    for fault in ("no deletes", "down"):
+        (state / fault).touch()
+        assert not kubernetes.stop(job.id)
+        (state / fault).unlink()
+    assert kubernetes.jobs_of_ours()[0].running
+
+
+def test_rayjobs_of_ours_are_listed_with_what_their_flow_wrote_on_them(state: Path) -> None:
+    first = submit(state)
+    told(state, first.id, "", jobDeploymentStatus="ValidationFailed")
+    second = submit(state)
+    (state / "foreign.json").write_text(json.dumps({"metadata": {"name": "foreign", "annotations": {"other/stage": "x"}}}))
+    assert kubernetes.jobs_of_ours() == [
+        Listed(first.id, running=False, metadata={"stage": "train_dit"}),
+        Listed(second.id, running=True, metadata={"stage": "train_dit"}),
+    ]
+    assert kubernetes.follow(first, print, lambda: None).status == "FAILED"
+    (state / "down").touch()
+    with pytest.raises(RayUnavailableError, match="hint: "):
+        kubernetes.jobs_of_ours()
 
 
 def test_kubernetes_that_is_away_or_refuses_is_one_sentence(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
