@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Mapping
 from datetime import timedelta
-from pathlib import Path
 from typing import cast
 from uuid import UUID
 
@@ -14,6 +13,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import CallWebhook, ChangeFlowRunState
 
+from components.store.secret_files import read_secret
 from flows.deployments import HEARTBEAT_SECONDS, TAG
 
 SILENT, FAILED = "kinora: a silent run is crashed", "kinora: a failure is told"
@@ -77,12 +77,10 @@ def webhook_address(environment: Mapping[str, str] = os.environ) -> str | None:
     """Reads the address that failures are told to: KINORA_WEBHOOK_URL, or a file that KINORA_WEBHOOK_URL_FILE names; it is a secret.
 
     Raises:
-        ValueError: it is no address; the message does not repeat it.
+        ValueError: it is no address, or its file is one that others may read; the message does not repeat it.
     """
     file = environment.get(f"{WEBHOOK}_FILE")
-    if file and not Path(file).is_file():
-        raise ValueError(f"{WEBHOOK}_FILE names `{file}`, which is not there; hint: write the address into it, mode 0600")
-    address = Path(file).read_text().strip() if file else environment.get(WEBHOOK, "").strip()
+    address = read_secret(file, f"{WEBHOOK}_FILE", may_be_empty=True) if file else environment.get(WEBHOOK, "").strip()
     if address and not address.startswith(("http://", "https://")):
         raise ValueError(f"{WEBHOOK} is not an address; hint: it starts with https://")
     return address or None

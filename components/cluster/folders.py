@@ -7,7 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from components.store.servers import process_started
+from components.store.servers import process_started, still_lives
 
 PREFIX = "kin-"
 OWNER = "owner.json"
@@ -45,8 +45,8 @@ def is_abandoned(folder: Path) -> bool:
         if folder.stat().st_uid != os.getuid():
             return False
         owner = json.loads((folder / OWNER).read_text())
-        return process_started(int(owner["pid"])) != owner["started"]
-    except (OSError, ValueError, KeyError):
+        return not still_lives(int(owner["pid"]), float(owner["started"] or 0.0))
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 

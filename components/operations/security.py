@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from components.cluster.head import head_refuses_strangers
 from components.operations.check import Check, version
 from components.store.secret_files import is_exposed
-from components.store.secret_names import RAY_TOKEN
+from components.store.secret_names import RAY_TOKEN, SECRETS
 from components.store.servers import Server, live_servers, servers_file
 from components.store.telemetry import switched_on
 
@@ -24,7 +24,11 @@ HOLES = {  # the oldest version without them
     "mlflow": ("3.17.2", "CVE-2026-116690 and others, code run by whoever reaches the server"),
     "torch": ("2.10", "CVE-2026-24747, code run by a checkpoint"),
 }
-SECRET_FILES = ("RAY_AUTH_TOKEN_PATH", "AWS_SHARED_CREDENTIALS_FILE")  # beside all that end with _PASSWORD_FILE and the like
+SECRET_FILES = (
+    "RAY_AUTH_TOKEN_PATH",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    *(f"{name}_FILE" for name in SECRETS),
+)  # beside all that end with _PASSWORD_FILE and the like
 SECRET_ENDINGS = ("_PASSWORD_FILE", "_AUTH_STRING_FILE", "_TOKEN_FILE", "_SECRET_KEY_FILE")
 AT_HOME = (".mlflow/credentials", ".ray/auth_token", ".aws/credentials")
 WIDEST_CLOCK_SECONDS = 5.0

@@ -14,7 +14,7 @@ from typing import Any
 from components.cluster import head
 from components.operations.ports import LOOPBACK, MARK, free_port
 from components.sections import Config
-from components.store.secret_names import SECRETS
+from components.store.secret_names import DATABASES, SECRETS
 from components.store.servers import Server
 from components.store.telemetry import TELEMETRY_OFF
 
@@ -131,7 +131,7 @@ KINDS = {
             "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",  # its log is where a person looks for the reason
             "PREFECT_UI_STATIC_DIRECTORY": str(place.root / "prefect" / "ui"),  # else it writes into its own package
         },
-        secrets=("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"),
+        secrets=("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING", *(name for name in DATABASES if name.startswith("PREFECT"))),
         is_well=lambda server, place: answers(f"{server.address}/api/health") is not None,
     ),
     "mlflow": Kind(

@@ -17,6 +17,7 @@ from components.operations.ports import LOOPBACK, chosen_ports
 from components.operations.processes import members, stop
 from components.operations.server_kinds import KINDS, Kind, Place, environment_of, kinds_here
 from components.sections import Config
+from components.store.secret_files import make_private_folder
 from components.store.servers import Server, process_started, record_servers, recorded_servers
 
 START_SECONDS = 480.0  # far more than any start takes; what cannot start ends by itself
@@ -150,6 +151,8 @@ def _start(name: str, kind: Kind, place: Place) -> _Starting:
     folder = make_folder() if name == "ray" else None
     place = dataclasses.replace(place, folder=folder)
     path = place.root / "logs" / f"{name}.log"
+    if name == "prefect":
+        make_private_folder(place.root / "prefect")  # its database holds the blocks, among them an address for failures
     with _log(path) as log:
         begin = log.tell()
         process = subprocess.Popen(

@@ -87,12 +87,13 @@ def test_folders_of_dead_processes_are_cleared_and_those_of_living_ones_stay(mon
         dead.wait()
         mine = {"pid": os.getpid(), "started": psutil.Process().create_time()}
         owners = {"kin-dead": {"pid": dead.pid, "started": 1.0}, "kin-reused": mine | {"started": 1.0}, "kin-mine": mine, "kin-other": None}
+        owners["kin-mine-by-a-clock-that-was-set"] = mine | {"started": mine["started"] - 2.0}
         for name, owner in owners.items():
             (Path(place) / name / "logs").mkdir(parents=True)
             if owner:
                 (Path(place) / name / "owner.json").write_text(json.dumps(owner))
         new = session._new_folder()
-        assert {path.name for path in Path(place).iterdir()} == {"kin-mine", "kin-other", new.name}
+        assert {path.name for path in Path(place).iterdir()} == {"kin-mine", "kin-mine-by-a-clock-that-was-set", "kin-other", new.name}
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,17 @@ def test_a_run_is_dead_after_three_beats_and_only_if_it_is_ours_and_has_not_ende
 def test_the_address_of_a_webhook_comes_from_the_environment_or_a_file_and_is_never_repeated(tmp_path: Path) -> None:
     file = tmp_path / "address"
     file.write_text("https://hooks.example/secret\n")
+    file.chmod(0o600)
     assert webhook_address({}) is None
     assert webhook_address({"KINORA_WEBHOOK_URL": "https://hooks.example/other"}) == "https://hooks.example/other"
     assert webhook_address({"KINORA_WEBHOOK_URL_FILE": str(file)}) == "https://hooks.example/secret"
-    with pytest.raises(ValueError, match="which is not there"):
+    file.write_text("\n")
+    assert webhook_address({"KINORA_WEBHOOK_URL_FILE": str(file)}) is None
+    file.chmod(0o644)
+    with pytest.raises(ValueError, match="others on this machine may read; hint: `chmod 600 ") as raised:
+        webhook_address({"KINORA_WEBHOOK_URL_FILE": str(file)})
+    assert "hooks.example" not in str(raised.value)
+    with pytest.raises(ValueError, match="which cannot be read"):
         webhook_address({"KINORA_WEBHOOK_URL_FILE": str(tmp_path / "gone")})
     with pytest.raises(ValueError, match="is not an address") as raised:
         webhook_address({"KINORA_WEBHOOK_URL": "hooks.example/secret"})

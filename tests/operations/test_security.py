@@ -71,15 +71,16 @@ def found(checks: Iterator[Check]) -> list[tuple[str, str]]:
 
 def test_a_secret_that_others_may_read_is_found_with_the_command_that_mends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ray").mkdir()
-    token, password = tmp_path / "ray" / "token", tmp_path / "password"
-    for path in (token, password):
+    token, password, webhook = tmp_path / "ray" / "token", tmp_path / "password", tmp_path / "webhook"
+    for path in (token, password, webhook):
         path.write_text("hushed")
         path.chmod(0o600)
     monkeypatch.setenv("KINORA_PROMOTER_PASSWORD_FILE", str(password))
+    monkeypatch.setenv("KINORA_WEBHOOK_URL_FILE", str(webhook))
     assert found(security.secrets(tmp_path)) == [("secret files", "ok")]
-    for path in (token, password):
+    for path in (token, password, webhook):
         path.chmod(0o644)
-    assert {check.hint for check in security.secrets(tmp_path)} == {f"`chmod 600 {token}`", f"`chmod 600 {password}`"}
+    assert {check.hint for check in security.secrets(tmp_path)} == {f"`chmod 600 {path}`" for path in (token, password, webhook)}
     assert all("hushed" not in check.said for check in security.secrets(tmp_path))
 
 

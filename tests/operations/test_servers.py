@@ -240,6 +240,7 @@ def test_a_root_is_served_and_left_as_it_was_found(tmp_path: Path, folder: Path,
 
 def _hushed(root: Path, temporary: Path) -> None:
     """No secret is in a file of a run, its logs and databases, in a command line, or in the environment of Ray's processes."""
+    assert (root / "prefect").stat().st_mode & 0o777 == 0o700  # whose database keeps blocks and the key that opens them
     secrets = {secret.rpartition(":")[2].encode() for secret in HUSHED.values() if "hushed" in secret}
     secrets.add((root / "ray" / "token").read_bytes())
     for path in (*root.rglob("*"), *temporary.rglob("*")):
