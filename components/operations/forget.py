@@ -28,7 +28,7 @@ from components.store.turns import alone
 STATUS = "forgotten"
 SHEETS_OF_FOOTAGE = ("clips.png", "reconstructions.png", "train_vae.png")
 SHEET_OF_SAMPLES = "samples.png"
-OF_EVALUATION = ("reconstructions.npz", "reconstructions.png", SHEET_OF_SAMPLES)
+SHEETS_OF = {"clips.png": "curate", "reconstructions.png": "evaluate", SHEET_OF_SAMPLES: "evaluate"}
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,11 @@ def forget(project: Project, text: str, on_wait: Callable[[], None] = lambda: No
         with alone(project, on_wait):
             refuse_others(project, lives)
             mirror.pull(project)
-            taken = [_take_down(project, video_id, entry) for video_id, entry in forgotten.entries(project).items() if not entry["done"]]
+            open_ones = [video_id for video_id, entry in forgotten.entries(project).items() if not entry["done"]]
+            for video_id in open_ones:
+                _find_all(project, video_id)
+            mirror.push(project)  # another machine can end it from here on
+            taken = [_take_down(project, video_id) for video_id in open_ones]
             mirror.push(project)  # what was removed is gone there too before an entry says so
             for one in taken:
                 entry = forgotten.entries(project)[one.video_id]
@@ -112,11 +116,15 @@ def _deny(project: Project, found: Mapping[str, Mapping[str, Any]]) -> None:
         forgotten.write_entry(project, video_id, forgotten.joined(known, new) if known and not known["done"] else dict(new))
 
 
-def _take_down(project: Project, video_id: str, entry: Mapping[str, Any]) -> Forgotten:
-    _deny(project, {video_id: _to_find(project, video_id)})  # of rows that came while stages were waited for
+def _find_all(project: Project, video_id: str) -> None:
+    """Writes down what is to be removed, also of rows that came while stages were waited for; what goes can be asked nothing later."""
+    _deny(project, {video_id: _to_find(project, video_id)})
     entry = forgotten.entries(project)[video_id]
     _deny(project, {video_id: {**entry, "samples": _samples_of(project, entry), "evidence": _evidence_of(project, entry)}})
-    entry = forgotten.entries(project)[video_id]  # from here on what goes is asked nothing
+
+
+def _take_down(project: Project, video_id: str) -> Forgotten:
+    entry = forgotten.entries(project)[video_id]
     freed = _delete_rows(project, video_id, entry)
     affected = _note_in_readings(project, video_id, entry["at"])
     moved = _move_tags(project, tables.clips(project))
@@ -206,12 +214,20 @@ def _remove_pictures(project: Project, affected: list[dict[str, Any]], entry: Ma
     if entry["samples"]:
         found += [project.sheet(SHEET_OF_SAMPLES), *_sample_files(project, entry)]
     gone = [path for path in found if path.is_file()]
-    record = project.record("evaluate")
-    if record is not None and any(path.parent == project.samples or path.name in OF_EVALUATION or path.suffix == ".json" for path in gone):
-        project.write_record("evaluate", {**record, TAKEN_DOWN: True})
+    for stage in {_maker_of(project, path) for path in gone}:
+        record = project.record(stage) if stage else None
+        if stage and record is not None:
+            project.write_record(stage, {**record, TAKEN_DOWN: True})
     for path in gone:
         path.unlink()
     return gone
+
+
+def _maker_of(project: Project, path: Path) -> str | None:
+    """Answers the stage that makes a picture or what was measured anew when it runs again; None where no run of its own does."""
+    if path.parent == project.samples or project.folder / "evaluations" in path.parents:
+        return "evaluate"
+    return SHEETS_OF.get(path.name)
 
 
 def _sample_files(project: Project, entry: Mapping[str, Any]) -> list[Path]:

@@ -1,7 +1,7 @@
 """What a take-down changes in MLflow: files of runs that show footage go, and the models that read it are marked."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from components.registry.models import Version, reached
@@ -44,14 +44,23 @@ def mark(project: Project, version: Version, removed: list[dict[str, Any]], tags
         removed: `video_id`, `clips` and `at` of each take-down.
         tags: others that changed with it.
     """
-    said = json.dumps(removed)
-    if len(said) > LONGEST_VALUE:
-        said = json.dumps({"videos": len(removed), "clips": sum(one["clips"] for one in removed), "at": max(one["at"] for one in removed)})
     with reached(project, writes=True) as client:
-        for name, value in {**tags, **({REMOVED_TAG: said} if removed else {})}.items():
+        for name, value in {**tags, **({REMOVED_TAG: said(removed)} if removed else {})}.items():
             client.set_model_version_tag(version.name, str(version.number), name, value)
             if version.run_id:
                 client.set_tag(version.run_id, name, value)
+
+
+def said(removed: Sequence[Mapping[str, Any]]) -> str:
+    """Answers take-downs as a list in JSON that fits into a tag: the newest ones, and the sum of those before them as one."""
+    ordered = sorted(removed, key=lambda one: str(one["at"]))
+    for older in range(len(ordered) + 1):
+        before = ordered[:older]
+        summed = {"video_id": f"{older} earlier", "clips": sum(one["clips"] for one in before), "at": before[-1]["at"]} if before else None
+        text = json.dumps([*([summed] if summed else []), *ordered[older:]])
+        if len(text) <= LONGEST_VALUE:
+            return text
+    raise AssertionError("unreachable")
 
 
 def _files(client: Any, run_id: str, folder: str | None = None) -> Iterator[str]:

@@ -10,11 +10,12 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from components.store import forgotten
+from components.store import forgotten, readings
 from components.store.project import Project, write_json
 from components.store.storage import Seen, Storage
 
@@ -58,6 +59,9 @@ def pull(project: Project) -> list[str]:
     for name in storage.list("checkpoints"):
         if name.endswith(CURVES) and not (project.folder / name).is_file():
             storage.download(name, project.folder / name)
+    for head in readings.heads(project):
+        if head["rows_removed"]:  # of footage that another machine took down; such a training never goes on
+            shutil.rmtree(project.checkpoints(head["stage"], head["key"]) / "samples", ignore_errors=True)
     return came
 
 

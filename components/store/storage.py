@@ -87,7 +87,7 @@ class Storage:
         """Answers what a file holds."""
 
         def read() -> bytes:
-            with self._files.open_input_stream(self._place(name)) as stream:
+            with self._files.open_input_stream(self._place(name), compression=None) as stream:
                 return bytes(stream.read())
 
         return self._tried("read", name, read)
@@ -98,7 +98,7 @@ class Storage:
         beside = to.with_name(f".{to.name}.{os.getpid()}")
 
         def copy() -> None:
-            with self._files.open_input_stream(self._place(name)) as stream, beside.open("wb") as handle:
+            with self._files.open_input_stream(self._place(name), compression=None) as stream, beside.open("wb") as handle:
                 while part := stream.read(PART_BYTES):
                     handle.write(part)
 
@@ -216,7 +216,7 @@ def _opened(uri: str) -> tuple["pyarrow.fs.FileSystem", str]:
 
 def _written(files: "pyarrow.fs.FileSystem", place: str, read: Callable[[int], bytes]) -> None:
     """Streams parts to a place; what an error of the reader's leaves there is removed, since a stream cannot be given up."""
-    with files.open_output_stream(place) as stream:
+    with files.open_output_stream(place, compression=None) as stream:
         try:
             while part := read(PART_BYTES):
                 stream.write(part)

@@ -14,12 +14,15 @@ import pytest
 
 from components.operations import forget as takedown
 from components.operations.forget import forget
+from components.operations.held import held, shared
 from components.operations.lineage import UnknownFileError, file_lineage, find_videos
 from components.operations.readings import TRAINED_BY
 from components.registry import gates, models
-from components.store import forgotten, readings, tables
+from components.store import forgotten, mirror, readings, tables
 from components.store.filters import TRAINING
-from components.store.project import write_json
+from components.store.lease import FORGET
+from components.store.project import Project, StageBusyError, write_json
+from components.store.storage import StorageAwayError
 from components.store.turns import alone, working
 from tests.operations.pipeline import REPOSITORY, Pipeline, latents_of, pixels_of, video_id
 
@@ -153,6 +156,89 @@ def test_a_take_down_that_is_killed_anywhere_is_finished_by_the_same_command(
     assert not (done.project.folder / "evaluations" / "captioner" / "weights.json").exists()
     assert all(head["rows_removed"] for head in readings.heads(done.project))
     assert forget(done.project, video_id(GONE)) == []
+
+
+def test_pictures_that_were_taken_down_come_with_the_next_run_of_their_stage(done: Pipeline) -> None:
+    done.add_files(18)  # film-9, of which no clip was cut
+    assert done.stale() == []
+    forget(done.project, "film-9.mp4")
+    assert done.stale() == ["curate", "evaluate"], "nothing but the pictures is missing"
+    assert {done.assess(stage).why for stage in done.stale()} == {"its pictures were taken down"}
+    done.run()
+    assert done.stale() == []
+
+
+@pytest.fixture
+def machines(done: Pipeline, tmp_path: Path) -> tuple[Pipeline, Pipeline]:
+    """The finished project on two machines that share a storage."""
+    stored = tmp_path / "stored"
+    shutil.move(done.project.folder / "tables", stored / "films" / "tables")
+    both = []
+    for name in "ab":
+        both.append(Pipeline(tmp_path / name))
+        both[-1].project = Project(tmp_path / name, "films", f"file://{stored}")
+    shutil.move(done.project.folder, both[0].project.folder)
+    mirror.push(both[0].project)
+    mirror.pull(both[1].project)
+    shutil.copytree(both[0].project.folder / "checkpoints", both[1].project.folder / "checkpoints", dirs_exist_ok=True)
+    return both[0], both[1]
+
+
+def test_while_a_stage_works_on_another_machine_the_file_is_denied_and_nothing_is_removed(
+    machines: tuple[Pipeline, Pipeline], tmp_path: Path
+) -> None:
+    here, there = machines
+    with (
+        working(there.project),
+        shared(there.project, "encode"),
+        pytest.raises(StageBusyError, match=r"`encode` of project `films` is run"),
+    ):
+        forget(here.project, GONE)
+    assert tables.clips(there.project).count() == 10
+    mirror.pull(there.project)
+    assert video_id(GONE) in forgotten.denied(there.project)
+    assert len(forget(here.project, GONE)) == 1
+    mirror.pull(there.project)
+    gone = (pixels_of(2)[:48], latents_of("c002").tobytes()[:48], f"/footage/{GONE}".encode(), pixels_of(SAMPLED)[:48], b"a green ball")
+    assert files_with(tmp_path, *gone) == [], "neither on a machine nor in the storage"
+    assert forgotten.entries(there.project)[video_id(GONE)]["done"]
+
+
+def test_no_stage_begins_while_footage_is_taken_down_on_another_machine(machines: tuple[Pipeline, Pipeline]) -> None:
+    here, there = machines
+    with held(here.project, FORGET):
+        for turn in (shared(there.project, "encode"), held(there.project, "train_vae")):
+            with pytest.raises(StageBusyError, match="footage of project `films` is being taken down"), turn:
+                pass
+    with shared(there.project, "encode"), held(there.project, "train_vae"):
+        pass
+
+
+def test_a_take_down_is_not_done_before_the_storage_let_go_of_what_it_removed(
+    machines: tuple[Pipeline, Pipeline], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = machines
+    pushed, removed = mirror.push, project_pictures(here.project)
+
+    def away(project: Project) -> list[str]:
+        if any(not picture.exists() for picture in removed):
+            raise StorageAwayError("the storage is away")
+        return pushed(project)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mirror, "push", away)
+        with pytest.raises(StorageAwayError):
+            forget(here.project, GONE)
+    assert not forgotten.entries(here.project)[video_id(GONE)]["done"]
+    assert files_with(tmp_path / "stored", pixels_of(2)[:48]), "a picture of it"
+    assert len(forget(there.project, GONE)) == 1, "another machine ends it"
+    mirror.pull(here.project)
+    assert files_with(tmp_path, pixels_of(2)[:48], pixels_of(SAMPLED)[:48]) == []
+    assert forgotten.entries(here.project)[video_id(GONE)]["done"]
+
+
+def project_pictures(project: Project) -> list[Path]:
+    return [project.sheet("clips.png"), project.folder / "report.html"]
 
 
 def test_a_file_is_known_by_path_name_id_clip_and_content(done: Pipeline, tmp_path: Path) -> None:

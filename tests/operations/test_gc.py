@@ -2,15 +2,22 @@
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 
+from components.operations import gc
 from components.operations.gc import Garbage, collect
+from components.operations.held import held
 from components.operations.plan import newest_step
-from components.store import readings, tables
+from components.operations.readings import pin_reading, tag_of
+from components.registry import models
+from components.store import mirror, readings, tables
+from components.store.checkpoints import storage_of
 from components.store.project import Project
+from components.store.turns import alone
 from tests.operations.pipeline import Pipeline, settings
 
 
@@ -70,8 +77,6 @@ def test_the_first_training_goes_and_the_second_stays(used: Pipeline) -> None:
 
 def test_a_training_that_was_killed_is_resumed_afterwards(used: Pipeline) -> None:
     used.config = settings("vae.seed=2")
-    from components.operations.readings import pin_reading
-
     found = used.assess("train_vae")
     pin_reading(used.project, found, {}, {})
     folder = checkpoint(used, "train_vae")
@@ -89,6 +94,54 @@ def test_files_of_a_running_training_are_left_alone(used: Pipeline) -> None:
     assert "what belongs to `train_vae` is left alone" in note
     assert "lineage/train_vae" in " ".join(names(collect(used.config, used.project, dry_run=False)[0]))
     assert not draft.exists()
+
+
+def test_folders_of_ray_train_stay_as_long_as_their_training_runs(used: Pipeline) -> None:
+    folder = used.project.folder / "ray-train" / "train_vae-0123456789abcdef-00000001"
+    (folder / ".validate_storage_marker").mkdir(parents=True)
+    old(folder.parent)
+    with used.project.lock("train_vae"):
+        collect(used.config, used.project, dry_run=False)
+    assert (folder / ".validate_storage_marker").exists()
+    found, _ = collect(used.config, used.project, dry_run=False)
+    assert [one.name for one in found if one.kind == "Ray Train's folders"] == [f"ray-train/{folder.name}"]
+    assert not folder.exists()
+
+
+def test_a_take_down_waits_for_it(used: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Waits(Exception):
+        pass
+
+    def waits() -> None:
+        raise Waits
+
+    def asked(project: Project) -> list[models.Version]:
+        with pytest.raises(Waits), alone(project, waits):
+            pass
+        return []
+
+    monkeypatch.setattr(gc, "versions_of", asked)
+    assert collect(used.config, used.project, dry_run=True)[0] != []
+
+
+def test_a_training_of_another_machine_is_left_alone_while_it_runs_and_after_it_was_killed(used: Pipeline, tmp_path: Path) -> None:
+    here, there = (Project(tmp_path / name, "films", f"file://{tmp_path}/stored") for name in "ab")
+    shutil.move(used.project.folder / "tables", tmp_path / "stored" / "films" / "tables")
+    shutil.move(used.project.folder, here.folder)
+    used.project = here
+    mirror.push(here)
+    mirror.pull(there)
+    config, used.config = used.config, settings("vae.seed=2")
+    found = used.assess("train_vae")
+    checkpoints = storage_of(here, here.checkpoints("train_vae", found.key))
+    with held(here, "train_vae"):
+        pin_reading(here, found, {}, {})
+        checkpoints.upload(here.folder / "state" / "train_vae.json", "step_000005/manifest.json")
+        _, (note,) = collect(config, there, dry_run=False)
+        assert "what belongs to `train_vae` is left alone" in note
+    collect(config, there, dry_run=False)
+    assert checkpoints.list() != {}
+    assert tag_of("train_vae", found.key) in tables.clips(here).tags()
 
 
 def test_drafts_go_when_they_are_old_and_the_footage_is_not_looked_at(used: Pipeline) -> None:

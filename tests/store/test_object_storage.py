@@ -1,5 +1,6 @@
 """A project in an object store: tables that several processes write, and a folder that follows it from machine to machine."""
 
+import gzip
 import multiprocessing
 import os
 import shutil
@@ -114,6 +115,18 @@ def test_a_folder_follows_its_project_to_another_machine(machine: Project, other
     assert other_machine.record("train_vae") == {"rows": 3, "sheet": str(other_machine.folder / "sheets/samples.png")}
     for project in (machine, other_machine):
         assert mirror.pull(project) == mirror.push(project) == []
+
+
+def test_a_packed_file_arrives_as_it_was(machine: Project, other_machine: Project, tmp_path: Path) -> None:
+    of_files = [Project(tmp_path / name, "films", f"file://{tmp_path}/shared") for name in "cd"]
+    packed = gzip.compress(b"rows of a reading")
+    for here, there in ((machine, other_machine), of_files):
+        name = "lineage/train_vae/k.rows.gz"
+        write(here, name, packed)
+        mirror.push(here)
+        mirror.pull(there)
+        assert (there.folder / name).read_bytes() == mirror.project_storage(there).read(name) == packed
+        assert mirror.project_storage(there).list(name)[name].num_bytes == len(packed)
 
 
 def test_a_record_of_the_same_second_and_length_is_not_taken_for_the_old_one(machine: Project, other_machine: Project) -> None:
