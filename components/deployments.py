@@ -13,7 +13,9 @@ from components.stages import STAGES
 from components.store.project import project_of
 
 FLOWS = ("footage_to_model", *(name for name in STAGES if name != "curate"), "check_champion", "reap")
-FOOTAGE_ARRIVED, MODEL_PROMOTED = "footage.arrived", "model.promoted"
+EventName = Literal["footage.arrived", "model.promoted"]
+FOOTAGE_ARRIVED: EventName = "footage.arrived"
+MODEL_PROMOTED: EventName = "model.promoted"
 EXAMPLE = '`cron: "0 2 * * *"` is every night at two'
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
 ALIASES = ("@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually")
@@ -37,7 +39,7 @@ class Deployment(Section):
     description: str = ""
     cron: str | None = None
     timezone: str = "UTC"
-    on: Literal["footage.arrived", "model.promoted"] | None = None
+    on: EventName | None = None
     project: str | None = None
     source: str | None = None
     manifest: str | None = None

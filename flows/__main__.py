@@ -32,7 +32,8 @@ VERBS = {
     "deploy": "Register the scheduled flows of pipelines.yaml with Prefect.",
     "doctor": "Check this machine and installation.",
 }
-OURS = Path(__file__).resolve().parent.parent
+FLOWS = Path(__file__).resolve().parent
+OURS = (FLOWS, FLOWS.parent / "components")  # and nothing else beside them, where libraries may lie too
 BAD_INPUT, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 
 
@@ -162,7 +163,7 @@ def _is_ours(error: BaseException) -> bool:
     if not frames:
         return False
     last = frames[-1]
-    return Path(last.filename).is_relative_to(OURS) and (last.line or "").startswith("raise ")
+    return any(Path(last.filename).is_relative_to(folder) for folder in OURS) and (last.line or "").startswith("raise ")
 
 
 def _first_line(error: BaseException) -> str:

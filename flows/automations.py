@@ -15,6 +15,7 @@ from prefect.events.actions import CallWebhook, ChangeFlowRunState
 
 from components.store.secret_files import read_secret
 from flows.deployments import HEARTBEAT_SECONDS, TAG
+from flows.triggers import essence
 
 SILENT, FAILED = "kinora: a silent run is crashed", "kinora: a failure is told"
 SILENT_SECONDS = 3 * HEARTBEAT_SECONDS
@@ -104,7 +105,7 @@ def _make(client: SyncPrefectClient, wanted: AutomationCore) -> str:
     if not found:
         client.create_automation(wanted)
         return "created"
-    if _essence(found[0]) == _essence(wanted):
+    if essence(found[0]) == essence(wanted):
         return "unchanged"
     client.update_automation(found[0].id, wanted)
     return "updated"
@@ -115,12 +116,3 @@ def _remove(client: SyncPrefectClient, name: str) -> bool:
     for automation in found:
         client.delete_automation(automation.id)
     return bool(found)
-
-
-def _essence(automation: AutomationCore) -> str:
-    """Answers what an automation does as text; the server adds ids."""
-    said = automation.model_dump(mode="json", include={"name", "description", "enabled", "trigger", "actions"})
-    for field in ("expect", "after", "for_each"):
-        said["trigger"][field] = sorted(said["trigger"][field])
-    said["trigger"].pop("id", None)
-    return json.dumps(said, sort_keys=True)

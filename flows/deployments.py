@@ -30,19 +30,19 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions, FlowRun, StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
-from prefect.events import DeploymentEventTrigger
 from prefect.exceptions import ObjectNotFound
 from prefect.utilities.callables import parameter_schema
 from prefect.workers.process import ProcessWorker
 
 from components.config import SettingsError, read_settings_file
-from components.deployments import FOOTAGE_ARRIVED, Deployment
+from components.deployments import Deployment
 from components.stages import digest
-from flows import events
+from flows.triggers import has_trigger, make_trigger, remove_trigger, trigger
 
 POOL = "kinora"
 TAG = "kinora"  # of every deployment that is registered here, and so of its runs
 HEARTBEAT_SECONDS = 30  # the least that Prefect allows; a run that is silent for three of them is dead
+SEEN = ("version", "description", "paused", "parameters", "entrypoint", "job_variables")  # as the server has it, and as it is told
 OVERRIDE = r"^[a-z_]+(\.[a-z_]+)*=.*$"
 
 
@@ -140,20 +140,6 @@ def schedules(deployment: Deployment) -> list[DeploymentScheduleCreate]:
     return [DeploymentScheduleCreate(schedule=cron, active=deployment.active)]
 
 
-def trigger(deployment: Deployment) -> DeploymentEventTrigger | None:
-    """Answers what starts a deployment after an event; without a project of its own it checks the project of any promoted model."""
-    if deployment.on is None:
-        return None
-    of_any = deployment.on != FOOTAGE_ARRIVED and deployment.project is None
-    return DeploymentEventTrigger(
-        name=f"kinora: {deployment.name} on {deployment.on}",
-        enabled=deployment.active,
-        expect={f"kinora.{deployment.on}"},
-        match={"prefect.resource.id": events.resource_of("*" if of_any else deployment.project_name)},
-        parameters={"project": "{{ event.payload.project }}"} if of_any else None,
-    )
-
-
 def register(client: SyncPrefectClient, deployments: Sequence[Deployment], file: Path, folder: Path) -> list[Change]:
     """Makes the server's deployments those that are listed, and says what became of each; a second time changes nothing."""
     pool_type = ensure_pool(client)
@@ -161,11 +147,12 @@ def register(client: SyncPrefectClient, deployments: Sequence[Deployment], file:
     changes = []
     for deployment in deployments:
         told = payload(deployment, file, folder, pool_type)
-        change = "created" if deployment.name not in there else "updated"
-        if change == "updated" and _is_as_told(there[deployment.name], told, schedules(deployment)):
+        before = there.get(deployment.name)
+        change = "created" if before is None else "updated"
+        if before is not None and is_as_told(before, deployment, told) and has_trigger(client, deployment, before.id):
             change = "unchanged"
         else:
-            _send(client, deployment, told, there.get(deployment.name))
+            _send(client, deployment, told, before)
         changes.append(Change(deployment.name, change, starts(deployment), next_run(deployment)))
     gone = [found for name, found in there.items() if name not in {deployment.name for deployment in deployments}]
     for found in gone:
@@ -230,28 +217,30 @@ def _send(client: SyncPrefectClient, deployment: Deployment, told: dict[str, Any
     made = client.create_deployment(
         flow_id=flow_id,
         schedules=schedules(deployment),
-        concurrency_options=ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy(deployment.collision_strategy)),
+        concurrency_options=_options(deployment),
         enforce_parameter_schema=True,
         pull_steps=[],
         **told,
     )
-    client.delete_resource_owned_automations(f"prefect.deployment.{made}")
-    wanted = trigger(deployment)
-    if wanted is not None:
-        wanted.set_deployment_id(made)
-        client.create_automation(wanted.as_automation())
+    make_trigger(client, deployment, made)
 
 
 def _remove(client: SyncPrefectClient, deployment: UUID) -> None:
-    client.delete_resource_owned_automations(f"prefect.deployment.{deployment}")
+    remove_trigger(client, deployment)
     client.delete_deployment(deployment)
 
 
-def _is_as_told(found: DeploymentResponse, told: dict[str, Any], wanted: list[DeploymentScheduleCreate]) -> bool:
+def is_as_told(found: DeploymentResponse, deployment: Deployment, told: dict[str, Any]) -> bool:
     """Compares what a person may have changed in the dashboard too."""
     limit = found.global_concurrency_limit.limit if found.global_concurrency_limit else None
-    seen = {**{name: getattr(found, name) for name in ("version", "paused", "parameters", "entrypoint")}, "tags": sorted(found.tags)}
-    return seen == {name: told[name] for name in seen} and limit == told["concurrency_limit"] and _times(found.schedules) == _times(wanted)
+    seen = {name: getattr(found, name) for name in SEEN} | {"tags": sorted(found.tags), "concurrency_limit": limit}
+    if seen != {name: told[name] for name in seen} or not found.enforce_parameter_schema:
+        return False
+    return found.concurrency_options == _options(deployment) and _times(found.schedules) == _times(schedules(deployment))
+
+
+def _options(deployment: Deployment) -> ConcurrencyOptions:
+    return ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy(deployment.collision_strategy))
 
 
 def _times(of: Iterable[Any]) -> list[tuple[Any, ...]]:

@@ -1,5 +1,6 @@
 """Runs a flow from the command line: starts what it needs side by side, then says what became of it."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -30,10 +31,19 @@ class RunSettings:
 
 
 def run_flow(name: str, settings: RunSettings) -> Sequence[Any]:
-    """Runs a flow in this process, which is the Ray driver, and answers the outcomes of its stages."""
+    """Runs a flow in this process, which is the Ray driver, and answers the outcomes of its stages.
+
+    Raises:
+        NoServerError: PREFECT_API_URL names a server that does not answer, or that wants another password.
+    """
     from components.cluster.session import start_ray, stop_ray
 
     config = load_config(settings.profile, settings.overrides)
+    if os.environ.get("PREFECT_API_URL"):  # asked first: a Ray that starts takes its time to stop
+        from flows.server import server
+
+        with server():
+            pass
     if config.cluster.stages_in == "process":
         start_ray(config, Path(config.root))  # Ray starts while Prefect is imported and its server starts
     try:

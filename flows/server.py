@@ -35,7 +35,7 @@ def server() -> Iterator[SyncPrefectClient]:
     with get_client(sync_client=True) as client:
         try:
             client.request("POST", "/deployments/count", json={}).raise_for_status()
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise NoServerError(_said(named, error)) from error
         yield client
 
@@ -44,4 +44,6 @@ def _said(named: str, fault: Exception) -> str:
     status = getattr(getattr(fault, "response", None), "status_code", None)
     if status in (401, 403):
         return f"the Prefect server at {named} refuses this password; hint: PREFECT_API_AUTH_STRING is `user:password`"
-    return f"no Prefect server at {named}; hint: `kinora up` starts one"
+    if status is not None:
+        return f"what answers at {named} is no Prefect server, or not well (it says {status}); hint: the address ends in `/api`"
+    return f"no Prefect server at {named}; hint: `kinora up` starts one, and PREFECT_API_URL says where another runs"

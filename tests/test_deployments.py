@@ -41,6 +41,7 @@ def test_the_deployments_of_the_repository_load(repository: Path) -> None:
     assert {"nightly-ingest", "nightly-caption", "weekly-model", "new-footage", "promoted-model"} <= {d.name for d in deployments}
     assert {deployment.on for deployment in deployments} == {None, "footage.arrived", "model.promoted"}
     assert all(deployment.concurrency_limit == 1 for deployment in deployments)
+    assert all(deployment.retries for deployment in deployments if "housekeeping" not in deployment.tags)
     assert {deployment.name for deployment in deployments if deployment.collision_strategy != "ENQUEUE"} == {"reap"}
 
 
@@ -55,7 +56,7 @@ def test_deployments_take_another_profile_and_keep_their_overrides(repository: P
 
 def test_every_flow_that_a_deployment_may_name_is_there(repository: Path) -> None:
     assert set(FLOW_STAGES) <= set(FLOWS)
-    assert [name for name in FLOWS if name != "reap" and not (repository / "flows" / f"{name}.py").is_file()] == []
+    assert [name for name in FLOWS if not (repository / "flows" / f"{name}.py").is_file()] == []
 
 
 def test_an_event_is_written_without_quotes(tmp_path: Path, repository: Path) -> None:

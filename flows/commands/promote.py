@@ -1,5 +1,6 @@
 """`kinora promote`: the candidate becomes the champion by hand."""
 
+import os
 from typing import Any
 
 import click
@@ -29,3 +30,20 @@ def promote(name: str, reference: str, force: bool, **options: Any) -> None:
     models.promote(project, name, version, by_hand, champion)  # type: ignore[arg-type]
     before = f", before it was version {champion.number}" if champion and champion.number != version.number else ""
     remark(f"version {version.number} of `{version.name}` is the champion{before}")
+    if name == "text-to-video" and (champion is None or champion.number != version.number):
+        _tell(project.name, version.name, version.number)
+
+
+def _tell(project: str, model: str, version: int) -> None:
+    """Starts what is deployed on `model.promoted`, as a promotion by the gate does; without a server nothing is deployed."""
+    if not os.environ.get("PREFECT_API_URL"):
+        return
+    from flows import events
+    from flows.server import NoServerError, server
+
+    try:
+        with server() as client:
+            events.model_promoted_by_hand(client, project, model, version)
+    except NoServerError as error:
+        what, _, hint = str(error).partition("; hint: ")
+        remark(f"warning: what is deployed on `model.promoted` was not told ({what}); hint: {hint}")

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.config import read_settings_file
 from components.models.weights import new_folder
 from components.registry import gates, models
 from components.stages import STAGES
 from components.store import tables
 from components.store.project import Project
 from flows import __main__ as entry
-from tests.flows.command import environment
+from tests.flows.command import REPOSITORY, environment
 
 HEAVY = {"torch", "ray", "prefect", "mlflow"}
 Say = Callable[..., tuple[int, str, str]]
@@ -34,6 +35,12 @@ def test_every_verb_has_help(say: Say, verb: str) -> None:
     code, out, _ = say(verb, "--help")
     assert code == 0
     assert f"Usage: kinora {verb}" in out
+
+
+def test_the_help_of_a_run_names_the_profiles_that_there_are(say: Say) -> None:
+    _, out, _ = say("run", "--help")
+    listed = " ".join(out.split()).partition("A profile of the settings file: ")[2].partition(".")[0]
+    assert sorted(listed.split(", ")) == sorted(read_settings_file(REPOSITORY / "pipelines.yaml")["profiles"])
 
 
 @pytest.mark.parametrize(

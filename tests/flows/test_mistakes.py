@@ -1,19 +1,24 @@
 """What a machine, a person or a pipe does to a command is one sentence, and a fault of ours is not dressed up as theirs."""
 
 import errno
+import linecache
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from components.cluster import session
 from components.store import tables
 from components.store.project import Project, StageBusyError
 from flows import __main__ as entry
-from tests.flows.command import environment, kinora
+from flows.runner import RunSettings, run_flow
+from tests.flows.command import REPOSITORY, environment, kinora
 
 
 @pytest.mark.parametrize(
@@ -46,6 +51,67 @@ def test_a_fault_of_our_own_is_not_dressed_up_as_a_mistake_of_the_person(broken:
     with pytest.raises((ValueError, KeyError)) as raised:
         broken()
     assert entry.explain(raised.value) == (None, 1)
+
+
+@pytest.mark.parametrize(
+    ("place", "code"), [("components/new.py", 2), ("flows/new.py", 2), (".venv/lib/library.py", 1), ("tests/new.py", 1)]
+)
+def test_only_what_the_code_of_kinora_raises_is_its_sentence(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, place: str, code: int
+) -> None:
+    """A library may lie in the repository too, in its virtual environment, and speaks for itself."""
+    file, line = str(repository / place), "raise ValueError('a sentence')\n"
+    monkeypatch.setitem(linecache.cache, file, (len(line), None, [line], file))
+    with pytest.raises(ValueError) as raised:
+        exec(compile(line, file, "exec"))
+    assert entry.explain(raised.value) == ("a sentence" if code == 2 else None, code)
+
+
+class Stranger(BaseHTTPRequestHandler):
+    """Answers as a server does that wants another password, or as one that is no Prefect."""
+
+    def do_GET(self) -> None:
+        self.send_response(401 if self.path.startswith("/api/") else 404)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_POST = do_GET
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def stranger() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Stranger)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ("http://127.0.0.1:9/api", "no Prefect server at http://127.0.0.1:9/api; hint: `kinora up` starts one, and PREFECT_API_URL says"),
+        ("STRANGER/api", "refuses this password; hint: PREFECT_API_AUTH_STRING is `user:password`"),
+        ("STRANGER/other", "is no Prefect server, or not well (it says 404); hint: the address ends in `/api`"),
+    ],
+)
+def test_a_run_asks_a_prefect_that_is_named_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stranger: str, address: str, sentence: str
+) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    address = address.replace("STRANGER", stranger)
+    monkeypatch.setenv("PREFECT_API_URL", address)
+    monkeypatch.setenv("KINORA_CONFIG", str(REPOSITORY / "pipelines.yaml"))
+    settings = RunSettings("demo", None, None, "test", (f"root={tmp_path}",))
+    with temporary_settings({PREFECT_API_URL: address}), pytest.raises(ValueError) as raised:
+        run_flow("footage_to_model", settings)
+    said, code = entry.explain(raised.value)
+    assert sentence in (said or "")
+    assert code == 2
+    assert session._current is None, "no Ray was started for nothing"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")

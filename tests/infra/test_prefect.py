@@ -10,11 +10,12 @@ import yaml
 def test_the_automations_are_those_of_kinora_deploy(repository: Path) -> None:
     from prefect.automations import AutomationCore
 
-    from flows.automations import _essence, silent_run, told_failure
+    from flows.automations import silent_run, told_failure
+    from flows.triggers import essence
 
     listed = yaml.safe_load((repository / "infra" / "prefect" / "automations.yaml").read_text())["automations"]
     for given, wanted in zip(listed, (silent_run(), told_failure(UUID(int=0))), strict=True):
-        assert _essence(AutomationCore.model_validate(given)) == _essence(wanted)
+        assert essence(AutomationCore.model_validate(given)) == essence(wanted)
 
 
 def test_the_work_pool_has_the_variables_of_a_process_and_the_heartbeat_of_the_automation(repository: Path) -> None:
