@@ -22,7 +22,19 @@ class CausalConv3d(nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolves (B, C, T, H, W) to (B, out_channels, T, H, W)."""
+        return self.stream(x, None)[0]
+
+    def stream(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Convolves the next frames of a clip.
+
+        Args:
+            x: (B, C, T, H, W), at least one frame.
+            past: what the call before answered; None begins the clip.
+
+        Returns:
+            (B, out_channels, T, H, W), and the frames (B, C, kernel frames - 1, H, W) that the next call looks back at.
+        """
         if self.past_frames:
-            past = x[:, :, :1].expand(-1, -1, self.past_frames, -1, -1)
+            past = x[:, :, :1].expand(-1, -1, self.past_frames, -1, -1) if past is None else past
             x = torch.cat([past, x], dim=2)  # (B, C, past_frames + T, H, W)
-        return super().forward(x)
+        return super().forward(x), x[:, :, x.shape[2] - self.past_frames :]

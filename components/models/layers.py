@@ -1,4 +1,6 @@
-"""Small parts of the video VAE: patches of space and time, a norm of each place by itself, a residual block."""
+"""Small parts of the video VAE: patches of space and time, a norm of each place by itself, residual blocks in a row."""
+
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,6 +26,20 @@ def from_patches(patches: Tensor, frames: int, side: int) -> Tensor:
     channels = values // (frames * side * side)
     cut = patches.reshape(batch, t, h, w, channels, frames, side, side)
     return cut.permute(0, 4, 1, 5, 2, 6, 3, 7).reshape(batch, channels, t * frames, h * side, w * side)
+
+
+def check_sides(clip: Tensor, side: int) -> None:
+    """Looks whether patches of `side` pixels fill the frames of a clip.
+
+    Raises:
+        ValueError: no clip (B, 3, T, H, W), or a side that does not fit; the nearest that does is named.
+    """
+    if clip.ndim != 5 or clip.shape[1] != 3:
+        raise ValueError(f"a clip is (B, 3, T, H, W), not {tuple(clip.shape)}")
+    for name, value in zip(("height", "width"), clip.shape[-2:], strict=True):
+        if value % side or not value:
+            nearest = max(side, round(value / side) * side)
+            raise ValueError(f"a {name} of {value} is not a multiple of {side}; the nearest is {nearest}")
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -54,7 +70,31 @@ class ResidualBlock(nn.Module):
         zero_(self.mix)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.mix(F.silu(self.look(self.norm(x))))
+        return self.stream(x, None)[0]
+
+    def stream(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Passes the next frames (B, C, T, H, W) through, and answers with them what the next call looks back at."""
+        seen, left = self.look.stream(self.norm(x), past)
+        return x + self.mix(F.silu(seen)), left
+
+
+class CausalNet(nn.Sequential):
+    """Residual blocks in a row, then a norm."""
+
+    def __init__(self, channels: int, num_blocks: int, kernel_size: tuple[int, int, int]) -> None:
+        super().__init__(*(ResidualBlock(channels, kernel_size) for _ in range(num_blocks)), PlaceNorm(channels), nn.SiLU())
+
+    def stream(self, x: Tensor, pasts: Sequence[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
+        """Passes the next frames (B, C, T, H, W) through.
+
+        Args:
+            pasts: what the call before answered, a tensor a block; None begins the clip.
+        """
+        left: list[Tensor] = []
+        for place, block in enumerate(module for module in self if isinstance(module, ResidualBlock)):
+            x, past = block.stream(x, None if pasts is None else pasts[place])
+            left.append(past)
+        return self[-1](self[-2](x)), left
 
 
 def zero_(layer: nn.Module) -> None:

@@ -4,7 +4,8 @@ Both ways are a linear map of patches plus what a causal convolutional net adds 
 start as the principal components of patches, which is where training begins; the nets start as nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,33 @@ import torch
 from torch import Tensor, nn
 
 from components.models.causal_conv import CausalConv3d
-from components.models.layers import PlaceNorm, ResidualBlock, channels_first, channels_last, from_patches, to_patches, zero_
+from components.models.layers import CausalNet, channels_first, channels_last, check_sides, from_patches, to_patches, zero_
 from components.models.sizes import VaeSize
 from components.models.weights import load_json, load_tensors, save_folder
 
 KERNEL = (2, 3, 3)
 FIRST_LOG_VARIANCE = -6.0  # of a latent's noise, whose mean square starts near one
 MAX_FITTED_PATCHES = 2**15
+
+
+@dataclass(frozen=True)
+class EncoderState:
+    """What the encoder keeps between chunks of a clip.
+
+    Attributes:
+        rest: frames that fill no patch yet, (B, 3, fewer than rt, H, W).
+        pasts: what each causal convolution looks back at.
+    """
+
+    rest: Tensor
+    pasts: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class DecoderState:
+    """What the decoder keeps between chunks of a clip: what each causal convolution looks back at."""
+
+    pasts: tuple[Tensor, ...]
 
 
 class VideoVae(nn.Module):
@@ -38,11 +59,12 @@ class VideoVae(nn.Module):
         first, later, channels = 3 * self.side**2, 3 * self.frames * self.side**2, size.latent_channels
         self.first_in, self.first_out = nn.Linear(first, channels), nn.Linear(channels, first)
         self.later_in, self.later_out = nn.Linear(later, channels), nn.Linear(channels, later)
+        self.reach = max(size.encoder_blocks, 1 + size.num_blocks) * (KERNEL[-1] // 2)  # places to each side that one place depends on
         self.encoder_in = nn.Linear(later, size.encoder_channels)
-        self.encoder = _net(size.encoder_channels, size.encoder_blocks)
+        self.encoder = CausalNet(size.encoder_channels, size.encoder_blocks, KERNEL)
         self.encoder_out = nn.Linear(size.encoder_channels, 2 * channels)
         self.decoder_in = CausalConv3d(channels, size.hidden_channels, KERNEL)
-        self.decoder = _net(size.hidden_channels, size.num_blocks)
+        self.decoder = CausalNet(size.hidden_channels, size.num_blocks, KERNEL)
         self.decoder_out = nn.Linear(size.hidden_channels, later)
         zero_(self.encoder_out)
         zero_(self.decoder_out)
@@ -61,16 +83,15 @@ class VideoVae(nn.Module):
         """
         mean, log_variance = self.moments(clip)
         sampled = mean if noise is None else mean + noise * (0.5 * log_variance).exp()
-        return self._frames_of(sampled), mean, log_variance
+        return self._frames_of(sampled, None)[0], mean, log_variance
 
     def encode(self, clip: Tensor) -> Tensor:
         """Encodes (B, 3, T, H, W) as the mean of its latents (B, C, T, H, W), normalised by channel."""
-        mean, _ = self.moments(clip)
-        return (mean - _by_channel(self.latents_mean)) / _by_channel(self.latents_std)
+        return self._normalised(self.moments(clip)[0])
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decodes latents (B, C, T, H, W) to (B, 3, 1 + (T - 1) * rt, H * rs, W * rs), near [-1, 1]."""
-        return self._frames_of(latents * _by_channel(self.latents_std) + _by_channel(self.latents_mean))
+        return self._frames_of(self._raw(latents), None)[0]
 
     def moments(self, clip: Tensor) -> tuple[Tensor, Tensor]:
         """Answers mean and log variance of a clip's latents, each (B, C, T, H, W), before their normalisation.
@@ -79,38 +100,91 @@ class VideoVae(nn.Module):
             ValueError: the clip's frames or sides do not fit; the nearest that do are named.
         """
         self._check(clip)
-        linear = self._linear(clip)  # (B, T, H, W, C)
-        past = clip[:, :, :1].expand(-1, -1, self.frames - 1, -1, -1)
-        patches = to_patches(torch.cat([past, clip], dim=2), self.frames, self.side)
-        seen = self.encoder(channels_first(self.encoder_in(patches)))
+        mean, log_variance, _ = self._moments(self._with_copies(clip), None)
+        return mean, log_variance
+
+    def encode_chunk(self, frames: Tensor, state: EncoderState | None = None) -> tuple[Tensor, EncoderState]:
+        """Encodes the next frames of a clip; whatever the chunks, together their latents are those of `encode`.
+
+        Args:
+            frames: (B, 3, T, H, W) in [-1, 1], any number of them.
+            state: what the call before answered; None begins the clip.
+
+        Returns:
+            the latents that are complete by now (B, C, t, H, W), t perhaps 0, and the state for the next call.
+
+        Raises:
+            ValueError: the sides do not fit, or are not those of the chunk before.
+        """
+        check_sides(frames, self.side)
+        if state is not None and state.rest.shape[-2:] != frames.shape[-2:]:
+            raise ValueError(f"a chunk of {_sides(frames)} does not follow one of {_sides(state.rest)}; a clip keeps its size")
+        if state is None and not frames.shape[2]:
+            raise ValueError("the first chunk of a clip has at least one frame, not 0")
+        joined = self._with_copies(frames) if state is None else torch.cat([state.rest, frames], dim=2)
+        whole = joined.shape[2] // self.frames * self.frames
+        rest = joined[:, :, whole:].clone()
+        if state is not None and not whole:
+            nothing = frames.new_zeros(len(frames), *self.latents_shape(1, *frames.shape[-2:]))[:, :, :0]
+            return nothing, EncoderState(rest, state.pasts)
+        mean, _, pasts = self._moments(joined[:, :, :whole], None if state is None else state.pasts)
+        return self._normalised(mean), EncoderState(rest, _copies(pasts))
+
+    def decode_chunk(self, latents: Tensor, state: DecoderState | None = None) -> tuple[Tensor, DecoderState]:
+        """Decodes the next latents of a clip; whatever the chunks, together their frames are those of `decode`.
+
+        Args:
+            latents: (B, C, T, H, W), at least one frame of them.
+            state: what the call before answered; None begins the clip.
+
+        Returns:
+            (B, 3, T * rt, H * rs, W * rs), of the first chunk rt - 1 frames fewer, and the state for the next call.
+        """
+        frames, pasts = self._frames_of(self._raw(latents), None if state is None else state.pasts)
+        return frames, DecoderState(_copies(pasts))
+
+    def _moments(self, clip: Tensor, pasts: Sequence[Tensor] | None) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Answers moments of whole patches (B, 3, k * rt, H, W); without `pasts` the first one is the first frame behind its copies."""
+        patches = to_patches(clip, self.frames, self.side)
+        if pasts is None:
+            first = self.first_in(to_patches(clip[:, :, self.frames - 1 : self.frames], 1, self.side))
+            linear = torch.cat([first, self.later_in(patches[:, 1:])], dim=1)  # (B, T, H, W, C)
+        else:
+            linear = self.later_in(patches)
+        seen, pasts = self.encoder.stream(channels_first(self.encoder_in(patches)), pasts)
         mean, log_variance = self.encoder_out(channels_last(seen)).chunk(2, dim=-1)
-        return channels_first(linear + mean), channels_first(log_variance + FIRST_LOG_VARIANCE).clamp(-30.0, 20.0)
+        return channels_first(linear + mean), channels_first(log_variance + FIRST_LOG_VARIANCE).clamp(-30.0, 20.0), pasts
 
-    def _frames_of(self, latents: Tensor) -> Tensor:
-        """Decodes latents that are not normalised."""
-        seen = self.decoder(self.decoder_in(latents))
-        added = from_patches(self.decoder_out(channels_last(seen)), self.frames, self.side)[:, :, self.frames - 1 :]
+    def _frames_of(self, latents: Tensor, pasts: Sequence[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
+        """Decodes latents that are not normalised; without `pasts` the first of them is of the first frame alone."""
+        entered, past = self.decoder_in.stream(latents, None if pasts is None else pasts[0])
+        seen, later_pasts = self.decoder.stream(entered, None if pasts is None else pasts[1:])
+        added = from_patches(self.decoder_out(channels_last(seen)), self.frames, self.side)
         places = channels_last(latents)
-        first = from_patches(self.first_out(places[:, :1]), 1, self.side)
-        later = from_patches(self.later_out(places[:, 1:]), self.frames, self.side)
-        return torch.cat([first, later], dim=2) + added
+        if pasts is None:
+            first = from_patches(self.first_out(places[:, :1]), 1, self.side)
+            later = from_patches(self.later_out(places[:, 1:]), self.frames, self.side)
+            linear, added = torch.cat([first, later], dim=2), added[:, :, self.frames - 1 :]
+        else:
+            linear = from_patches(self.later_out(places), self.frames, self.side)
+        return linear + added, [past, *later_pasts]
 
-    def _linear(self, clip: Tensor) -> Tensor:
-        first = self.first_in(to_patches(clip[:, :, :1], 1, self.side))
-        later = self.later_in(to_patches(clip[:, :, 1:], self.frames, self.side))
-        return torch.cat([first, later], dim=1)
+    def _with_copies(self, clip: Tensor) -> Tensor:
+        """Puts copies of the first frame before a clip, until it ends its first patch."""
+        return torch.cat([clip[:, :, :1].expand(-1, -1, self.frames - 1, -1, -1), clip], dim=2)
+
+    def _normalised(self, mean: Tensor) -> Tensor:
+        return (mean - _by_channel(self.latents_mean)) / _by_channel(self.latents_std)
+
+    def _raw(self, latents: Tensor) -> Tensor:
+        return latents * _by_channel(self.latents_std) + _by_channel(self.latents_mean)
 
     def _check(self, clip: Tensor) -> None:
-        _, channels, frames, height, width = clip.shape
-        if channels != 3:
-            raise ValueError(f"a clip is (B, 3, T, H, W), not {tuple(clip.shape)}")
+        check_sides(clip, self.side)
+        frames = clip.shape[2]
         if (frames - 1) % self.frames:
             below = (frames - 1) // self.frames * self.frames + 1
             raise ValueError(f"a clip of {frames} frames does not fit; the nearest are {below} and {below + self.frames}")
-        for name, value in (("height", height), ("width", width)):
-            if value % self.side or not value:
-                nearest = max(self.side, round(value / self.side) * self.side)
-                raise ValueError(f"a {name} of {value} is not a multiple of {self.side}; the nearest is {nearest}")
 
     def latents_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Answers the shape (C, T, H, W) of a clip's latents."""
@@ -179,8 +253,13 @@ def load_vae(folder: str | Path, device: str = "cpu") -> VideoVae:
     return vae.to(device).to(memory_format=torch.channels_last_3d).eval().requires_grad_(False)
 
 
-def _net(channels: int, blocks: int) -> nn.Sequential:
-    return nn.Sequential(*(ResidualBlock(channels, KERNEL) for _ in range(blocks)), PlaceNorm(channels), nn.SiLU())
+def _copies(pasts: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Copies what a chunk leaves, so that the rest of the chunk is freed."""
+    return tuple(past.clone() for past in pasts)
+
+
+def _sides(frames: Tensor) -> str:
+    return "x".join(str(side) for side in frames.shape[-2:])
 
 
 def _some(patches: Tensor) -> Tensor:

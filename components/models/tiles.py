@@ -1,0 +1,149 @@
+"""Encodes and decodes video of any length and size in bounded memory: chunk after chunk of time, tile beside tile of space.
+
+A tile overlaps its neighbours by what a place of it can depend on and by a blend. So where the codec's reach is known, the blended
+frames are those of the whole picture; for a codec that looks further the blend hides the seams.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from components.models.layers import check_sides
+
+BLEND = 4  # places over which one tile fades into the next
+
+
+class StreamingVae(Protocol):
+    """A codec of video that takes a clip chunk by chunk, its state passed in and out.
+
+    Attributes:
+        frames: of time that one latent holds, but for the first, which holds one.
+        side: of a latent's place, in pixels.
+        reach: places to each side that the latents and the pixels of a place depend on.
+    """
+
+    frames: int
+    side: int
+    reach: int
+
+    def encode_chunk(self, frames: Tensor, state: Any = None) -> tuple[Tensor, Any]: ...
+
+    def decode_chunk(self, latents: Tensor, state: Any = None) -> tuple[Tensor, Any]: ...
+
+
+@dataclass(frozen=True)
+class Window:
+    """A tile's extent along one side, in places, and what it overlaps with on either end."""
+
+    start: int
+    end: int
+    before: int
+    after: int
+
+    def weights(self, reach: int, scale: int) -> Tensor:
+        """Answers the weight of each of its places cut into `scale` parts, (places * scale,): 0 near an inner end, rising to 1."""
+        at = (torch.arange((self.end - self.start) * scale) + 0.5) / scale
+        weights = torch.ones_like(at)
+        for overlap, inwards in ((self.before, at), (self.after, self.end - self.start - at)):
+            if overlap:
+                margin = min(reach, (overlap - 1) // 2)
+                weights = weights * ((inwards - margin) / (overlap - 2 * margin)).clamp(0.0, 1.0)
+        return weights
+
+
+def windows(length: int, tile: int, overlap: int) -> list[Window]:
+    """Cuts `length` places into windows of `tile`, each sharing at least `overlap` with the next; one where it all fits.
+
+    Raises:
+        ValueError: a tile is all overlap.
+    """
+    if length <= tile:
+        return [Window(0, length, 0, 0)]
+    if tile <= overlap:
+        raise ValueError(f"a tile of {tile} places is too small to share {overlap} with its neighbour; the smallest is {overlap + 1}")
+    count = -(-(length - overlap) // (tile - overlap))
+    starts = [round(number * (length - tile) / (count - 1)) for number in range(count)]
+    shared = [0, *(before + tile - start for before, start in pairwise(starts)), 0]
+    return [Window(start, start + tile, shared[number], shared[number + 1]) for number, start in enumerate(starts)]
+
+
+class Tiles:
+    """How a picture of latents is cut into tiles, and put together again.
+
+    Args:
+        height, width: of the picture in places.
+        tile: the longest side of a tile in places; None for the picture as a whole.
+        reach: how far tiles are of no use from where they were cut, in places.
+    """
+
+    def __init__(self, height: int, width: int, tile: int | None, reach: int) -> None:
+        self.height, self.width, self.reach = height, width, reach
+        rows, columns = (windows(length, tile or length, 2 * reach + BLEND) for length in (height, width))
+        self.windows = [(row, column) for row in rows for column in columns]
+
+    def cut(self, picture: Tensor, scale: int) -> list[Tensor]:
+        """Answers the tiles of (B, C, T, height * scale, width * scale)."""
+        return [picture[self._place(row, column, scale)] for row, column in self.windows]
+
+    def blend(self, tiles: Sequence[Tensor], scale: int) -> Tensor:
+        """Puts tiles together as (B, C, T, height * scale, width * scale), each fading into the next where they overlap."""
+        if len(tiles) == 1:
+            return tiles[0]
+        whole = tiles[0].new_zeros(*tiles[0].shape[:3], self.height * scale, self.width * scale)
+        total = torch.zeros_like(whole[:1, :1, :1])
+        for (row, column), tile in zip(self.windows, tiles, strict=True):
+            weights = torch.outer(row.weights(self.reach, scale), column.weights(self.reach, scale)).to(tile)
+            whole[self._place(row, column, scale)] += tile * weights
+            total[self._place(row, column, scale)] += weights
+        return whole / total
+
+    @staticmethod
+    def _place(row: Window, column: Window, scale: int) -> tuple[Any, ...]:
+        return ..., slice(row.start * scale, row.end * scale), slice(column.start * scale, column.end * scale)
+
+
+@torch.no_grad()
+def encode_stream(vae: StreamingVae, chunks: Iterable[Tensor], tile: int | None = None) -> Iterator[Tensor]:
+    """Encodes a clip that comes in chunks of any lengths; yields latents (B, C, t, H / rs, W / rs) as they are complete.
+
+    Args:
+        chunks: each (B, 3, T, H, W) in [-1, 1].
+        tile: the longest side of a tile in places of latents; None encodes chunks as a whole.
+
+    Raises:
+        ValueError: the sides do not fit, or a tile is too small for what this codec looks at.
+    """
+    tiles, states = None, [None]
+    for chunk in chunks:
+        if tiles is None:
+            check_sides(chunk, vae.side)
+            tiles = Tiles(chunk.shape[-2] // vae.side, chunk.shape[-1] // vae.side, tile, vae.reach)
+            states = [None] * len(tiles.windows)
+        coded = [vae.encode_chunk(part, state) for part, state in zip(tiles.cut(chunk, vae.side), states, strict=True)]
+        latents, states = [part for part, _ in coded], [state for _, state in coded]
+        if latents[0].shape[2]:
+            yield tiles.blend(latents, 1)
+
+
+@torch.no_grad()
+def decode_stream(vae: StreamingVae, chunks: Iterable[Tensor], tile: int | None = None) -> Iterator[Tensor]:
+    """Decodes latents that come in chunks (B, C, t, H, W); yields frames (B, 3, T, H * rs, W * rs) chunk by chunk.
+
+    Args:
+        tile: the longest side of a tile in places of latents; None decodes chunks as a whole.
+
+    Raises:
+        ValueError: a tile is too small for what this codec looks at.
+    """
+    tiles, states = None, [None]
+    for chunk in chunks:
+        if tiles is None:
+            tiles = Tiles(chunk.shape[-2], chunk.shape[-1], tile, vae.reach)
+            states = [None] * len(tiles.windows)
+        decoded = [vae.decode_chunk(part, state) for part, state in zip(tiles.cut(chunk, 1), states, strict=True)]
+        frames, states = [part for part, _ in decoded], [state for _, state in decoded]
+        yield tiles.blend(frames, vae.side)
