@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from components.evaluate import fidelity, suite
+from components.measure import distortion
 from components.store.project import Project, write_json
 
 JUDGED = ("colour", "shape", "motion", "camera")
@@ -81,7 +82,7 @@ def vae_evidence(
         "model": model,
         "measured_by": measured_by,
         "clips": [rows[i]["clip_id"] for i in kept],
-        "psnr": [fidelity.psnr(originals[i], reconstructed[i]) for i in kept],
+        "psnr": [distortion.psnr(originals[i], reconstructed[i]) for i in kept],
         "correct": correct,
     }
 

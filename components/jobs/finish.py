@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from components.curate.funnel import funnel
-from components.evaluate import fidelity
 from components.jobs.figures import figures
 from components.jobs.origin import origin
 from components.jobs.run import Outcome, Run
 from components.jobs.samples import evenly, pick_samples
+from components.measure import distortion
 from components.media.read import decode_clip
 from components.operations.freshness import model_folder
 from components.operations.held import shared
@@ -168,7 +168,7 @@ def _reconstructions(run: Run) -> list[data.Reconstruction]:
         return []
     with np.load(path, allow_pickle=False) as kept:
         pairs = zip(kept["originals"], kept["decoded"], strict=True)
-        return [data.Reconstruction(a, b, fidelity.psnr(a, b)) for a, b in list(pairs)[:NUM_PAIRS]]
+        return [data.Reconstruction(a, b, distortion.psnr(a, b)) for a, b in list(pairs)[:NUM_PAIRS]]
 
 
 def _curves(run: Run, stage: str) -> list[data.Curve]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import os
 import tempfile
+from collections.abc import Iterable
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import av
@@ -43,8 +45,6 @@ def write_video(
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
         raise ValueError(f"frames are uint8 (T, H, W, 3) with at least one of them, not {frames.dtype} {frames.shape}")
-    if pix_fmt == "yuv420p":
-        frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
     settings = {"crf": str(crf), "preset": preset, "x264-params": X264}
     if path is None:
         buffer = io.BytesIO()
@@ -53,6 +53,29 @@ def write_video(
     with replacing(path) as temporary:
         _encode(temporary, MOVFLAGS + "+faststart", frames, fps, pix_fmt, settings, threads, metadata)
     return None
+
+
+def write_stream(
+    path: str | os.PathLike,
+    pictures: Iterable[np.ndarray],
+    fps: Fraction | int,
+    *,
+    crf: float = 18,
+    preset: str = "veryfast",
+    threads: int = 1,
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Encodes pictures as `write_video` does, each when it comes, so that no more than one is held.
+
+    Args:
+        pictures: each uint8 (H, W, 3), all of one size.
+
+    Raises:
+        ValueError: a picture of another shape or type than the first, or none at all.
+    """
+    settings = {"crf": str(crf), "preset": preset, "x264-params": X264}
+    with replacing(path) as temporary:
+        _encode(temporary, MOVFLAGS + "+faststart", pictures, fps, "yuv420p", settings, threads, metadata)
 
 
 def encode_clip(frames: np.ndarray, fps: Fraction | int) -> bytes:
@@ -118,7 +141,7 @@ class replacing:
 def _encode(
     target: str | io.BytesIO,
     movflags: str,
-    frames: np.ndarray,
+    pictures: Iterable[np.ndarray],
     fps: Fraction | int,
     pix_fmt: str,
     settings: dict[str, str],
@@ -126,18 +149,27 @@ def _encode(
     metadata: dict[str, str] | None,
 ) -> None:
     rate = Fraction(fps).limit_denominator(1001)
+    pictures = iter(pictures)
+    first = next(pictures, None)
+    if first is None:
+        raise ValueError("a video needs at least one frame")
+    height, width = first.shape[:2]
+    odd = (height % 2, width % 2) if pix_fmt == "yuv420p" else (0, 0)
     with av.open(target, "w", format="mp4", options={"movflags": movflags}) as container:
         container.metadata.update({key: str(value) for key, value in (metadata or {}).items()})
         stream = container.add_stream("libx264", rate=rate, options=settings)
-        stream.height, stream.width = frames.shape[1:3]
+        stream.height, stream.width = height + odd[0], width + odd[1]
         stream.pix_fmt = pix_fmt
         codec = stream.codec_context
         codec.thread_count = threads
         codec.time_base = 1 / rate
         codec.color_primaries, codec.color_trc, codec.colorspace, codec.color_range = 1, 1, 1, 1  # BT.709, limited
         to_yuv = VideoReformatter()  # one for all, and no threads: else setting up costs more than the encoding
-        for i, picture in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        for i, picture in enumerate(chain([first], pictures)):
+            if picture.shape != (height, width, 3) or picture.dtype != np.uint8:
+                raise ValueError(f"a picture of this video is uint8 {(height, width, 3)}, not {picture.dtype} {picture.shape}")
+            even = np.pad(picture, ((0, odd[0]), (0, odd[1]), (0, 0)), mode="edge") if any(odd) else np.ascontiguousarray(picture)
+            frame = av.VideoFrame.from_ndarray(even, format="rgb24")
             frame = to_yuv.reformat(frame, format=pix_fmt, dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, threads=1)
             frame.pts, frame.time_base = i, 1 / rate
             container.mux(stream.encode(frame))

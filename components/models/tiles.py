@@ -71,6 +71,11 @@ def windows(length: int, tile: int, overlap: int) -> list[Window]:
     return [Window(start, start + tile, shared[number], shared[number + 1]) for number, start in enumerate(starts)]
 
 
+def smallest_tile(reach: int) -> int:
+    """Answers the side of the smallest tile, in places, that a codec of this reach can be used with."""
+    return 2 * reach + BLEND + 1
+
+
 class Tiles:
     """How a picture of latents is cut into tiles, and put together again.
 

@@ -2,16 +2,13 @@
 
 import json
 import secrets
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import click
 
 from flows.commands.options import Invocation, resolve, settings_options
 from flows.commands.output import remark
+from flows.commands.videos import device_of, mp4_file, progress_bar
 
 MOST_SEED = 2**31
 
@@ -38,7 +35,7 @@ def generate(
     """Make a video of PROMPT."""
     if not prompt.strip():
         raise ValueError('the prompt is empty; hint: say what should be seen, for example "a red square moves left"')
-    path = _writable(output)
+    path = mp4_file(output)
     asked = resolve(**options)
     from components.registry.models import resolve as resolve_model
 
@@ -47,9 +44,9 @@ def generate(
     from components.models.weights import digest_folder
 
     seed = secrets.randbelow(MOST_SEED) if seed is None else seed
-    generator = Generator.load(folder, _device(asked))
+    generator = Generator.load(folder, device_of(asked.config))
     settings = _sampling(asked, steps, guidance_scale)
-    with _progress() as progress:
+    with progress_bar("generating") as progress:
         (sample,) = generator.generate([prompt], [seed], rewrite=not no_rewrite, progress=progress, **settings)
     from components.media.write import write_video
 
@@ -69,25 +66,6 @@ def generate(
     click.echo(str(path))
 
 
-def _writable(output: str) -> Path:
-    path = Path(output)
-    if path.suffix.lower() != ".mp4":
-        raise ValueError(f"`{output}` is not an MP4 file; hint: `-o {path.with_suffix('.mp4') if path.name else 'video.mp4'}`")
-    if not path.parent.is_dir():
-        raise ValueError(f"the folder `{path.parent}` of `-o` is not there; hint: `mkdir -p {path.parent}`")
-    if path.is_dir():
-        raise ValueError(f"`{output}` is a folder; hint: name a file in it")
-    return path
-
-
-def _device(asked: Invocation) -> str:
-    if not asked.config.cluster.use_gpu:
-        return "cpu"
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def _sampling(asked: Invocation, steps: int | None, guidance_scale: float | None) -> dict[str, Any]:
     """Answers what the command line says of sampling; what it does not say is as the model's folder notes."""
     named = {
@@ -99,17 +77,3 @@ def _sampling(asked: Invocation, steps: int | None, guidance_scale: float | None
     if guidance_scale is not None:
         chosen["guidance_scale"] = guidance_scale
     return chosen
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int, str], None] | None]:
-    """Lends a callback that moves a bar on stderr; None where nobody watches."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(file=sys.stderr), transient=True) as bar:
-        task = bar.add_task("generating", total=None)
-        yield lambda done, total, note: bar.update(task, completed=done, total=total)

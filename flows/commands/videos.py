@@ -1,0 +1,47 @@
+"""What the verbs that write videos share: a file that can be written, a device, a bar."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from components.sections import Config
+
+
+def mp4_file(output: str) -> Path:
+    """Answers the path of an MP4 file that can be written.
+
+    Raises:
+        ValueError: another suffix, no such folder, or a folder of that name.
+    """
+    path = Path(output)
+    if path.suffix.lower() != ".mp4":
+        raise ValueError(f"`{output}` is not an MP4 file; hint: `-o {path.with_suffix('.mp4') if path.name else 'video.mp4'}`")
+    if not path.parent.is_dir():
+        raise ValueError(f"the folder `{path.parent}` of `-o` is not there; hint: `mkdir -p {path.parent}`")
+    if path.is_dir():
+        raise ValueError(f"`{output}` is a folder; hint: name a file in it")
+    return path
+
+
+def device_of(config: Config) -> str:
+    """Answers where a network computes, for torch."""
+    if not config.cluster.use_gpu:
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int | None, str], None] | None]:
+    """Lends a callback (done, total, note) that moves a bar on stderr; None where nobody watches."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(file=sys.stderr), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total, note: bar.update(task, completed=done, total=total)
