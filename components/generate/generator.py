@@ -13,6 +13,7 @@ from components.caption.upsample import rewrite as rewrite_prompt
 from components.diffusion.samplers import SAMPLERS, sampling_timesteps
 from components.generate.conditioning import encode_prompts, noise_of, told_velocity
 from components.models.dit import DiT, load_dit
+from components.models.tiles import decode_latents
 from components.models.vae import VideoVae, load_vae
 from components.models.weights import digest_folder, load_json
 
@@ -136,7 +137,7 @@ class Generator:
         timesteps = sampling_timesteps(settings["num_inference_steps"], settings["timestep_shift"])
         walk = SAMPLERS[settings["sampler"]]
         latents = walk(velocity, noise_of(seeds, shape, self.device), timesteps, on_step)  # (B, C, T, H, W)
-        return list(_pixels(self.vae.decode(latents)))
+        return list(_pixels(decode_latents(self.vae, latents)))
 
     def _latents_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Answers the shape of the latents of a video, after saying what of it does not fit."""

@@ -15,10 +15,9 @@ from torch import Tensor
 from components.measure.distortion import decibels, squared_error, ssim
 from components.media.read import UnusableFile, read_frames
 from components.media.write import write_stream
-from components.models.tiles import StreamingVae, decode_stream, encode_stream, smallest_tile
+from components.models.tiles import LARGE_PIXELS, StreamingVae, decode_stream, encode_stream, tile_of
 
 CHUNK_FRAMES = 16
-TILE_PIXELS = 512
 GAP_PIXELS = 8
 
 
@@ -53,7 +52,7 @@ def reconstruct(
     fps: Fraction,
     *,
     device: str = "cpu",
-    tile_pixels: int = TILE_PIXELS,
+    tile_pixels: int = LARGE_PIXELS,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Likeness:
     """Writes a video with, side by side, a file's frames and what the VAE makes of them; answers how like the two are.
@@ -70,7 +69,7 @@ def reconstruct(
     """
     waiting: deque[np.ndarray] = deque()
     likeness = Likeness()
-    tile = max(tile_pixels // vae.side, smallest_tile(vae.reach))
+    tile = tile_of(vae, tile_pixels)
     chunks = encode_stream(vae, _chunks(source, vae, waiting, device), tile)
 
     def pairs() -> Iterator[np.ndarray]:

@@ -77,8 +77,10 @@ class ReconstructActor:
         """Reconstructs uint8 (N, T, H, W, 3)."""
         import torch
 
+        from components.models.tiles import decode_latents, encode_clip
+
         with torch.inference_mode():
             x = torch.from_numpy(clips).to(self.device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0  # (N, C, T, H, W)
-            decoded = self.vae.decode(self.vae.encode(x))
+            decoded = decode_latents(self.vae, encode_clip(self.vae, x))
         pixels = ((decoded.clamp(-1, 1) + 1.0) * 127.5).round().to(torch.uint8)
         return pixels.permute(0, 2, 3, 4, 1).contiguous().cpu().numpy()

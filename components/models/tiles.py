@@ -15,6 +15,7 @@ from torch import Tensor
 from components.models.layers import check_sides
 
 BLEND = 4  # places over which one tile fades into the next
+LONG_FRAMES, LARGE_PIXELS = 32, 512  # what is longer passes in chunks, what is larger in tiles
 
 
 class StreamingVae(Protocol):
@@ -29,6 +30,8 @@ class StreamingVae(Protocol):
     frames: int
     side: int
     reach: int
+
+    def check(self, clip: Tensor) -> None: ...
 
     def encode_chunk(self, frames: Tensor, state: Any = None) -> tuple[Tensor, Any]: ...
 
@@ -69,11 +72,6 @@ def windows(length: int, tile: int, overlap: int) -> list[Window]:
     starts = [round(number * (length - tile) / (count - 1)) for number in range(count)]
     shared = [0, *(before + tile - start for before, start in pairwise(starts)), 0]
     return [Window(start, start + tile, shared[number], shared[number + 1]) for number, start in enumerate(starts)]
-
-
-def smallest_tile(reach: int) -> int:
-    """Answers the side of the smallest tile, in places, that a codec of this reach can be used with."""
-    return 2 * reach + BLEND + 1
 
 
 class Tiles:
@@ -152,3 +150,23 @@ def decode_stream(vae: StreamingVae, chunks: Iterable[Tensor], tile: int | None 
         decoded = [vae.decode_chunk(part, state) for part, state in zip(tiles.cut(chunk, 1), states, strict=True)]
         frames, states = [part for part, _ in decoded], [state for _, state in decoded]
         yield tiles.blend(frames, vae.side)
+
+
+def encode_clip(vae: StreamingVae, clip: Tensor) -> Tensor:
+    """Encodes a clip (B, 3, T, H, W) of any length and size as latents (B, C, T, H, W); only the result grows with it.
+
+    Raises:
+        ValueError: the clip's frames or sides do not fit; the nearest that do are named.
+    """
+    vae.check(clip)
+    return torch.cat(list(encode_stream(vae, clip.split(LONG_FRAMES, dim=2), tile_of(vae))), dim=2)
+
+
+def decode_latents(vae: StreamingVae, latents: Tensor) -> Tensor:
+    """Decodes latents (B, C, T, H, W) of any length and size as frames (B, 3, T, H, W); only the result grows with them."""
+    return torch.cat(list(decode_stream(vae, latents.split(LONG_FRAMES // vae.frames, dim=2), tile_of(vae))), dim=2)
+
+
+def tile_of(vae: StreamingVae, pixels: int = LARGE_PIXELS) -> int:
+    """Answers the side of a tile of so many pixels in places, or of the smallest that this codec can use."""
+    return max(pixels // vae.side, 2 * vae.reach + BLEND + 1)

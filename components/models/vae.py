@@ -99,7 +99,7 @@ class VideoVae(nn.Module):
         Raises:
             ValueError: the clip's frames or sides do not fit; the nearest that do are named.
         """
-        self._check(clip)
+        self.check(clip)
         mean, log_variance, _ = self._moments(self._with_copies(clip), None)
         return mean, log_variance
 
@@ -179,7 +179,12 @@ class VideoVae(nn.Module):
     def _raw(self, latents: Tensor) -> Tensor:
         return latents * _by_channel(self.latents_std) + _by_channel(self.latents_mean)
 
-    def _check(self, clip: Tensor) -> None:
+    def check(self, clip: Tensor) -> None:
+        """Looks whether a clip (B, 3, T, H, W) can be encoded as a whole.
+
+        Raises:
+            ValueError: its frames or sides do not fit; the nearest that do are named.
+        """
         check_sides(clip, self.side)
         frames = clip.shape[2]
         if (frames - 1) % self.frames:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from components.models.sizes import VaeSize
-from components.models.tiles import Tiles, decode_stream, encode_stream, windows
+from components.models.tiles import Tiles, decode_latents, decode_stream, encode_clip, encode_stream, windows
 from components.models.vae import VideoVae
 from tests.models.test_vae import SIZE, some_clips, trained_like
 
@@ -89,6 +89,18 @@ def test_tiles_cover_a_picture_that_is_no_square() -> None:
     clip = some_clips(1, 1, side=248)[..., :120, :]
     latents = torch.cat(list(encode_stream(vae, [clip], 17)), dim=2)
     torch.testing.assert_close(latents, vae.encode(clip), atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_long_and_large_clips_are_coded_as_short_and_small_ones_are() -> None:
+    vae = trained_like(VaeSize(8, 16, 1, 16, 1))
+    for frames, height, width in ((77, 16, 24), (5, 16, 536), (5, 24, 16)):
+        clip = some_clips(1, frames, side=max(height, width))[..., :height, :width]
+        latents = encode_clip(vae, clip)
+        torch.testing.assert_close(latents, vae.encode(clip), atol=1e-4, rtol=0)
+        torch.testing.assert_close(decode_latents(vae, latents), vae.decode(latents), atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match="the nearest are 5 and 9"):
+        encode_clip(vae, torch.zeros(1, 3, 8, 16, 16))
 
 
 def test_windows_reach_from_end_to_end_and_share_what_was_asked() -> None:
