@@ -26,6 +26,7 @@ from components.store.project import Project, project_of
 from flows.announce import announced, publish_spent
 from flows.away import Shown, wait_for_prefect
 from flows.commands.options import remember_source, source_of
+from flows.finishing import finished, note
 from flows.jobs import JobStoppedError, KubernetesCluster, RunCancelledError, outermost, ray_cluster, run_as_job, this_flow_run
 from flows.progress import stage_progress
 
@@ -121,9 +122,11 @@ def run_stages(run: Run, stages: Sequence[str]) -> list[Outcome]:
     """Runs stages one after another as tasks of the flow that calls this."""
     answers: list[Any] = [run_stage_task.with_options(name=stage)(run, stage) for stage in stages]
     ran = [stage for stage, answer in zip(stages, answers, strict=True) if isinstance(answer, Outcome)]
+    outcomes = [_outcome(run, stage, answer) for stage, answer in zip(stages, answers, strict=True)]
+    note(outcomes)
     Shown()(lambda: publish_spent(run, ran))
     wait_for_prefect()  # which the end of this flow is told
-    return [_outcome(run, stage, answer) for stage, answer in zip(stages, answers, strict=True)]
+    return outcomes
 
 
 def _outcome(run: Run, stage: str, answer: Outcome | State[Any]) -> Outcome:
@@ -138,15 +141,19 @@ def _outcome(run: Run, stage: str, answer: Outcome | State[Any]) -> Outcome:
 def opened_run(
     project: str | None, source: str | None, manifest: str | None, profile: str | None, overrides: Sequence[str] | None
 ) -> Iterator[Run]:
-    """Resolves a flow's typed parameters into a run, which keeps the Ray that a stale stage starts for as long as the block lasts."""
+    """Resolves a flow's typed parameters into a run, which keeps the Ray that a stale stage starts for as long as the block lasts.
+
+    At the end of the outermost such block the run's report is written.
+    """
     config = load_config(profile, tuple(overrides or ()))
     place = Project(Path(config.root), project_of(project, source), config.cluster.storage)
     mirror.pull(place)  # a machine without this project yet is told its source by the storage
     spec = source_of(place, source, manifest)
     if place.record("source") is None:
         remember_source(place, spec)
-    with announced(place), ray_when_needed(), temporary_settings(QUICK_SUBFLOWS):
-        yield Run(config=config, project=place, source=spec.folder, manifest=spec.manifest, progress=unseen)
+    run = Run(config=config, project=place, source=spec.folder, manifest=spec.manifest, progress=unseen)
+    with announced(place), finished(run), ray_when_needed(), temporary_settings(QUICK_SUBFLOWS):
+        yield run
 
 
 @contextlib.contextmanager

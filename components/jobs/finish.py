@@ -38,20 +38,21 @@ def finish(run: Run, outcomes: Sequence[Outcome], spent: Callable[[], tuple[floa
     seconds, peak_bytes = spent()
     if {outcome.stage for outcome in outcomes if outcome.action == "run"} == set(STAGES):
         run.project.write_record("whole_run", {"seconds": seconds, "peak_bytes": peak_bytes})
+    return _write(run, outcomes, seconds)
+
+
+def rewrite_report(run: Run) -> None:
+    """Writes the report and the summary again from what the project still holds."""
+    _write(run, [], (run.project.record("whole_run") or {}).get("seconds", 0.0))
+
+
+def _write(run: Run, outcomes: Sequence[Outcome], seconds: float) -> data.ReportData:
     with working(run.project), shared(run.project, "report"):
         report = collect(run, outcomes, seconds)
         build.build(report, run.project.folder)
         summary.write_summary(run.project.folder, report.figures, report.stages)
         mirror.push(run.project)
     return report
-
-
-def rewrite_report(run: Run) -> None:
-    """Writes the report again from what the project still holds."""
-    with working(run.project), shared(run.project, "report"):
-        seconds = (run.project.record("whole_run") or {}).get("seconds", 0.0)
-        build.build(collect(run, [], seconds), run.project.folder)
-        mirror.push(run.project)
 
 
 def collect(run: Run, outcomes: Sequence[Outcome], total_seconds: float) -> data.ReportData:

@@ -1,7 +1,6 @@
 """`kinora run`: asks the planner first; only what is stale starts Prefect, Ray and torch."""
 
 import difflib
-import time
 
 import click
 
@@ -28,6 +27,7 @@ def run(
     """
     from components.operations.plan import FLOW_STAGES, short_of_disk
     from components.operations.plan import plan as plan_stages
+    from components.operations.reported import report_is_due
     from components.store import mirror
 
     name = flow.replace("-", "_")
@@ -39,6 +39,8 @@ def run(
     plans = plan_stages(asked.config, asked.project, asked.source, FLOW_STAGES[name])
     if all(stage.action == "skip" for stage in plans):
         print_table(("stage", "result"), [(stage.stage, f"fresh: {stage.why}") for stage in plans])
+        if report_is_due(asked.project):
+            _report_again(asked)
         mirror.push(asked.project)  # what an earlier push could not
         remark(f"project `{asked.project.name}` is up to date; nothing was started")
         _point_to(asked)
@@ -54,13 +56,11 @@ def run(
 
 
 def _run(flow: str, asked: Invocation) -> None:
-    """Runs the flow, then writes the report and says what became of each stage."""
+    """Runs the flow, which writes the report, and says what became of each stage."""
     from rich.console import Console
 
-    from components.jobs.finish import finish
-    from components.jobs.run import Run, unseen
     from components.report.summary import summary_lines
-    from flows.memory import watched_memory
+    from flows.finishing import watched_course
     from flows.runner import RunSettings, run_flow
 
     settings = RunSettings(
@@ -70,14 +70,22 @@ def _run(flow: str, asked: Invocation) -> None:
         profile=asked.profile,
         overrides=asked.overrides,
     )
-    started = time.monotonic()
-    with watched_memory() as peak:
+    with watched_course() as course:
         outcomes = run_flow(flow, settings)
-        run = Run(asked.config, asked.project, asked.source.folder, asked.source.manifest, unseen)
-        report = finish(run, outcomes, lambda: (time.monotonic() - started, peak.num_bytes))
+    if course.report is None:  # another run was quicker
+        print_table(("stage", "result"), [(outcome.stage, f"fresh: {outcome.why}") for outcome in outcomes])
+        return
     console = Console(soft_wrap=False)
-    for line in summary_lines(report):
+    for line in summary_lines(course.report):
         console.print(line)
+
+
+def _report_again(asked: Invocation) -> None:
+    """Writes the report of a run that ended before it could."""
+    from components.jobs.finish import rewrite_report
+    from components.jobs.run import Run, unseen
+
+    rewrite_report(Run(asked.config, asked.project, asked.source.folder, asked.source.manifest, unseen))
 
 
 def _point_to(asked: Invocation) -> None:

@@ -272,7 +272,10 @@ def test_events_run_what_is_deployed_on_them_and_footage_is_ingested_once(place:
     assert "no champion yet" in place.state(checking["id"], *ENDED)["state"]["message"]
     done = place.state(ingesting["id"], *ENDED, within=240)
     assert done["state"]["type"] == "COMPLETED", (place.folder / "serving.log").read_text()[-3000:]
-    assert clips(Project(place.folder / "runs", "footage")).count() > 0
+    project = Project(place.folder / "runs", "footage")
+    assert clips(project).count() > 0
+    assert {f"seconds_{stage}" for stage in ("ingest", "curate")} <= set(json.loads((project.folder / "summary.json").read_text()))
+    assert "<html" in (project.folder / "report.html").read_text()
     assert len(place.runs_of("new-footage")) == len(place.runs_of("promoted")) == 1
 
 
