@@ -177,6 +177,18 @@ def test_a_tagged_version_stays_as_it_was(clips: Table) -> None:
         clips.at("nine")
 
 
+def test_a_purge_leaves_the_files_of_a_write_under_way_where_somebody_may_be_writing(clips: Table) -> None:
+    clips.append([row(number) for number in range(4)])
+    clips.delete("clip_id = 'c0001'")
+    written = Path(clips.uri) / "data" / "half.lance"
+    written.write_bytes(b"of a writer that has not committed yet")
+    assert clips.purge(unfinished=False) > 0
+    assert written.exists()
+    clips.purge()
+    assert not written.exists()
+    assert clips.keys() == ["c0000", "c0002", "c0003"]
+
+
 def test_fragments_that_pile_up_are_joined(clips: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "MAX_SMALL_FRAGMENTS", 4)
     for number in range(8):
