@@ -4,8 +4,11 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -243,6 +246,50 @@ def test_models_are_promoted_by_hand_and_rolled_back(say: Say, registered: Path)
     assert (code, err.splitlines()[-1]) == (0, "version 1 of `demo-text-to-video` is the champion again")
     shown = json.loads(say("show", "models", "--set", root, "--json")[1])
     assert {version["number"]: version["aliases"] for version in shown} == {2: ["previous-champion"], 1: ["champion"]}
+
+
+def test_a_promotion_by_hand_is_told_to_what_is_deployed_on_it(say: Say, registered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    told: list[dict[str, Any]] = []
+
+    class Server(BaseHTTPRequestHandler):
+        """As much of Prefect as hears of events."""
+
+        def do_GET(self) -> None:
+            self.answer(404)
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if self.path == "/api/events":
+                told.extend(body)
+            self.answer(200)
+
+        def answer(self, status: int) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address, root = f"http://127.0.0.1:{server.server_port}/api", f"root={registered / 'runs'}"
+    monkeypatch.setenv("PREFECT_API_URL", address)
+    with temporary_settings({PREFECT_API_URL: address}):
+        for _ in range(2):
+            assert say("promote", "--version", "2", "--force", "--set", root)[0] == 0
+        server.shutdown()
+        server.server_close()
+        code, _, err = say("promote", "--version", "1", "--set", root)
+    assert [(event["event"], event["payload"]) for event in told] == [
+        ("kinora.model.promoted", {"project": "demo", "model": "demo-text-to-video", "version": 2})
+    ], "once, since a champion that is chosen again is no news"
+    assert told[0]["resource"]["prefect.resource.id"] == "kinora.project.demo"
+    assert code == 0, "a server that is away undoes no promotion"
+    assert "warning: what is deployed on `model.promoted` was not told (no Prefect server at" in err
 
 
 def test_a_model_that_is_not_there_answers_with_those_that_are(say: Say, registered: Path) -> None:
