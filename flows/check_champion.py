@@ -1,19 +1,17 @@
 """The flow that tries a promoted champion, and takes it back where it makes no videos."""
 
-import base64
+import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from prefect import State, flow
-from prefect.artifacts import create_image_artifact, create_markdown_artifact
+from prefect.client.orchestration import get_client
 from prefect.states import Completed
 
 from components.config import load_config
-from components.jobs.run import Run, unseen
+from components.jobs.run import Outcome, Run, unseen
 from components.store.project import Project, project_of
-
-if TYPE_CHECKING:
-    from components.jobs.check_champion import Checked
+from flows.jobs import this_flow_run, work_as_job
+from flows.stage import OPENED, publish_patiently, ray_when_needed
 
 
 @flow(name="check_champion", persist_result=False)
@@ -25,18 +23,36 @@ def check_champion(project: str | None = None, profile: str | None = None, overr
         profile: The profile of pipelines.yaml; empty takes its defaults.
         overrides: Settings that win over the profile, one `section.name=value` each, for example `gate.max_repeat_share=0.4`.
     """
-    from components.jobs.check_champion import check_champion as check  # torch is not for those who only register this flow
+    from components.jobs.check_champion import ChampionRefusedError, conclude  # not for those who only register this flow
 
     config = load_config(profile, tuple(overrides or ()))
     place = Project(Path(config.root), project_of(project), config.cluster.storage)
-    found = check(Run(config, place, None, None, unseen))
-    publish(found)
-    return Completed(message=found.said)
+    run = Run(config, place, None, None, unseen)
+    with ray_when_needed():
+        tried = try_where_set(run)
+    publish_patiently(tried)
+    try:
+        return Completed(message=conclude(run, tried))  # here, whatever tried it: no job is given the password of the registry
+    except ChampionRefusedError:
+        try_no_more()  # another try would find the previous champion well, and hide that this one failed
+        raise
 
 
-def publish(found: "Checked") -> None:
-    """Puts the picture of the champion's videos into Prefect, and what was found."""
-    create_markdown_artifact(markdown=found.said, key="champion-check", description="check_champion")
-    if found.sheet is not None:
-        picture = base64.b64encode(found.sheet.read_bytes()).decode()
-        create_image_artifact(image_url=f"data:image/png;base64,{picture}", key="champion-videos", description=found.said)
+def try_where_set(run: Run) -> Outcome:
+    """Tries the champion where the settings let stages work: in this process, which needs no Ray for it, or as a job of a cluster."""
+    from components.jobs.check_champion import KIND, NAME, nothing_to_try, try_champion
+    from components.registry import models
+
+    where = run.config.cluster.stages_in
+    if where == "process":
+        here = run.config.model_copy(update={"encode": run.config.encode.model_copy(update={"num_actors": 0})})
+        return try_champion(dataclasses.replace(run, config=here))
+    champion = models.find(run.project, KIND, models.CHAMPION)
+    return nothing_to_try(run) if champion is None else work_as_job(run, NAME, champion.weights, OPENED[where])
+
+
+def try_no_more() -> None:
+    """Takes from this flow run the tries that its deployment would still give it."""
+    with get_client(sync_client=True) as client:
+        flow_run = client.read_flow_run(this_flow_run())
+        client.update_flow_run(flow_run.id, empirical_policy=flow_run.empirical_policy.model_copy(update={"retries": 0}))

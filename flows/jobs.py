@@ -117,10 +117,18 @@ def run_as_job(run: Run, stage: str, open_cluster: Callable[[Path], Cluster]) ->
     """
     mirror.pull(run.project)
     before = assess(stage, run.config, run.project, run.source, run.manifest)
-    if before.fresh:
-        return fresh_outcome(run, before)
+    return fresh_outcome(run, before) if before.fresh else work_as_job(run, stage, before.key, open_cluster)
+
+
+def work_as_job(run: Run, stage: str, key: str, open_cluster: Callable[[Path], Cluster]) -> Outcome:
+    """Runs a stage or a trial as a job, or joins the job of the same key that still runs.
+
+    Raises:
+        ValueError, OSError, StageError: what was raised in the job.
+        JobDiedError, JobStoppedError, RunCancelledError: the job ended otherwise.
+    """
     spec, cluster = spec_of(run), open_cluster(run.project.root)
-    name = jobs_api.job_name(run.project.name, stage, before.key)
+    name = jobs_api.job_name(run.project.name, stage, key)
     root = outermost.get()
     log = _Log(run.progress)
     wait_for_prefect()

@@ -4,7 +4,7 @@ import base64
 import contextlib
 import dataclasses
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,12 @@ from flows.announce import announced, publish_spent
 from flows.away import Shown, wait_for_prefect
 from flows.commands.options import remember_source, source_of
 from flows.finishing import finished, note
-from flows.jobs import JobStoppedError, KubernetesCluster, RunCancelledError, outermost, ray_cluster, run_as_job, this_flow_run
+from flows.jobs import Cluster, JobStoppedError, KubernetesCluster, RunCancelledError, outermost, ray_cluster, run_as_job, this_flow_run
 from flows.progress import stage_progress
 
 SKIPPED = "Skipped"
 IN_PROCESS = ("promote",)  # whoever writes the registry has a password that no job is given
+OPENED: dict[str, Callable[[Path], Cluster]] = {"job": ray_cluster, "kubernetes": lambda root: KubernetesCluster()}
 held_ray: ContextVar[contextlib.ExitStack] = ContextVar("held_ray")
 QUICK_SUBFLOWS = {prefect.settings.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}  # joining a heartbeat costs each subflow a second
 
@@ -79,13 +80,9 @@ def run_where_set(run: Run, stage: str) -> Outcome:
     where = run.config.cluster.stages_in
     if stage in IN_PROCESS and where != "process":
         return run_stage(without_ray(run), stage)
-    match where:
-        case "process":
-            return run_stage(run, stage, lambda: need_ray(run))
-        case "job":
-            return run_as_job(run, stage, ray_cluster)
-        case "kubernetes":
-            return run_as_job(run, stage, lambda root: KubernetesCluster())
+    if where == "process":
+        return run_stage(run, stage, lambda: need_ray(run))
+    return run_as_job(run, stage, OPENED[where])
 
 
 def without_ray(run: Run) -> Run:

@@ -17,7 +17,7 @@ def trigger(deployment: Deployment) -> DeploymentEventTrigger | None:
         return None
     of_any = deployment.on != FOOTAGE_ARRIVED and deployment.project is None
     return DeploymentEventTrigger(
-        name=f"kinora: {deployment.name} on {deployment.on}",
+        name=f"{_named(deployment)}{deployment.on}",
         enabled=deployment.active,
         expect={events.event_name(deployment.on)},
         match={"prefect.resource.id": events.resource_of("*" if of_any else deployment.project_name)},
@@ -26,10 +26,13 @@ def trigger(deployment: Deployment) -> DeploymentEventTrigger | None:
 
 
 def has_trigger(client: SyncPrefectClient, deployment: Deployment, registered: UUID) -> bool:
-    """Answers whether the server holds what starts a registered deployment, switched on, and no more than that."""
-    found = [one for one in client.read_resource_related_automations(_owner(registered)) if one.owner_resource == _owner(registered)]
-    wanted = _automation(deployment, registered)
-    return [essence(one) for one in found] == ([] if wanted is None else [essence(wanted)])
+    """Answers whether the server holds what starts a registered deployment, and holds it switched on.
+
+    The server does not say which automations a deployment owns, so they are told by their names; a person's own are left alone.
+    """
+    wanted, related = _automation(deployment, registered), client.read_resource_related_automations(_owner(registered))
+    found = [essence(one) for one in related if one.name.startswith(_named(deployment))]
+    return found == ([] if wanted is None else [essence(wanted)])
 
 
 def make_trigger(client: SyncPrefectClient, deployment: Deployment, registered: UUID) -> None:
@@ -60,6 +63,10 @@ def _automation(deployment: Deployment, registered: UUID) -> AutomationCore | No
         return None
     wanted.set_deployment_id(registered)
     return wanted.as_automation()
+
+
+def _named(deployment: Deployment) -> str:
+    return f"kinora: {deployment.name} on "
 
 
 def _owner(registered: UUID) -> str:

@@ -7,12 +7,15 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from types import FrameType
 
 from components.cluster.session import ray_session
+from components.jobs.run import Outcome, Run
 from components.jobs.spec import JobSpec, read_spec, said_error, said_outcome, said_progress
 from components.jobs.stage import BODIES, run_stage
 
+TRIAL = "check_champion"
 BAD_INPUT, FAILED, STOPPED = 2, 1, 143
 EVERY_SECONDS = 2.0
 
@@ -31,7 +34,7 @@ def main(arguments: list[str]) -> int:
             os.environ.setdefault(name, value)  # a node's own address of a server wins
         run = spec.run(Said())
         with contextlib.ExitStack() as sessions:
-            outcome = run_stage(run, stage, lambda: sessions.enter_context(ray_session(run.config, run.project.root)))
+            outcome = _work(stage)(run, lambda: sessions.enter_context(ray_session(run.config, run.project.root)))
             print(said_outcome(outcome), flush=True)
         return 0
     except StoppedError:
@@ -58,9 +61,18 @@ class Said:
 
 
 def _asked(arguments: list[str]) -> tuple[str, JobSpec]:
-    if len(arguments) != 2 or arguments[0] not in BODIES:
-        raise ValueError(f"`python -m components.jobs STAGE SPEC` takes a stage, one of {', '.join(BODIES)}, and a spec in JSON")
+    if len(arguments) != 2 or arguments[0] not in (*BODIES, TRIAL):
+        raise ValueError(f"`python -m components.jobs STAGE SPEC` takes a stage, one of {', '.join((*BODIES, TRIAL))}, and a spec in JSON")
     return arguments[0], read_spec(arguments[1])
+
+
+def _work(stage: str) -> Callable[[Run, Callable[[], object]], Outcome]:
+    """Answers what runs a stage; the trial of a champion is none, since nothing of it is ever fresh."""
+    if stage != TRIAL:
+        return lambda run, ready: run_stage(run, stage, ready)
+    from components.jobs.check_champion import try_champion
+
+    return try_champion
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:

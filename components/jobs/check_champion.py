@@ -1,27 +1,27 @@
 """Tries a champion as a user would: loads it from the registry, generates a few videos, and takes it back where they are no videos."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from components.generate.generator import Generator, MismatchedModelError
-from components.jobs.run import Run
+from components.cluster.rows import map_batches
+from components.jobs.run import Outcome, Run, timed
 from components.jobs.samples import evenly
+from components.jobs.stage import at_once
 from components.measure.quality import quality
 from components.models.weights import DamagedFolderError
 from components.registry import gates, models
 from components.report.sheets import sample_sheet
 from components.sections import Config
-from components.store import tables
+from components.store import mirror, tables
 from components.store.filters import KEPT
+from components.store.turns import working
 
 if TYPE_CHECKING:
     from torch import nn
 
+NAME = "check_champion"  # of its job
 KIND: models.Kind = "text-to-video"
 NUM_VIDEOS = 4
 MOST_FAULTY = 0.5  # share of the videos; one that shows nothing may be an odd prompt
@@ -32,29 +32,71 @@ class ChampionRefusedError(ValueError):
     """The champion makes no videos; the message says why, and who is champion now."""
 
 
-@dataclass(frozen=True)
-class Checked:
-    """What became of a check: the version that serves, one line about it, and a picture of what it made."""
+class Trial:
+    """Generates with a model's folder; what is wrong with it is an answer, so that it comes back whole from another machine."""
 
-    version: int | None
-    said: str
-    sheet: Path | None
+    def __init__(self, config: Config, folder: str) -> None:
+        self.config, self.folder = config, folder
+
+    def __call__(self, prompts: Sequence[str]) -> tuple[str | None, list[np.ndarray]]:
+        """Answers why the model makes no videos, or None, and the frames that it made, uint8 (T, H, W, 3) each."""
+        from components.generate.generator import Generator, MismatchedModelError
+
+        try:
+            generator = Generator.load(self.folder, self.config.encode.device)
+        except (DamagedFolderError, MismatchedModelError, FileNotFoundError) as error:
+            return f"it does not load: {error}", []
+        if not (_finite(generator.model) and _finite(generator.vae)):
+            return "its weights are not all finite numbers", []
+        videos = [sample.frames for sample in generator.generate(prompts, range(len(prompts)))]
+        faults = [fault for frames in videos if (fault := frames_fault(frames, self.config)) is not None]
+        if len(faults) <= MOST_FAULTY * len(videos):
+            return None, videos
+        return f"{len(faults)} of {len(videos)} videos are {' or '.join(sorted(set(faults)))}", videos
 
 
-def check_champion(run: Run) -> Checked:
-    """Generates a few videos with the project's champion; the previous champion serves again where it fails.
+def try_champion(run: Run, ready: Callable[[], object] = at_once) -> Outcome:
+    """Generates a few videos with the project's champion; its aliases stay where they are.
+
+    Args:
+        ready: brings up the Ray whose actor generates; not called where `encode.num_actors` is 0.
+
+    Returns:
+        Of a `version`, which is null without a champion, its `fault`, null where it makes videos, and what there is to show.
+    """
+    with working(run.project):
+        mirror.pull(run.project)
+        champion = models.find(run.project, KIND, models.CHAMPION)
+        if champion is None:
+            return nothing_to_try(run)
+        (fault, videos), seconds = timed(lambda: _tried(run, champion, ready))
+        images = {}
+        if videos:
+            sheet = run.project.sheet("champion.png")
+            sheet.parent.mkdir(parents=True, exist_ok=True)
+            images["videos"] = str(sample_sheet(sheet, videos))
+        mirror.push(run.project)
+        said = f"version {champion.number} of `{champion.name}` {'makes videos' if fault is None else f'fails: {fault}'}"
+        result = {"version": champion.number, "fault": fault, "show": {"images": images, "markdown": {"verdict": said}}}
+        return Outcome(NAME, "run", said, seconds, result)
+
+
+def nothing_to_try(run: Run) -> Outcome:
+    """Answers the outcome of a project without a champion."""
+    why = f"project `{run.project.name}` has no champion yet, so there is nothing to check"
+    return Outcome(NAME, "skip", why, 0.0, {"version": None, "fault": None})
+
+
+def conclude(run: Run, tried: Outcome) -> str:
+    """Answers the sentence about a trial; where the champion failed, the previous one serves again.
 
     Raises:
         ChampionRefusedError: the champion failed.
     """
-    champion = models.find(run.project, KIND, models.CHAMPION)
-    if champion is None:
-        return Checked(None, f"project `{run.project.name}` has no champion yet, so there is nothing to check", None)
-    sheet = run.project.sheet("champion.png")
-    fault = _fault_of(run, champion, sheet)
-    if fault is None:
-        return Checked(champion.number, f"version {champion.number} of `{champion.name}` makes videos", sheet)
-    raise ChampionRefusedError(_take_back(run, champion, fault))
+    version, fault = tried.result["version"], tried.result["fault"]
+    if fault is not None:
+        raise ChampionRefusedError(_take_back(run, models.lookup(run.project, KIND, str(version)), fault))
+    return tried.why
 
 
 def frames_fault(frames: np.ndarray, config: Config) -> str | None:
@@ -67,24 +109,30 @@ def frames_fault(frames: np.ndarray, config: Config) -> str | None:
     return None
 
 
-def _fault_of(run: Run, champion: models.Version, sheet: Path) -> str | None:
+def _tried(run: Run, champion: models.Version, ready: Callable[[], object]) -> tuple[str | None, list[np.ndarray]]:
     try:
-        generator = Generator.load(models.download(run.project, champion), run.config.encode.device)
-    except (DamagedFolderError, MismatchedModelError, FileNotFoundError) as error:
-        return f"it does not load: {error}"
-    if not (_finite(generator.model) and _finite(generator.vae)):
-        return "its weights are not all finite numbers"
-    prompts = _prompts(run)
-    videos = [sample.frames for sample in generator.generate(prompts, range(len(prompts)))]
-    sheet.parent.mkdir(parents=True, exist_ok=True)
-    sample_sheet(sheet, videos)
-    faults = [fault for frames in videos if (fault := frames_fault(frames, run.config)) is not None]
-    if len(faults) <= MOST_FAULTY * len(videos):
-        return None
-    return f"{len(faults)} of {len(videos)} videos are {' or '.join(sorted(set(faults)))}"
+        folder = models.download(run.project, champion)
+    except (DamagedFolderError, FileNotFoundError) as error:
+        return f"it does not load: {error}", []
+    encode = run.config.encode
+    if encode.num_actors:
+        ready()
+    answers = map_batches(
+        Trial,
+        (run.config, str(folder)),
+        [_prompts(run)],
+        num_actors=min(1, encode.num_actors),
+        cpus_per_actor=encode.cpus_per_actor,
+        gpus_per_actor=encode.gpus_per_actor,
+        project=run.project,
+    )
+    (answer,) = (found for _, found in answers)
+    return answer
 
 
 def _finite(network: "nn.Module") -> bool:
+    import torch
+
     return all(bool(torch.isfinite(value).all()) for value in network.state_dict().values() if value.is_floating_point())
 
 

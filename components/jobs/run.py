@@ -4,12 +4,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from components.sections import Config
 from components.store.project import Project
 
 Progress = Callable[[int, int, str], None]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Outcome:
     result: dict[str, Any]
 
 
-def timed(body: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], float]:
+def timed(body: Callable[[], Result]) -> tuple[Result, float]:
     """Runs a stage's body and answers its result and wall seconds."""
     started = time.monotonic()
     result = body()

@@ -33,7 +33,7 @@ def at_once() -> None:
     """What a stage needs before it works, where everything is up already."""
 
 
-def run_stage(run: Run, stage: str, ready: Callable[[], None] = at_once) -> Outcome:
+def run_stage(run: Run, stage: str, ready: Callable[[], object] = at_once) -> Outcome:
     """Runs a stage unless nothing of it is stale, and writes down what it made.
 
     Args:

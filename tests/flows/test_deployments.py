@@ -286,6 +286,12 @@ def test_a_run_that_fails_is_tried_again_as_often_as_the_file_says(place: Place,
     finally:
         (place.hand / "fail").unlink()
     assert (done["state"]["type"], done["run_count"]) == ("COMPLETED", 2)
+    (place.hand / "refuse").touch()
+    try:
+        done = place.state(place.start("caption/patient"), *ENDED)
+    finally:
+        (place.hand / "refuse").unlink()
+    assert (done["state"]["type"], done["run_count"]) == ("FAILED", 1), "a flow that says so is not tried again"
 
 
 def test_a_cancelled_run_ends_and_a_stopped_serving_process_leaves_none_running(place: Place, worker: "subprocess.Popen[bytes]") -> None:

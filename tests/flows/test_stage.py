@@ -26,6 +26,21 @@ def test_promote_runs_in_the_flow_that_alone_may_write_the_registry(run: Run) ->
     assert run.project.record("promote") is not None
 
 
+def test_a_champion_is_tried_where_stages_work(run: Run, tmp_path: Path) -> None:
+    from components.models.weights import new_folder
+    from components.registry import gates, models
+    from flows.check_champion import try_where_set
+
+    assert try_where_set(run).action == "skip"  # without a champion no cluster is looked for
+    with new_folder(tmp_path / "weights") as draft:
+        (draft / "dit.json").write_text("{}")
+    version = models.register(run.project, "text-to-video", tmp_path / "weights", {}, {})
+    by_hand = gates.Verdict([gates.Check("by hand", None, None, None, True, "a person chose it")])
+    models.promote(run.project, "text-to-video", version, by_hand, None)
+    with pytest.raises(ValueError, match="no cluster's Jobs API is named"):
+        try_where_set(run)
+
+
 def test_a_machine_that_never_saw_a_project_takes_its_source_from_the_storage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: Path
 ) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 from prefect import flow
 from prefect.runtime import flow_run
 
+from flows.check_champion import try_no_more
+
 HAND = "KINORA_TEST_HAND"  # the folder; each run adds a line to `ledger` in it
 
 
@@ -23,5 +25,8 @@ def waiting(
         ledger.write(f"{flow_run.get_id()} {os.getpid()}\n")
     if flow_run.get_run_count() == 1 and (hand / "fail").exists():
         raise RuntimeError("the first try fails")
+    if (hand / "refuse").exists():
+        try_no_more()
+        raise RuntimeError("no try can mend this")
     while (hand / "wait").exists():
         time.sleep(0.2)

@@ -1,5 +1,6 @@
 """A champion is tried as a user would: one that makes videos stays, a broken one is taken back for the one before."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,10 @@ import pytest
 import torch
 
 from components.config import load_config
-from components.jobs.check_champion import ChampionRefusedError, check_champion, frames_fault
-from components.jobs.run import Run, unseen
+from components.jobs import __main__ as job
+from components.jobs.check_champion import ChampionRefusedError, conclude, frames_fault, try_champion
+from components.jobs.run import Outcome, Run, unseen
+from components.jobs.spec import heard, spec_of
 from components.models.weights import load_json, save_folder
 from components.registry import models
 from components.registry.gates import Check, Verdict
@@ -20,7 +23,7 @@ GOOD = Verdict([Check("by hand", None, None, None, True, "a person chose it")])
 
 
 def settings(repository: Path) -> Config:
-    return load_config("test", ["curate.min_contrast=0.5"], file=str(repository / "pipelines.yaml"))
+    return load_config("test", ["curate.min_contrast=0.5", "encode.num_actors=0"], file=str(repository / "pipelines.yaml"))
 
 
 def broken(good: Path, place: Path) -> Path:
@@ -33,24 +36,44 @@ def broken(good: Path, place: Path) -> Path:
     return place
 
 
-def test_a_broken_champion_is_taken_back_and_one_that_makes_videos_stays(tmp_path: Path, repository: Path, folder: Path) -> None:  # noqa: F811
+def as_job(run: Run, capsys: pytest.CaptureFixture[str]) -> Outcome:
+    """What the flow hears of the trial when it is a job."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert job.main(["check_champion", spec_of(run).as_json()]) == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    (outcome,) = (told["outcome"] for line in capsys.readouterr().out.splitlines() if (told := heard(line)) and "outcome" in told)
+    return Outcome(**outcome)
+
+
+def test_a_broken_champion_is_taken_back_and_one_that_makes_videos_stays(
+    tmp_path: Path,
+    repository: Path,
+    folder: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     project = Project(tmp_path / "runs", "films")
     run = Run(settings(repository), project, None, None, unseen)
-    nothing = check_champion(run)
-    assert nothing.version is None
-    assert "no champion yet" in nothing.said
+    nothing = try_champion(run)
+    assert nothing.action == "skip"
+    assert "no champion yet" in conclude(run, nothing)
 
     first = models.register(project, "text-to-video", folder, {}, {})
     models.promote(project, "text-to-video", first, GOOD, None)
-    found = check_champion(run)
-    assert found.version == first.number
-    assert found.sheet is not None
-    assert found.sheet.read_bytes().startswith(b"\x89PNG")
+    found = try_champion(run)
+    assert found.result["version"] == first.number
+    assert conclude(run, found) == "version 1 of `films-text-to-video` makes videos"
+    assert Path(found.result["show"]["images"]["videos"]).read_bytes().startswith(b"\x89PNG")
 
     second = models.register(project, "text-to-video", broken(folder, tmp_path / "broken"), {}, {})
     models.promote(project, "text-to-video", second, GOOD, first)
+    told = as_job(run, capsys)
+    still = models.find(project, "text-to-video", "champion")
+    assert still is not None
+    assert still.number == second.number, "a job moves no alias; the flow that waits for it does"
     with pytest.raises(ChampionRefusedError, match=r"version 2 .* failed its check \(its weights .*; version 1 is the champion again"):
-        check_champion(run)
+        conclude(run, told)
     champion = models.find(project, "text-to-video", "champion")
     assert champion is not None
     assert champion.number == first.number
