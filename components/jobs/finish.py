@@ -34,6 +34,9 @@ def finish(run: Run, outcomes: Sequence[Outcome], spent: Callable[[], tuple[floa
 
     Args:
         spent: answers the seconds and the peak memory in bytes of this run so far; a run of all stages is remembered by them.
+
+    Raises:
+        StageBusyError: another machine takes the footage down that the report would show.
     """
     seconds, peak_bytes = spent()
     if {outcome.stage for outcome in outcomes if outcome.action == "run"} == set(STAGES):

@@ -58,6 +58,7 @@ def collect(config: Config, project: Project, dry_run: bool) -> tuple[list[Garba
 
     Raises:
         RegistryUnavailableError: MLflow is away, so nobody can say what it refers to.
+        StageBusyError: another machine that shares the storage takes footage down.
     """
     with working(project), shared(project, "gc"):
         return _collect(config, project, dry_run)
