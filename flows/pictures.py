@@ -15,7 +15,11 @@ PAGE = 200
 
 
 def remove_pictures(project: Project) -> int:
-    """Deletes these pictures from the server of PREFECT_API_URL, else from the embedded server's file; answers how many."""
+    """Deletes these pictures from the server of PREFECT_API_URL, else from the embedded server's file; answers how many.
+
+    Raises:
+        NoServerError: that server does not answer, or wants another password.
+    """
     if os.environ.get("PREFECT_API_URL"):
         return _from_server(project)
     database = Path(os.environ["PREFECT_HOME"]) / "prefect.db"
@@ -31,11 +35,12 @@ def is_of(project: Project, parameters: Mapping[str, Any]) -> bool:
 
 
 def _from_server(project: Project) -> int:
-    from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
+    from flows.server import server
+
     gone = 0
-    with get_client(sync_client=True) as client:
+    with server() as client:
         offset = 0
         while found := client.read_artifacts(
             artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=list(OF_FOOTAGE))), limit=PAGE, offset=offset

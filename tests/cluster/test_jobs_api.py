@@ -24,11 +24,14 @@ from components.cluster.head import head_answers, head_command, head_environment
 from components.cluster.jobs_api import job_name
 from components.cluster.session import RayUnavailableError
 from components.config import load_config
+from components.registry import models
+from components.registry.gates import Check, Verdict
 from components.store.project import Project
 from components.store.tables import clips, videos
 from tests.cluster.kubectl import told, write_kubectl
 from tests.flows.command import environment, kinora, start
 from tests.flows.serving import free_port, serving
+from tests.generate.test_generator import folder as model  # noqa: F401  (a text-to-video folder of small untrained parts)
 
 AS_JOB = ("--profile", "test", "--set", "cluster.stages_in=job")
 REAP = "from flows.reap import reap; import json; print(json.dumps(reap(None, ['cluster.stages_in=kubernetes'], grace_seconds=0)))"
@@ -152,6 +155,23 @@ def test_two_flows_with_the_same_work_share_its_jobs(servers: Servers) -> None:
     artifacts = {found["key"]: found["data"] for found in servers.ask("/artifacts/filter")}
     assert artifacts["ingest-progress"] == 100.0
     assert "curate-funnel" in artifacts
+
+
+@pytest.mark.slow
+def test_a_champion_is_tried_by_a_job_of_the_cluster(servers: Servers, model: Path) -> None:  # noqa: F811
+    project = Project(servers.folder / "runs", "tried")
+    version = models.register(project, "text-to-video", model, {}, {})
+    models.promote(project, "text-to-video", version, Verdict([Check("by hand", None, None, None, True, "a person chose it")]), None)
+    overrides = ["cluster.stages_in=job", "curate.min_contrast=0.5"]
+    script = f"from flows.check_champion import check_champion as check; check('tried', 'test', {overrides})"
+    given = environment(**servers.variables)
+    done = subprocess.run([sys.executable, "-c", script], cwd=servers.folder, env=given, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    (job,) = servers.jobs("tried")
+    assert (job["metadata"]["stage"], job["status"]) == ("check_champion", "SUCCEEDED")
+    shown = {found["key"]: str(found["data"]) for found in servers.ask("/artifacts/filter") if found["key"].startswith("check-champion")}
+    assert shown["check-champion-verdict"] == "version 1 of `tried-text-to-video` makes videos"
+    assert shown["check-champion-videos"].startswith("data:image/png;base64,")
 
 
 @pytest.mark.slow

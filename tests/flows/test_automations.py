@@ -57,7 +57,9 @@ def test_the_automations_of_infra_are_those_of_the_code(repository: Path) -> Non
 
 def test_every_deployment_of_the_repository_becomes_one_of_prefects(repository: Path, tmp_path: Path) -> None:
     file = repository / "pipelines.yaml"
-    for deployment in load_deployments(str(file)):
+    listed = load_deployments(str(file))
+    assert listed
+    for deployment in listed:
         told = deployments.payload(deployment, file, tmp_path, "process")
         assert {"kinora", *deployment.tags} <= set(told["tags"])
         assert all(about["description"] for about in told["parameter_openapi_schema"]["properties"].values())

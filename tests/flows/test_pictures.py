@@ -55,3 +55,14 @@ def test_without_prefect_there_is_nothing_to_remove(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "none"))
     assert remove_pictures(Project(tmp_path, "films")) == 0
     assert not (tmp_path / "none").exists()
+
+
+def test_a_server_that_is_not_there_is_said_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    with (
+        temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}),
+        pytest.raises(ValueError, match=r"no Prefect server at .*; hint: "),
+    ):
+        remove_pictures(Project(tmp_path, "films"))
