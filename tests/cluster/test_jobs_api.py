@@ -157,7 +157,7 @@ def test_two_flows_with_the_same_work_share_its_jobs(servers: Servers) -> None:
     assert "curate-funnel" in artifacts
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_champion_is_tried_by_a_job_of_the_cluster(servers: Servers, model: Path) -> None:  # noqa: F811
     project = Project(servers.folder / "runs", "tried")
     version = models.register(project, "text-to-video", model, {}, {})
