@@ -122,13 +122,14 @@ def _ended(how: str, arguments: list[str], code: int) -> int:
 
 def explain(error: BaseException) -> tuple[str | None, int]:
     """Answers one sentence and an exit code for an error, or None for one that nobody foresaw."""
+    ours = _is_ours(error)  # whoever says it himself knows which port, and who has it
     for cause in _causes(error):
         text = str(cause).lower()
         if getattr(cause, "errno", None) == errno.ENOSPC or "no space left on device" in text or "disk is full" in text:
             return "the disk is full; hint: free some space, then the same command resumes where it was", FAILED
-        if getattr(cause, "errno", None) == errno.EADDRINUSE or "address already in use" in text:
+        if not ours and (getattr(cause, "errno", None) == errno.EADDRINUSE or "address already in use" in text):
             return f"a port is taken: {_first_line(cause)}; hint: stop what listens there, or leave the port to Kinora", FAILED
-    if _is_ours(error):
+    if ours:
         return " ".join(str(error).split()), BAD_INPUT if isinstance(error, ValueError | FileNotFoundError) else FAILED
     if isinstance(error, PermissionError) and error.filename is not None:
         return f"`{error.filename}` may not be written or read by you; hint: `--set root=FOLDER` moves all runs elsewhere", FAILED

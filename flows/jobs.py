@@ -3,15 +3,12 @@
 import contextlib
 import logging
 import os
-import shlex
 import socket
-import sys
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -71,7 +68,8 @@ class RayCluster:
         self.client = jobs_api.open_client(address)
 
     def submit(self, name: str, stage: str, spec: JobSpec, metadata: dict[str, str]) -> Job:
-        return jobs_api.submit(self.client, name, job_command(self.address, stage, spec), metadata)
+        command = jobs_api.shell_command(self.address, "components.jobs", stage, spec.as_json())
+        return jobs_api.submit(self.client, name, command, metadata)
 
     def follow(self, job: Job, on_line: Callable[[str], None], watch: Callable[[], None]) -> Ended:
         return jobs_api.follow(self.client, job, on_line, watch)
@@ -81,15 +79,6 @@ class RayCluster:
 
     def listed(self) -> list[jobs_api.Listed]:
         return jobs_api.jobs_of_ours(self.client)
-
-
-def job_command(address: str, stage: str, spec: JobSpec) -> str:
-    """Answers what a job's shell runs: this very Python where the cluster is on this machine and has it, else the cluster's own."""
-    arguments = f"-m components.jobs {stage} {shlex.quote(spec.as_json())}"
-    if urlsplit(address).hostname not in ("127.0.0.1", "localhost", "::1"):
-        return f"exec python {arguments}"
-    python = shlex.quote(sys.executable)  # missing there if the address is that of a tunnel or of a container
-    return f'p={python}; [ -x "$p" ] || p=python; exec "$p" {arguments}'
 
 
 class KubernetesCluster:

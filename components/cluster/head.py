@@ -1,5 +1,6 @@
 """The head of a Ray cluster as a process of its own: its command line, its environment, its folder, and whether it is well."""
 
+import http.client
 import importlib.util
 import json
 import sys
@@ -58,7 +59,7 @@ def head_refuses_strangers(dashboard: str) -> bool | None:
         _get(f"{dashboard}/api/jobs/", {})
     except urllib.error.HTTPError as error:
         return error.code in (401, 403)
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return None
     return False
 

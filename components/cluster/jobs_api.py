@@ -7,6 +7,8 @@ import contextlib
 import logging
 import os
 import re
+import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -49,9 +51,13 @@ def open_client(address: str) -> Any:
         ClusterRefusedError: the token is missing or wrong, or the cluster has another version of Ray.
     """
     place = urlsplit(address)
-    if place.scheme not in ("http", "https") or not place.hostname:
+    try:
+        port = place.port or (443 if place.scheme == "https" else 80)
+    except ValueError:  # a word, or a number beyond all ports
+        port = 0
+    if place.scheme not in ("http", "https") or not place.hostname or not port:
         raise ClusterRefusedError(f"`{address}` is no address of Ray's Jobs API; hint: RAY_ADDRESS=http://HEAD:8265")
-    knock(f"{place.hostname}:{place.port or (443 if place.scheme == 'https' else 80)}", address)
+    knock(f"{place.hostname}:{port}", address)
     if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
@@ -84,6 +90,15 @@ def open_client(address: str) -> Any:
             f"hint: run both from the same image, or `pip install ray=={there}`"
         )
     return client
+
+
+def shell_command(address: str, module: str, *arguments: str) -> str:
+    """Answers what a job's shell runs: this very Python where the cluster is on this machine and has it, else the cluster's own."""
+    words = shlex.join(["-m", module, *arguments])
+    if urlsplit(address).hostname not in ("127.0.0.1", "localhost", "::1"):
+        return f"exec python {words}"
+    python = shlex.quote(sys.executable)  # missing there if the address is that of a tunnel or of a container
+    return f'p={python}; [ -x "$p" ] || p=python; exec "$p" {words}'
 
 
 def job_name(project: str, stage: str, key: str) -> str:

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from components.cluster.following import AwayError, Ended, Job, follow_by
 from components.cluster.jobs_api import Listed
 from components.cluster.session import REPOSITORY, RayUnavailableError
 
+KLOG = re.compile(r"[EWI]\d{4} ")  # begins a line of kubectl's own log, beside what it says to a person
 TEMPLATE = REPOSITORY / "infra" / "kuberay" / "rayjob.yaml"
 NAMESPACE = "KINORA_KUBERNETES_NAMESPACE"
 KUBECTL_SECONDS = 60.0
@@ -161,7 +163,7 @@ def _kubectl(*arguments: str, given: str | None = None) -> "subprocess.Completed
 
 
 def _explained(said: str) -> Exception:
-    line = _one_line(said)
+    line = _one_line("\n".join(line for line in said.splitlines() if not KLOG.match(line)) or said)
     if any(word in line.lower() for word in ("refused", "unable to connect", "timeout", "timed out", "no such host")):
         return RayUnavailableError(f"Kubernetes does not answer ({line}); hint: `kubectl cluster-info` says where it is looked for")
     return KubernetesRefusedError(

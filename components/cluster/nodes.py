@@ -1,18 +1,25 @@
-"""What every node of a Ray cluster has installed and free, seen by one tiny task a node."""
+"""What every node of a Ray cluster has installed and free, seen by one tiny task a node; as a job, `python -m` prints it as JSON."""
 
+import contextlib
+import json
 import os
 import platform
 import shutil
+import sys
 import time
-from dataclasses import dataclass
+import uuid
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from components.cluster import jobs_api
 from components.cluster.session import RayUnavailableError, ray_session
 
 PACKAGES = ("kinora", "ray", "torch", "pylance", "pyarrow", "mlflow", "av")
 ANSWER_SECONDS = 120.0
+JOB_SECONDS = ANSWER_SECONDS + 60.0  # with the start of the job
+MARK = "@nodes "  # of the line of a job's log that is the answer
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,46 @@ def look_at_nodes(config: Any, root: Path) -> list[Node]:
         return found
 
 
+def look_at_nodes_by_job(address: str, root: Path) -> list[Node]:
+    """Asks every node of a cluster that is reached by its Jobs API alone, through a job that asks them.
+
+    Raises:
+        RayUnavailableError, ClusterRefusedError: as `look_at_nodes`, and where the job fails.
+    """
+    client = jobs_api.open_client(address)
+    command = jobs_api.shell_command(address, "components.cluster.nodes", str(root.resolve()))
+    told: dict[str, Any] = {}
+    said: list[str] = []
+
+    def hear(line: str) -> None:
+        said.append(line)
+        if line.startswith(MARK):
+            told.update(json.loads(line.removeprefix(MARK)), heard_at=time.time())
+
+    asked_at, until = time.time(), time.monotonic() + JOB_SECONDS
+
+    def watch() -> None:
+        if time.monotonic() > until:
+            raise RayUnavailableError(f"no node answered within {JOB_SECONDS:.0f} s; hint: `ray status` on the head says what it waits for")
+
+    job = jobs_api.submit(client, f"doctor-{uuid.uuid4().hex[:12]}", command, {"project": "doctor"})
+    try:
+        ended = jobs_api.follow(client, job, hear, watch)
+    finally:
+        jobs_api.stop(client, job.id)
+        with contextlib.suppress(Exception):  # one that cannot be removed stays in the list, and harms nobody
+            client.delete_job(job.id)
+    if "error" in told:
+        raise RayUnavailableError(told["error"])
+    if "nodes" not in told:
+        last = next((line.strip() for line in reversed(said) if line.strip()), ended.message)
+        raise RayUnavailableError(
+            f"the job that asks the nodes failed ({last[:200]}); hint: Kinora must be installed on the cluster's head, in the same Python"
+        )
+    apart = max(0.0, told["clock"] - told["heard_at"]) - max(0.0, asked_at - told["clock"])  # of the head's clock, at least
+    return [replace(node, clock_seconds=node.clock_seconds + apart) for node in (Node(**one) for one in told["nodes"])]
+
+
 def _node(node: dict[str, Any], found: dict[str, Any]) -> Node:
     return Node(
         address=node["NodeManagerAddress"],
@@ -90,3 +137,17 @@ def _node(node: dict[str, Any], found: dict[str, Any]) -> Node:
         sees_root=found["sees_root"],
         gpus=node["Resources"].get("GPU", 0.0),
     )
+
+
+def main(root: str) -> int:
+    """Prints what every node has, for whoever started this as a job."""
+    try:
+        told: dict[str, Any] = {"nodes": [asdict(node) for node in look_at_nodes(None, Path(root))]}
+    except RayUnavailableError as error:
+        told = {"error": str(error)}
+    print(MARK + json.dumps(told | {"clock": time.time()}), flush=True)
+    return 1 if "error" in told else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

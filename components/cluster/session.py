@@ -10,6 +10,7 @@ import secrets
 import signal
 import socket
 import stat
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,8 @@ from components.store.telemetry import TELEMETRY_OFF
 logger = logging.getLogger("kinora")
 
 KNOCK_SECONDS = 10
+PATIENCE = {"RAY_gcs_server_port_wait_time_s": "10"}  # with a head that answered once
+SHORT_OF_PATIENCE = {"RAY_py_gcs_connect_timeout_s": "5", "RAY_gcs_rpc_server_connect_timeout_s": "2"}  # of the first question to a head
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 WORKER_ENVIRONMENT = {
@@ -210,9 +213,54 @@ def knock(place: str, address: str) -> None:
 def _connect(address: str) -> None:
     import ray
 
+    with _environment(SHORT_OF_PATIENCE):
+        read_token_anew()  # with its settings
+        _try_token(address)
+    read_token_anew()
     variables = WORKER_ENVIRONMENT | {"PYTHONPATH": python_path()}
     os.environ.update({key: value for key, value in WORKER_ENVIRONMENT.items() if key.startswith("RAY_TRAIN")})
-    ray.init(address=address, runtime_env={"env_vars": variables}, log_to_driver=False, logging_level=logging.ERROR)
+    with _environment({name: os.environ.get(name, seconds) for name, seconds in PATIENCE.items()}):
+        ray.init(address=address, runtime_env={"env_vars": variables}, log_to_driver=False, logging_level=logging.ERROR)
+
+
+def _try_token(address: str) -> None:
+    """Asks the head once whether it takes our token: Ray would ask for half a minute, and write a line each time.
+
+    Raises:
+        RayUnavailableError: it does not.
+    """
+    if address == "auto":  # which Ray finds by itself
+        return
+    from ray.exceptions import AuthenticationError
+
+    raylet: Any = importlib.import_module("ray._raylet")
+    try:
+        with _quiet_stderr():
+            raylet.GcsClient(address=address)
+    except AuthenticationError as error:
+        raise RayUnavailableError(
+            f"the Ray cluster at RAY_ADDRESS `{address}` does not take this token; "
+            "hint: name the file that holds the cluster's in RAY_AUTH_TOKEN_PATH"
+        ) from error
+    except Exception as error:  # Ray's own words for a head that is not one
+        raise RayUnavailableError(
+            f"no Ray answers at RAY_ADDRESS `{address}` ({' '.join(str(error).split())[:160]}); "
+            "hint: it names where the head listens, HOST:6379"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Keeps what Ray's own code writes past Python from the terminal."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _start_local(folder: Path, cluster: Any, root: Path) -> None:

@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.cluster.jobs_api import ClusterRefusedError, open_client
-from components.cluster.nodes import Node, installed, look_at_nodes
+from components.cluster.jobs_api import ClusterRefusedError
+from components.cluster.nodes import Node, installed, look_at_nodes, look_at_nodes_by_job
 from components.cluster.session import RayUnavailableError
 from components.operations.check import Check
 from components.sections import Config
@@ -16,17 +16,14 @@ WIDEST_CLOCK_SECONDS = 5.0
 
 
 def examine_cluster(config: Config) -> Iterator[Check]:
-    """Asks every node of the cluster of RAY_ADDRESS."""
+    """Asks every node of the cluster of RAY_ADDRESS, through a job where that is the address of a Jobs API."""
     address = os.environ.get("RAY_ADDRESS", "")
     if not address:
         yield Check("cluster", "fail", "`RAY_ADDRESS` is not set", "`kinora up` starts a cluster of one node, or name the head of yours")
         return
     try:
-        if address.startswith("http"):
-            open_client(address)
-            yield Check("cluster", "ok", "its Jobs API lets us in and runs the same Ray", "with RAY_ADDRESS=HOST:6379 each node is asked")
-            return
-        nodes = look_at_nodes(config, Path(config.root))
+        root = Path(config.root)
+        nodes = look_at_nodes_by_job(address, root) if address.startswith("http") else look_at_nodes(config, root)
     except (RayUnavailableError, ClusterRefusedError) as error:
         what, _, hint = str(error).partition("; hint: ")
         yield Check("cluster", "fail", what, hint)

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import http.client
 import ipaddress
 import os
 import time
@@ -187,7 +188,7 @@ def _asked(address: str, posts: bool, credentials: str | None = None) -> tuple[i
             return answer.status, _ahead(answer.headers.get("Date"))
     except urllib.error.HTTPError as error:
         return error.code, _ahead(error.headers.get("Date"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return None, None
 
 

@@ -242,7 +242,8 @@ def reached(project: Project, writes: bool = False) -> Iterator[Any]:
         said = " ".join(str(error).split())[:200]
         if is_refusal(error.error_code, said):
             raise RegistryRefusedError(refusal(tracking_uri(project), writes)) from error
-        raise RegistryUnavailableError(f"MLflow at `{tracking_uri(project)}` does not do what is asked ({said})") from error
+        hint = "hint: MLFLOW_TRACKING_URI says where it is, and `kinora doctor` asks it"
+        raise RegistryUnavailableError(f"MLflow at `{tracking_uri(project)}` does not do what is asked ({said}); {hint}") from error
 
 
 @contextlib.contextmanager

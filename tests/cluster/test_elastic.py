@@ -1,5 +1,7 @@
 """A training on Ray as two nodes: one dies and another comes, and the losses are those of a training that saw none of it."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,12 @@ import pytest
 from tests.cluster.nodes import cluster, kill_raylet
 from tests.cluster.shared import Training, losses_alone
 
+ASK = """
+import sys
+from pathlib import Path
+from components.cluster.nodes import installed, look_at_nodes_by_job
+print([node.versions == installed() and node.sees_root for node in look_at_nodes_by_job(sys.argv[1], Path(sys.argv[2]))])
+"""
 STEPS, LOST_AT, BACK_AT = 24, 8, 16
 
 
@@ -27,6 +35,10 @@ def test_a_mistake_ends_a_training_and_a_death_does_not() -> None:
 def test_a_training_outlives_its_node_and_takes_in_another(tmp_path: Path) -> None:
     with cluster(tmp_path) as ray:
         second = ray.add_node()
+        asked = subprocess.run(
+            [sys.executable, "-c", ASK, ray.jobs_api, str(tmp_path)], env=ray.environment, capture_output=True, text=True
+        )
+        assert asked.stdout.split() == ["[True,", "True]"], asked.stderr[-2000:]
         with Training(ray, tmp_path, STEPS, [(LOST_AT, 2, "lost"), (BACK_AT, 1, "never")]) as training:
             training.wait_for_step(LOST_AT, 240)
             kill_raylet(second)

@@ -21,7 +21,7 @@ import ray
 
 from components.cluster import jobs_api
 from components.cluster.head import head_answers, head_command, head_environment, token_environment
-from components.cluster.jobs_api import job_name
+from components.cluster.jobs_api import ClusterRefusedError, job_name, open_client
 from components.cluster.session import RayUnavailableError
 from components.config import load_config
 from components.registry import models
@@ -135,6 +135,12 @@ def test_a_head_that_falters_between_two_requests_is_one_sentence(monkeypatch: p
             jobs_api.jobs_of_ours(client)
         assert not jobs_api.stop(client, "kinora-demo-ingest-0-1")
         head.shutdown()
+
+
+@pytest.mark.parametrize("address", ["http://head:port", "http://", "ray://head:10001", "http://head:99999"])
+def test_what_is_no_address_of_a_jobs_api_is_said_at_once(address: str) -> None:
+    with pytest.raises(ClusterRefusedError, match="is no address of Ray's Jobs API; hint: RAY_ADDRESS=http://"):
+        open_client(address)
 
 
 @pytest.mark.slow

@@ -70,6 +70,13 @@ def test_the_temporary_folder_is_short_and_ray_asks_for_the_token(ray: Path):
     assert done.returncode != 0
     assert "in" not in done.stdout.split()
 
+    ours = "import sys; from components.cluster.session import ray_session\nwith ray_session(None, sys.argv[1]): print('in')"
+    environment |= {"RAY_ADDRESS": address, "PYTHONPATH": str(session.REPOSITORY)}
+    done = subprocess.run([sys.executable, "-c", ours, str(ray)], env=environment, capture_output=True, text=True, timeout=120)
+    assert "does not take this token; hint: name the file" in done.stderr
+    assert "Unauthenticated" not in done.stderr.partition("Traceback")[0]  # Ray's own lines, one a second
+    assert done.stdout == ""
+
 
 def test_workers_do_not_see_the_secrets_of_the_driver(ray: Path):
     import ray as library

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from components.cluster.following import Ended, Job
+from components.cluster.jobs_api import shell_command
 from components.jobs.run import unseen
 from components.jobs.spec import JobSpec, StageError
 from flows import jobs
@@ -33,7 +34,7 @@ def test_a_job_runs_this_python_only_where_the_cluster_has_it(
         file.write_text(f'#!/bin/sh\necho {word}; printf "%s\\n" "$@"\n')
         file.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(here) if python == sys.executable else python)
-    command = jobs.job_command(address, "ingest", SPEC)
+    command = shell_command(address, "components.jobs", "ingest", SPEC.as_json())
     said = subprocess.run(["sh", "-c", command], env={"PATH": f"{tmp_path}:/bin:/usr/bin"}, capture_output=True, text=True, check=True)
     first, *arguments, spec = said.stdout.splitlines()
     assert (first, arguments) == (told, ["-m", "components.jobs", "ingest"])

@@ -3,6 +3,7 @@
 import errno
 import linecache
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from components.cluster import session
+from components.operations.ports import PortTakenError, chosen_ports
 from components.store import tables
 from components.store.project import Project, StageBusyError
 from flows import __main__ as entry
@@ -38,6 +40,14 @@ def test_what_a_machine_does_to_a_run_is_one_sentence_too(error: Exception, sent
     assert said is not None
     assert said.startswith(sentence)
     assert answered == code
+
+
+def test_whoever_knows_which_port_is_taken_is_not_talked_over() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(PortTakenError) as raised:
+            chosen_ports({"--prefect-port": port})
+    assert (entry.explain(raised.value)[0] or "").startswith(f"port {port} is taken by `")
 
 
 def test_a_full_disk_is_recognised_below_other_errors() -> None:

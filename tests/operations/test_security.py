@@ -160,8 +160,9 @@ def test_a_dashboard_of_ray_that_asks_for_no_token_fails(serve: Serve, monkeypat
     assert found(security.named_servers()) == [("RAY_ADDRESS lets in", "fail")]
     monkeypatch.setenv("RAY_ADDRESS", serve("name:word"))
     assert found(security.named_servers()) == [("RAY_ADDRESS lets in", "ok")]
-    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")
-    assert found(security.named_servers()) == [("RAY_ADDRESS lets in", "fail")]
+    for nowhere in ("http://127.0.0.1:1", "http://head:port"):
+        monkeypatch.setenv("RAY_ADDRESS", nowhere)
+        assert found(security.named_servers()) == [("RAY_ADDRESS lets in", "fail")]
 
 
 @pytest.mark.parametrize(("host", "state"), [("127.0.0.1", "ok"), ("0.0.0.0", "fail")])
