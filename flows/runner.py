@@ -35,8 +35,9 @@ def run_flow(name: str, settings: RunSettings) -> Sequence[Any]:
 
     Raises:
         NoServerError: PREFECT_API_URL names a server that does not answer, or that wants another password.
+        RayUnavailableError, ClusterRefusedError: RAY_ADDRESS names a cluster that does not answer, or that wants another token.
     """
-    from components.cluster.session import start_ray, stop_ray
+    from components.cluster.session import ray_session, start_ray, stop_ray
 
     config = load_config(settings.profile, settings.overrides)
     if os.environ.get("PREFECT_API_URL"):  # asked first: a Ray that starts takes its time to stop
@@ -47,6 +48,13 @@ def run_flow(name: str, settings: RunSettings) -> Sequence[Any]:
     if config.cluster.stages_in == "process":
         start_ray(config, Path(config.root))  # Ray starts while Prefect is imported and its server starts
     try:
+        if config.cluster.stages_in == "process" and os.environ.get("RAY_ADDRESS"):
+            with ray_session(config, Path(config.root)):
+                pass  # a cluster that does not let us in says so before a server of Prefect's starts
+        if config.cluster.stages_in == "job":
+            from flows.jobs import ray_cluster
+
+            ray_cluster(Path(config.root))  # likewise
         flow: Callable[..., Sequence[Any]] = getattr(import_module(f"flows.{name}"), name)
         return flow(**settings.parameters())
     finally:
