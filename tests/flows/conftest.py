@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from components.operations.reported import WRITTEN
 from flows import __main__ as entry
 from tests.flows.command import REPOSITORY
 from tests.operations.pipeline import Pipeline
 
 Say = Callable[..., tuple[int, str, str]]
+AFTERWARDS = 4_000_000_000  # seconds since the epoch: whenever the records of the stages say that they ended
 
 
 @pytest.fixture
@@ -32,8 +34,11 @@ def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 @pytest.fixture
 def finished(tmp_path: Path) -> Path:
-    """A folder whose project `films` has every stage done, with profile `test`."""
+    """A folder whose project `films` has every stage done and was reported, with profile `test`."""
     pipeline = Pipeline(tmp_path / "runs")
     pipeline.add_clips(*range(8), label="a red ball")
     pipeline.run()
+    for name in WRITTEN:
+        (pipeline.project.folder / name).write_text("{}")
+        os.utime(pipeline.project.folder / name, (AFTERWARDS, AFTERWARDS))
     return tmp_path
