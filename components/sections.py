@@ -262,6 +262,12 @@ class Gate(Section):
     min_caption_field: Share
     min_vae_psnr: float
     min_vae_reader: Share
+    min_vae_ssim: float
+    max_vae_difference: float
+    min_vae_seam_psnr: float
+    max_vae_first_frame_bias: float
+    max_vae_latents_mean: float
+    min_vae_latents_std: Annotated[float, Field(gt=0.0, le=1.0)]
     min_following: Share
     min_above_shuffled: float
     min_moving_share: Share

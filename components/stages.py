@@ -96,7 +96,7 @@ STAGES: dict[str, Stage] = {
             ("video", "scores"),
             ("evaluate", "generate"),
             ("train_dit",),
-            1,
+            2,
         ),
         Stage("promote", "the gate and the registry", "samples", ("scores",), (), ("gate",), ("evaluate",), 1),
     )

@@ -1,13 +1,17 @@
 """What Ray's actors run for the evaluation: generate and judge samples, reconstruct clips. Weights are loaded once an actor."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from components.sections import Config
+
+if TYPE_CHECKING:
+    from components.evaluate.vae_checks import Checked
 
 
 def one_thread() -> None:
@@ -63,6 +67,22 @@ class SampleActor:
         ]
 
 
+@dataclass(frozen=True)
+class Reconstructed:
+    """What a VAE makes of clips.
+
+    Attributes:
+        frames: uint8 (N, T, H, W, 3).
+        moments: sum and sum of squares (2, C) of the latents' channels over `places` places.
+        checked: what was found of the clips that were given to be checked.
+    """
+
+    frames: np.ndarray
+    moments: np.ndarray
+    places: int
+    checked: "Checked"
+
+
 class ReconstructActor:
     """Passes clips through the VAE and back."""
 
@@ -73,14 +93,23 @@ class ReconstructActor:
         self.device = device
         self.vae = load_vae(folder, device)
 
-    def __call__(self, clips: np.ndarray) -> np.ndarray:
-        """Reconstructs uint8 (N, T, H, W, 3)."""
+    def __call__(self, batch: tuple[np.ndarray, Sequence[np.ndarray]]) -> Reconstructed:
+        """Reconstructs clips, uint8 (N, T, H, W, 3), and checks others, each uint8 (T, H, W, 3)."""
         import torch
 
+        from components.evaluate.vae_checks import check_vae
         from components.models.tiles import decode_latents, encode_clip
 
+        clips, to_check = batch
         with torch.inference_mode():
-            x = torch.from_numpy(clips).to(self.device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0  # (N, C, T, H, W)
-            decoded = decode_latents(self.vae, encode_clip(self.vae, x))
+            x = torch.from_numpy(clips).to(self.device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0  # (N, 3, T, H, W)
+            latents = encode_clip(self.vae, x)
+            decoded = decode_latents(self.vae, latents)
         pixels = ((decoded.clamp(-1, 1) + 1.0) * 127.5).round().to(torch.uint8)
-        return pixels.permute(0, 2, 3, 4, 1).contiguous().cpu().numpy()
+        flat = latents.double().transpose(0, 1).flatten(1)  # (C, places)
+        return Reconstructed(
+            pixels.permute(0, 2, 3, 4, 1).contiguous().cpu().numpy(),
+            torch.stack([flat.sum(1), flat.square().sum(1)]).cpu().numpy(),
+            flat.shape[1],
+            check_vae(self.vae, to_check, self.device),
+        )

@@ -35,11 +35,11 @@ def evaluate(run: Run, freshness: Freshness) -> dict[str, Any]:
     if vae is None or dit is None:
         raise ValueError("there is no model to measure yet; hint: `kinora run` trains them first")
     reconstructed = measuring.reconstruct(run, conditions, vae)
-    ceiling = fidelity.read_accuracy(reconstructed, real.truths, reader) if reader else None
+    ceiling = fidelity.read_accuracy(reconstructed.frames, real.truths, reader) if reader else None
     found = measuring.sample(run, conditions, dit, lambda batch: _keep(run, batch))
     evaluation = measuring.evaluation_of(run, conditions, found, ceiling)
     captioned, measured_by = measuring.captioned(run), conditions.measured_by
-    pictures = fidelity.reconstruction(real.frames, reconstructed, real.truths if reader else None, reader)
+    pictures = fidelity.reconstruction(real.frames, reconstructed.frames, real.truths if reader else None, reader)
     for kind, evidence in {
         "text-to-video": measuring.evidence_of_samples(conditions, weights_of("train_dit", run.project), found, evaluation),
         "video-vae": measuring.evidence_of_reconstructions(conditions, weights_of("train_vae", run.project), reconstructed),
@@ -53,9 +53,9 @@ def evaluate(run: Run, freshness: Freshness) -> dict[str, Any]:
     np.savez_compressed(
         run.project.folder / "evaluations" / "reconstructions.npz",
         originals=np.stack(real.frames[:KEPT_PAIRS]),
-        decoded=np.stack(reconstructed[:KEPT_PAIRS]),
+        decoded=np.stack(reconstructed.frames[:KEPT_PAIRS]),
     )
-    sheet = _sheets(run, real, reconstructed, found)
+    sheet = _sheets(run, real, reconstructed.frames, found)
     videos = write_samples(run, weights_of("train_dit", run.project))
     return {
         "summary": _said(evaluation, pictures, len(found)),

@@ -83,6 +83,8 @@ def vae_evidence(
         "measured_by": measured_by,
         "clips": [rows[i]["clip_id"] for i in kept],
         "psnr": [distortion.psnr(originals[i], reconstructed[i]) for i in kept],
+        "ssim": [distortion.ssim(originals[i], reconstructed[i]) for i in kept],
+        "first_frame_bias": [distortion.first_frame_bias(originals[i], reconstructed[i]) for i in kept],
         "correct": correct,
     }
 

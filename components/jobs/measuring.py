@@ -1,8 +1,8 @@
 """Measures models under one set of conditions: prompts, held-out clips and settings, which two models must share to be compared."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,8 @@ from components.evaluate.degradations import MUST_RANK
 from components.evaluate.fidelity import Reader
 from components.evaluate.intervals import Share
 from components.evaluate.likeness import likeness
-from components.jobs.actors import ReconstructActor, SampleActor
+from components.evaluate.vae_checks import Checked
+from components.jobs.actors import ReconstructActor, Reconstructed, SampleActor
 from components.jobs.caption import READS as CAPTION_READS
 from components.jobs.caption import CaptionRows
 from components.jobs.evidence import captioner_evidence, text_to_video_evidence, vae_evidence
@@ -28,8 +29,10 @@ from components.stages import STAGES, digest
 from components.store import tables
 from components.store.filters import HELD_OUT
 from components.world.reader import read
+from components.world.render import render_clips
 
 CLIPS_PER_BATCH = 16
+CHECKED_CLIPS, DRAWN_CLIPS = 4, 4  # held out, and of the renderer
 CAPTIONS_PER_BATCH = 64
 Found = list[dict[str, Any]]  # of each sample: its measured row, the rewritten prompt, frames and the encoded video
 
@@ -174,10 +177,28 @@ def evidence_of_samples(conditions: Conditions, weights: str, found: Found, eval
     return {**evidence, "measured": {"rows": rows, "evaluation": evaluation}}
 
 
-def reconstruct(run: Run, conditions: Conditions, folder: Path) -> list[np.ndarray]:
+@dataclass(frozen=True)
+class Reconstructions:
+    """What a VAE makes of the held-out clips.
+
+    Attributes:
+        frames: uint8 (T, H, W, 3) of each.
+        latents_mean, latents_std: of the latents' channels over all of them, (C,).
+        checked: what was found of some of them, and of clips that the renderer drew.
+    """
+
+    frames: list[np.ndarray]
+    latents_mean: np.ndarray
+    latents_std: np.ndarray
+    checked: Checked
+
+
+def reconstruct(run: Run, conditions: Conditions, folder: Path) -> Reconstructions:
     """Passes the held-out clips through the VAE of a folder and back, on Ray."""
-    frames, encode = conditions.real.frames, run.config.encode
-    batches = [np.stack(frames[at : at + CLIPS_PER_BATCH]) for at in range(0, len(frames), CLIPS_PER_BATCH)]
+    frames, encode, clip = conditions.real.frames, run.config.encode, run.config.clip
+    drawn, _ = render_clips("demo", DRAWN_CLIPS, num_frames=clip.num_frames, height=clip.height, width=clip.width, fps=clip.fps)
+    to_check = [*evenly(frames, CHECKED_CLIPS), *drawn]
+    batches = [(np.stack(frames[at : at + CLIPS_PER_BATCH]), to_check if at == 0 else []) for at in range(0, len(frames), CLIPS_PER_BATCH)]
     answers = map_batches(
         ReconstructActor,
         (str(folder), encode.device),
@@ -187,17 +208,25 @@ def reconstruct(run: Run, conditions: Conditions, folder: Path) -> list[np.ndarr
         gpus_per_actor=encode.gpus_per_actor,
         project=run.project,
     )
-    done: dict[int, Any] = {}
-    for at, clips in answers:
-        done[at] = clips
-        run.progress(sum(map(len, done.values())), len(frames), "held-out clips reconstructed")
-    return [clip for at in sorted(done) for clip in done[at]]
+    done: dict[int, Reconstructed] = {}
+    for at, part in answers:
+        done[at] = part
+        run.progress(sum(len(part.frames) for part in done.values()), len(frames), "held-out clips reconstructed")
+    mean, square = np.sum([part.moments for part in done.values()], axis=0) / sum(part.places for part in done.values())
+    return Reconstructions(
+        [clip for at in sorted(done) for clip in done[at].frames],
+        mean,
+        np.sqrt(np.maximum(square - np.square(mean), 0.0)),
+        done[0].checked,
+    )
 
 
-def evidence_of_reconstructions(conditions: Conditions, weights: str, reconstructed: Sequence[np.ndarray]) -> dict[str, Any]:
+def evidence_of_reconstructions(conditions: Conditions, weights: str, reconstructed: Reconstructions) -> dict[str, Any]:
     """Answers the gate's evidence of a VAE."""
     real = conditions.real
-    return vae_evidence(weights, conditions.measured_by, real.rows, real.frames, reconstructed, real.truths, conditions.reader)
+    evidence = vae_evidence(weights, conditions.measured_by, real.rows, real.frames, reconstructed.frames, real.truths, conditions.reader)
+    latents = {"mean": reconstructed.latents_mean.tolist(), "std": reconstructed.latents_std.tolist()}
+    return {**evidence, "checked": asdict(reconstructed.checked), "latents": latents}
 
 
 def captioned(run: Run) -> list[dict[str, Any]]:

@@ -39,6 +39,15 @@ def ssim(reference: np.ndarray, other: np.ndarray) -> float | None:
     return float(np.mean([_ssim_of_frames(x.astype(np.float64), y.astype(np.float64)) for x, y in zip(reference, other, strict=True)]))
 
 
+def first_frame_bias(reference: np.ndarray, other: np.ndarray) -> float:
+    """Answers by how many levels of 255 the first frame's mean colour is off, compared with how far that of later frames is.
+
+    The largest of the three colours counts; a clip of one frame is compared with none.
+    """
+    off = (other.astype(np.float64) - reference).mean(axis=(1, 2))  # (T, 3)
+    return float(np.abs(off[0] - (off[1:].mean(axis=0) if len(off) > 1 else 0.0)).max())
+
+
 def _ssim_of_frames(x: np.ndarray, y: np.ndarray) -> float:
     mean_x, mean_y = _windowed(x), _windowed(y)
     var_x = _windowed(x * x) - mean_x**2

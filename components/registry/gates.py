@@ -89,7 +89,11 @@ class VaeEvidence(TypedDict):
 
     Attributes:
         psnr: dB a clip; pca_psnr: of the closed-form PCA of the same shape, when it was measured.
+        ssim: a clip; None where a frame is smaller than its window.
+        first_frame_bias: levels of 255 by which a first frame's mean colour is off, compared with later ones.
         correct: by field, 1.0 where the reader reads the reconstruction right; empty for footage without fields.
+        checked: of a few clips what must hold of any, as `evaluate.vae_checks` finds it: lookahead, chunks, seam_psnr.
+        latents: mean and standard deviation by channel over all clips; of normalised latents 0 and 1.
     """
 
     model: str
@@ -97,7 +101,11 @@ class VaeEvidence(TypedDict):
     clips: list[str]
     psnr: list[float]
     pca_psnr: NotRequired[list[float]]
+    ssim: list[float | None]
+    first_frame_bias: list[float]
     correct: dict[str, list[float]]
+    checked: dict[str, list[float]]
+    latents: dict[str, list[float]]
 
 
 @dataclass(frozen=True)
@@ -188,18 +196,31 @@ def decide_captioner(candidate: Mapping[str, Any], champion: Mapping[str, Any] |
 
 
 def decide_vae(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, gate: Any) -> Verdict:
-    """Judges a VAE by its reconstructions of held-out clips: VaeEvidence."""
+    """Judges a VAE by its reconstructions of held-out clips, and by what must hold of any clip: VaeEvidence."""
     verdict = Verdict()
-    if not _whole(verdict, lambda: _check_clips(candidate, ("psnr",))):
+    if not _whole(verdict, lambda: _check_vae(candidate)):
         return verdict
     ask = _Asker(verdict, gate)
     psnr, clips = _array(candidate["psnr"]), candidate["clips"]
+    checked, latents = candidate["checked"], candidate["latents"]
+    ask.all_below("causality", checked["lookahead"], gate.max_vae_difference, "how far frames change when another future follows")
+    ask.all_below("chunks", checked["chunks"], gate.max_vae_difference, "how far a clip in chunks is from the whole")
+    ask.all_above("tile_seams", checked["seam_psnr"], gate.min_vae_seam_psnr, "dB of tiles against the whole")
+    bias = _array(candidate["first_frame_bias"])
+    ask.below("first_frame_bias", bias, clips, gate.max_vae_first_frame_bias, "levels by which first frames are off")
+    ask.all_below("latents_mean", np.abs(latents["mean"]), gate.max_vae_latents_mean, "how far a latent channel's mean is from 0")
+    ask.all_above("latents_std", latents["std"], gate.min_vae_latents_std, "the deviation of the flattest latent channel")
+    ask.all_below("latents_std_most", latents["std"], 1.0 / gate.min_vae_latents_std, "the deviation of the widest latent channel")
+    similar = [(value, clip) for value, clip in zip(candidate["ssim"], clips, strict=True) if value is not None]
+    if similar:
+        values, named = zip(*similar, strict=True)
+        ask.above("ssim", _array(values), named, gate.min_vae_ssim, "the SSIM of reconstructions")
     ask.above("psnr", psnr, clips, gate.min_vae_psnr, "the PSNR of reconstructions in dB")
     if candidate.get("pca_psnr"):
         ask.above("above_pca", psnr - _array(candidate["pca_psnr"]), clips, 0.0, "dB above a PCA of the same shape", strictly=True)
     for name, values in sorted(candidate["correct"].items()):
         ask.share(f"reader.{name}", _array(values), gate.min_vae_reader, f"the reader reads the {name} of reconstructions")
-    if champion is not None and _comparable(verdict, candidate, champion, lambda: _check_clips(champion, ("psnr",))):
+    if champion is not None and _comparable(verdict, candidate, champion, lambda: _check_vae(champion)):
         theirs = _array(champion["psnr"])
         ask.as_good("psnr", psnr, theirs, clips, gate.margin * float(theirs.mean()))
         if candidate["correct"]:
@@ -259,6 +280,17 @@ class _Asker:
     def share(self, name: str, values: np.ndarray, needs: float, what: str) -> None:
         """The mean itself must reach `needs`."""
         self._add(name, values, None, needs, float(values.mean()) >= needs, what)
+
+    def all_below(self, name: str, values: Sequence[float] | np.ndarray, needs: float, what: str) -> None:
+        """The largest must not pass `needs`."""
+        self._worst(name, float(max(values)), needs, float(max(values)) <= needs, what, "at most")
+
+    def all_above(self, name: str, values: Sequence[float] | np.ndarray, needs: float, what: str) -> None:
+        """The smallest must reach `needs`."""
+        self._worst(name, float(min(values)), needs, float(min(values)) >= needs, what, "at least")
+
+    def _worst(self, name: str, value: float, needs: float, holds: bool, what: str, how: str) -> None:
+        self.verdict.checks.append(Check(name, value, None, needs, holds, f"{name}: {what}: {value:.3g} at worst, needs {how} {needs:.3g}"))
 
     def as_good(self, name: str, ours: np.ndarray, theirs: np.ndarray, prompts: Sequence[str], margin: float) -> None:
         """The paired difference to the champion must not fall below -margin, with confidence."""
@@ -353,6 +385,16 @@ def _check_clips(evidence: Mapping[str, Any], extra: Sequence[str]) -> None:
         _check_values(name, evidence[name], count, -math.inf, math.inf)
     if evidence.get("pca_psnr"):
         _check_values("pca_psnr", evidence["pca_psnr"], count, -math.inf, math.inf)
+
+
+def _check_vae(evidence: Mapping[str, Any]) -> None:
+    _check_clips(evidence, ("psnr", "first_frame_bias"))
+    count = len(evidence["clips"])
+    _check_values("ssim", [0.0 if value is None else value for value in evidence["ssim"]], count, -1.0, 1.0)
+    for name in ("lookahead", "chunks", "seam_psnr"):
+        _check_values(f"checked.{name}", evidence["checked"][name], len(evidence["checked"][name]), 0.0, math.inf)
+    for name in ("mean", "std"):
+        _check_values(f"latents.{name}", evidence["latents"][name], len(evidence["latents"]["mean"]), -math.inf, math.inf)
 
 
 def _check_name(evidence: Mapping[str, Any]) -> None:

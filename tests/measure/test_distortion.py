@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from components.measure.distortion import psnr, ssim
+from components.measure.distortion import first_frame_bias, psnr, ssim
 
 
 def noise_clip(seed: int = 0) -> np.ndarray:
@@ -49,3 +49,12 @@ def test_ssim_of_frames_smaller_than_its_window_is_null():
 def test_clips_of_two_shapes_are_not_compared():
     with pytest.raises(ValueError, match="one shape"):
         psnr(noise_clip(), noise_clip()[:, :-1])
+
+
+def test_a_first_frame_that_is_off_by_itself_is_measured_and_an_error_of_all_frames_is_not():
+    clip = noise_clip().repeat(2, axis=0)
+    brighter = clip.copy()
+    brighter[0, ..., 1] += 5
+    assert first_frame_bias(clip, brighter) == pytest.approx(5.0)
+    assert first_frame_bias(clip, clip + 5) == pytest.approx(0.0)
+    assert first_frame_bias(clip[:1], clip[:1] + 3) == pytest.approx(3.0)

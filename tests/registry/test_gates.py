@@ -259,7 +259,11 @@ def vae(seed: int = 0, psnr: float = 29.0, pca: float = 26.5, rate: float = 0.97
         "clips": clips,
         "psnr": (psnr + hard + rng.normal(0, 0.3, 128)).tolist(),
         "pca_psnr": (pca + hard).tolist(),
+        "ssim": (0.9 + rng.normal(0, 0.01, 128)).tolist(),
+        "first_frame_bias": np.abs(rng.normal(0, 0.5, 128)).tolist(),
         "correct": correct,
+        "checked": {"lookahead": [0.0, 1e-6], "chunks": [2e-6, 1e-6], "seam_psnr": [100.0]},
+        "latents": {"mean": rng.normal(0, 0.05, 16).tolist(), "std": (1 + rng.normal(0, 0.05, 16)).tolist()},
     }
 
 
@@ -273,3 +277,34 @@ def test_a_vae_is_judged_by_psnr_pca_and_reader(gate: Any):
     infinite = vae()
     infinite["psnr"][0] = math.inf
     assert decide_vae(infinite, None, gate).outcome == "reject"
+
+
+@pytest.mark.parametrize(
+    ("block", "name", "value", "refused"),
+    [
+        ("checked", "lookahead", [0.0, 0.2], {"causality"}),
+        ("checked", "chunks", [0.1, 0.0], {"chunks"}),
+        ("checked", "seam_psnr", [100.0, 38.6], {"tile_seams"}),
+        ("first_frame_bias", None, [4.0] * 128, {"first_frame_bias"}),
+        ("ssim", None, [0.4] * 128, {"ssim"}),
+        ("latents", "mean", [0.0] * 15 + [-0.8], {"latents_mean"}),
+        ("latents", "std", [1.0] * 15 + [0.01], {"latents_std"}),
+        ("latents", "std", [1.0] * 15 + [3.0], {"latents_std_most"}),
+        ("checked", "chunks", [], {"evidence"}),
+        ("latents", "std", [1.0], {"evidence"}),
+        ("ssim", None, [0.9], {"evidence"}),
+    ],
+)
+def test_a_vae_is_refused_for_what_must_hold_of_any_clip(gate: Any, block: str, name: str | None, value: list[float], refused: set[str]):
+    evidence = vae()
+    if name is None:
+        evidence[block] = value
+    else:
+        evidence[block][name] = value
+    verdict = decide_vae(evidence, None, gate)
+    assert failing(verdict) == refused
+    assert all(check.name in check.sentence or check.name == "evidence" for check in verdict.checks)
+
+
+def test_frames_too_small_for_ssim_are_judged_without(gate: Any):
+    assert decide_vae(vae() | {"ssim": [None] * 128}, None, gate).outcome == "promote"
