@@ -71,7 +71,8 @@ def open_client(address: str) -> Any:
             return super()._do_request(*arguments, **({"timeout": REQUEST_SECONDS} | options))
 
     logging.getLogger("ray.dashboard.modules").setLevel(logging.WARNING)
-    read_token_anew()
+    if not ray.is_initialized():  # a driver that is connected goes on with the token it came with
+        read_token_anew()
     try:
         with _named(address):
             client = Client(address)
