@@ -6,18 +6,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
-import ray
 
 from components.cluster import jobs_api
 from components.cluster.head import head_answers, head_command, head_environment, token_environment
@@ -28,6 +25,7 @@ from components.registry import models
 from components.registry.gates import Check, Verdict
 from components.store.project import Project
 from components.store.tables import clips, videos
+from tests.cluster.faltering import faltering_head
 from tests.cluster.kubectl import told, write_kubectl
 from tests.flows.command import environment, kinora, start
 from tests.flows.serving import free_port, serving
@@ -109,32 +107,15 @@ def test_a_job_is_named_by_the_work_it_does() -> None:
 
 
 def test_a_head_that_falters_between_two_requests_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Faltering(BaseHTTPRequestHandler):
-        """Says its version, and that its parts are not up to all else."""
-
-        def do_GET(self) -> None:
-            well = self.path == "/api/version"
-            said = json.dumps({"version": "4", "ray_version": ray.__version__}) if well else "the agent is not there"
-            self.send_response(200 if well else 503)
-            self.end_headers()
-            self.wfile.write(said.encode())
-
-        do_POST = do_GET
-
-        def log_message(self, *arguments: Any) -> None:
-            pass
-
     for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
-    with HTTPServer(("127.0.0.1", 0), Faltering) as head:
-        threading.Thread(target=head.serve_forever, daemon=True).start()
-        client = jobs_api.open_client(f"http://127.0.0.1:{head.server_port}")
+    with faltering_head() as address:
+        client = jobs_api.open_client(address)
         with pytest.raises(RayUnavailableError, match=r"status code 503.*; hint: "):
             jobs_api.submit(client, "kinora-demo-ingest-0", "true", {})
         with pytest.raises(RayUnavailableError, match=r"status code 503.*; hint: "):
             jobs_api.jobs_of_ours(client)
         assert not jobs_api.stop(client, "kinora-demo-ingest-0-1")
-        head.shutdown()
 
 
 @pytest.mark.parametrize("address", ["http://head:port", "http://", "ray://head:10001", "http://head:99999"])

@@ -12,8 +12,10 @@ import psutil
 import pytest
 
 from components.cluster import folders, session
+from components.cluster.jobs_api import open_client
 from components.cluster.session import RayUnavailableError, ray_session, start_ray, stop_ray, token_file
 from tests.cluster.conftest import SECRET, SETTINGS
+from tests.cluster.faltering import faltering_head
 
 
 def where_ray_lives() -> Path:
@@ -85,6 +87,17 @@ def test_workers_do_not_see_the_secrets_of_the_driver(ray: Path):
     seen = library.get(library.remote(lambda: dict(os.environ)).options(num_cpus=0).remote())
     assert SECRET not in seen.values()
     assert (ray / "ray" / "token").read_text() not in seen.values()
+
+
+def test_a_client_of_the_jobs_api_leaves_a_driver_its_token(ray: Path, monkeypatch: pytest.MonkeyPatch):
+    import ray as library
+
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name)
+    with faltering_head() as address:
+        open_client(address)
+    assert library.cluster_resources()["CPU"] == 2  # else the head sends this process away, and Ray ends it
+    assert library.get(library.remote(lambda: 3).options(num_cpus=0).remote()) == 3
 
 
 def test_folders_of_dead_processes_are_cleared_and_those_of_living_ones_stay(monkeypatch: pytest.MonkeyPatch):
