@@ -32,7 +32,7 @@ from components.world.reader import read
 from components.world.render import render_clips
 
 CLIPS_PER_BATCH = 16
-CHECKED_CLIPS, DRAWN_CLIPS = 4, 4  # held out, and of the renderer
+CHECKED_CLIPS, DRAWN_CLIPS = 2, 2  # held out, and of the renderer
 CAPTIONS_PER_BATCH = 64
 Found = list[dict[str, Any]]  # of each sample: its measured row, the rewritten prompt, frames and the encoded video
 

@@ -102,7 +102,7 @@ def test_what_the_entry_raises_comes_back_at_once(ray: Path, tmp_path: Path, rai
     assert starts(tmp_path) == ["0"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_workers_train_one_model_by_ddp(ray: Path, tmp_path: Path):
     told: list[int] = []
     fit_here(ray, tmp_path, lambda step, metrics: told.append(step), num_workers=2)
