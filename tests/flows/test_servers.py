@@ -16,7 +16,7 @@ from flows.footage_to_model import STAGE_FLOWS, footage_to_model
 from tests.flows.command import environment, kinora
 from tests.flows.serving import free_port, serving
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 SCHEDULED = """
 import sys
