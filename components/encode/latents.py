@@ -51,9 +51,10 @@ class EncodeLatents:
         """Encodes uint8 (N, T, H, W, 3) as float16 latents (N, C, T, H, W)."""
         import torch
 
+        from components.models.pixels import to_pixels
         from components.models.tiles import encode_clip
 
         with torch.inference_mode():
-            clips = torch.from_numpy(frames).to(self.device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0  # (N, 3, T, H, W)
+            clips = to_pixels(torch.from_numpy(frames).to(self.device))
             latents: np.ndarray = encode_clip(self.vae, clips).half().cpu().numpy()
         return latents

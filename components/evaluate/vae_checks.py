@@ -6,13 +6,13 @@ Differences are of latents in units of their standard deviation, and of pixels a
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from components.measure.distortion import MAX_PSNR
+from components.models.pixels import to_pixels
 from components.models.tiles import StreamingVae, decode_stream, encode_stream, tile_of
 
 SEAM_CLIPS = 2  # of those that are checked; tiles take long
@@ -35,12 +35,12 @@ class Checked:
 
 
 @torch.inference_mode()
-def check_vae(vae: Any, frames: Sequence[np.ndarray], device: str = "cpu") -> Checked:
+def check_vae(vae: StreamingVae, frames: Sequence[np.ndarray], device: str = "cpu") -> Checked:
     """Checks clips, each uint8 (T, H, W, 3) of a shape that the VAE can encode."""
     found = Checked([], [], [])
     in_tiles = range(0, len(frames), max(1, len(frames) // SEAM_CLIPS))[:SEAM_CLIPS]
     for number, one in enumerate(frames):
-        clip = torch.from_numpy(np.ascontiguousarray(one)).to(device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1.0  # (1, 3, T, H, W)
+        clip = to_pixels(torch.from_numpy(np.ascontiguousarray(one)).to(device)[None])
         latents = vae.encode(clip)
         back = vae.decode(latents)
         found.lookahead.append(_lookahead(vae, clip, latents, back))
@@ -50,7 +50,7 @@ def check_vae(vae: Any, frames: Sequence[np.ndarray], device: str = "cpu") -> Ch
     return found
 
 
-def _lookahead(vae: Any, clip: Tensor, latents: Tensor, back: Tensor) -> float:
+def _lookahead(vae: StreamingVae, clip: Tensor, latents: Tensor, back: Tensor) -> float:
     """Compares the first part of a clip that goes on as it does with one that goes on in the clip's negative, played backwards."""
     kept = (latents.shape[2] + 1) // 2
     shown = 1 + (kept - 1) * vae.frames
@@ -77,7 +77,7 @@ def _lengths(plan: Sequence[int], total: int) -> list[int]:
 
 
 def _seam_psnr(vae: StreamingVae, clip: Tensor) -> float:
-    """Passes the clip's first frames, mirrored until they need three tiles a side, in tiles and as a whole."""
+    """Passes the clip's first frames, mirrored until they need three of the smallest tiles a side, in tiles and as a whole."""
     tile = tile_of(vae, 1)
     wide = clip[:, :, : 1 + vae.frames]
     for axis in (-2, -1):

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from components.caption.upsample import rewrite as rewrite_prompt
 from components.diffusion.samplers import SAMPLERS, sampling_timesteps
 from components.generate.conditioning import encode_prompts, noise_of, told_velocity
 from components.models.dit import DiT, load_dit
+from components.models.pixels import to_frames
 from components.models.tiles import decode_latents
 from components.models.vae import VideoVae, load_vae
 from components.models.weights import digest_folder, load_json
@@ -137,7 +137,7 @@ class Generator:
         timesteps = sampling_timesteps(settings["num_inference_steps"], settings["timestep_shift"])
         walk = SAMPLERS[settings["sampler"]]
         latents = walk(velocity, noise_of(seeds, shape, self.device), timesteps, on_step)  # (B, C, T, H, W)
-        return list(_pixels(decode_latents(self.vae, latents)))
+        return list(to_frames(decode_latents(self.vae, latents)).cpu().numpy())
 
     def _latents_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Answers the shape of the latents of a video, after saying what of it does not fit."""
@@ -185,8 +185,3 @@ def _within(progress: Progress | None, done: int, total: int, settings: dict[str
             progress(done // SAMPLES_AT_ONCE * steps + step, batches * steps, "steps")
 
     return on_step
-
-
-def _pixels(clips: Tensor) -> np.ndarray:
-    """Answers clips (B, 3, T, H, W) in [-1, 1] as uint8 (B, T, H, W, 3)."""
-    return ((clips.clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1).contiguous().cpu().numpy()

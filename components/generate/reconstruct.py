@@ -15,6 +15,7 @@ from torch import Tensor
 from components.measure.distortion import decibels, squared_error, ssim
 from components.media.read import UnusableFile, read_frames
 from components.media.write import write_stream
+from components.models.pixels import to_frames, to_pixels
 from components.models.tiles import LARGE_PIXELS, StreamingVae, decode_stream, encode_stream, tile_of
 
 CHUNK_FRAMES = 16
@@ -57,7 +58,8 @@ def reconstruct(
 ) -> Likeness:
     """Writes a video with, side by side, a file's frames and what the VAE makes of them; answers how like the two are.
 
-    Sides that the VAE does not divide are continued by their edge on the way in and cut on the way out; so is the length.
+    Sides that the VAE does not divide are continued by their edge on the way in and cut on the way out; so is the length. Frames of
+    another size than the first are scaled to it.
 
     Args:
         fps: of the file that is written.
@@ -74,7 +76,7 @@ def reconstruct(
 
     def pairs() -> Iterator[np.ndarray]:
         for decoded in decode_stream(vae, chunks, tile):
-            for back in _pixels(decoded):
+            for back in to_frames(decoded)[0].cpu().numpy():
                 if not waiting:  # what was added to fill the last patch
                     return
                 original = waiting.popleft()
@@ -106,11 +108,6 @@ def _chunks(source: Path, vae: StreamingVae, waiting: deque[np.ndarray], device:
 
 
 def _clip(pictures: Sequence[np.ndarray], side: int, device: str) -> Tensor:
-    clip = torch.from_numpy(np.stack(pictures)).to(device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1.0  # (1, 3, T, H, W)
+    clip = to_pixels(torch.from_numpy(np.stack(pictures))[None].to(device))
     below, right = (-length % side for length in clip.shape[-2:])
     return F.pad(clip, (0, right, 0, below, 0, 0), mode="replicate")
-
-
-def _pixels(clip: Tensor) -> np.ndarray:
-    pixels = ((clip[0].clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)
-    return pixels.permute(1, 2, 3, 0).cpu().numpy()  # (T, H, W, 3)

@@ -98,17 +98,16 @@ class ReconstructActor:
         import torch
 
         from components.evaluate.vae_checks import check_vae
+        from components.models.pixels import to_frames, to_pixels
         from components.models.tiles import decode_latents, encode_clip
 
         clips, to_check = batch
         with torch.inference_mode():
-            x = torch.from_numpy(clips).to(self.device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0  # (N, 3, T, H, W)
-            latents = encode_clip(self.vae, x)
+            latents = encode_clip(self.vae, to_pixels(torch.from_numpy(clips).to(self.device)))
             decoded = decode_latents(self.vae, latents)
-        pixels = ((decoded.clamp(-1, 1) + 1.0) * 127.5).round().to(torch.uint8)
         flat = latents.double().transpose(0, 1).flatten(1)  # (C, places)
         return Reconstructed(
-            pixels.permute(0, 2, 3, 4, 1).contiguous().cpu().numpy(),
+            to_frames(decoded).cpu().numpy(),
             torch.stack([flat.sum(1), flat.square().sum(1)]).cpu().numpy(),
             flat.shape[1],
             check_vae(self.vae, to_check, self.device),

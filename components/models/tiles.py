@@ -33,6 +33,10 @@ class StreamingVae(Protocol):
 
     def check(self, clip: Tensor) -> None: ...
 
+    def encode(self, clip: Tensor) -> Tensor: ...
+
+    def decode(self, latents: Tensor) -> Tensor: ...
+
     def encode_chunk(self, frames: Tensor, state: Any = None) -> tuple[Tensor, Any]: ...
 
     def decode_chunk(self, latents: Tensor, state: Any = None) -> tuple[Tensor, Any]: ...
@@ -168,5 +172,5 @@ def decode_latents(vae: StreamingVae, latents: Tensor) -> Tensor:
 
 
 def tile_of(vae: StreamingVae, pixels: int = LARGE_PIXELS) -> int:
-    """Answers the side of a tile of so many pixels in places, or of the smallest that this codec can use."""
-    return max(pixels // vae.side, 2 * vae.reach + BLEND + 1)
+    """Answers the side of a tile of so many pixels in places, but at least one of which half is not shared with the next."""
+    return max(pixels // vae.side, 2 * (2 * vae.reach + BLEND))

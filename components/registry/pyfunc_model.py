@@ -51,14 +51,14 @@ def video_vae(folder: Path) -> Apply:
     import torch
 
     vae = _named("components.models.vae", "load_vae")(folder)
+    to_pixels, to_frames = (_named("components.models.pixels", name) for name in ("to_pixels", "to_frames"))
     encode_video, decode_latents = (_named("components.models.tiles", name) for name in ("encode_clip", "decode_latents"))
     decode_clip, encode_clip = _named("components.media.read", "decode_clip"), _named("components.media.write", "encode_clip")
 
     def reconstructed(video: bytes) -> Any:
-        clip = torch.from_numpy(decode_clip(video).copy()).permute(3, 0, 1, 2)[None].float() / 127.5 - 1  # (1, 3, T, H, W)
+        clip = to_pixels(torch.from_numpy(decode_clip(video))[None])
         with torch.inference_mode():
-            back = decode_latents(vae, encode_video(vae, clip))[0]
-        return ((back.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0).numpy()
+            return to_frames(decode_latents(vae, encode_video(vae, clip)))[0].numpy()
 
     def apply(rows: pd.DataFrame, params: dict[str, Any]) -> pd.DataFrame:
         return pd.DataFrame({"video": [encode_clip(reconstructed(video), int(params.get("fps", 8))) for video in rows["video"]]})

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from components.media.write import write_sheet
+from components.models.pixels import to_frames, to_pixels
 from components.models.vae import VideoVae, save_vae
 from components.sections import Config
 from components.store.project import Project
@@ -17,7 +18,7 @@ from components.train.checkpoint import Checkpoints
 from components.train.context import TrainContext
 from components.train.travel import travels
 from components.train.vae_batches import held_out, sample_of, training_clips, vae_batches
-from components.train.vae_loop import ClipBatch, fit_normalisation, measure_psnr, to_pixels, train_vae
+from components.train.vae_loop import ClipBatch, fit_normalisation, measure_psnr, train_vae
 
 logger = logging.getLogger("kinora")
 
@@ -74,7 +75,6 @@ def _beside(vae: VideoVae, batches: Sequence[ClipBatch]) -> list[np.ndarray]:
     for frames in (clip for batch in batches for clip in batch.frames):
         if len(rows) == 2 * SHEET_ROWS:
             break
-        decoded = vae.decode(vae.encode(to_pixels(frames[None].to(device))))[0]  # (3, T, H, W)
-        pixels = ((decoded.clamp(-1, 1) + 1.0) * 127.5).round().to(torch.uint8)
-        rows += [frames.numpy(), pixels.permute(1, 2, 3, 0).cpu().numpy()]
+        decoded = vae.decode(vae.encode(to_pixels(frames[None].to(device))))  # (1, 3, T, H, W)
+        rows += [frames.numpy(), to_frames(decoded)[0].cpu().numpy()]
     return rows

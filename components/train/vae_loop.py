@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from components.models.pixels import to_pixels
 from components.models.vae import VideoVae
 from components.train.checkpoint import Checkpoints, load_optimizer_tensors, optimizer_tensors
 from components.train.context import TrainContext
@@ -116,11 +117,6 @@ def vae_losses(settings: "Vae", model: nn.Module, clips: Tensor, noise: Tensor) 
     )
     means = {name: part.detach().mean() for name, part in parts.items()}
     return losses, {"loss": losses.detach().mean(), **means, "psnr": psnr(reconstruction.detach(), clips).mean()}
-
-
-def to_pixels(frames: Tensor) -> Tensor:
-    """Answers uint8 (B, T, H, W, 3) as (B, 3, T, H, W) in [-1, 1]."""
-    return frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0
 
 
 def crop(clips: Tensor, size: int, multiple: int, generator: torch.Generator) -> Tensor:

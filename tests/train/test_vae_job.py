@@ -8,6 +8,7 @@ import torch
 
 from components.config import load_config
 from components.media.write import encode_clip
+from components.models.pixels import to_pixels
 from components.models.vae import load_vae
 from components.models.weights import load_json
 from components.sections import Config
@@ -16,7 +17,6 @@ from components.store.project import Project
 from components.train.context import TrainContext, read_metrics
 from components.train.vae_batches import held_out, sample_of, training_clips, vae_batches
 from components.train.vae_job import run
-from components.train.vae_loop import to_pixels
 from components.world.render import render_clips
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from components.models.pixels import to_pixels
 from components.models.sizes import VaeSize
 from components.models.vae import VideoVae
 from components.train.checkpoint import Checkpoints
@@ -21,7 +22,6 @@ from components.train.vae_loop import (
     fit_normalisation,
     measure_psnr,
     psnr,
-    to_pixels,
     train_vae,
 )
 
