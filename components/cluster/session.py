@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from components.cluster.folders import make_folder, remove_folder
+from components.cluster.processes import end, started_below
 from components.store.secret_names import RAY_TOKEN, SECRETS
 from components.store.telemetry import TELEMETRY_OFF
 
 logger = logging.getLogger("kinora")
 
 KNOCK_SECONDS = 10
+WORKERS_END_SECONDS = 10  # that the workers of a Ray of our own have to follow it
 PATIENCE = {"RAY_gcs_server_port_wait_time_s": "10"}  # with a head that answered once
 SHORT_OF_PATIENCE = {"RAY_py_gcs_connect_timeout_s": "5", "RAY_gcs_rpc_server_connect_timeout_s": "2"}  # of the first question to a head
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -343,10 +345,13 @@ def _swapped(swaps: Mapping[tuple[Any, str], Callable[[Any], Any]]) -> Iterator[
 
 
 def _shut_down(folder: Path | None) -> None:
+    """Ends Ray and waits for its last workers, which outlive their raylet a moment and would hold memory beside the next Ray."""
     import ray
 
+    started = started_below(folder) if folder is not None else []
     with contextlib.suppress(Exception):  # whatever Ray says at its end, the folder goes
         ray.shutdown()
+    end(started, WORKERS_END_SECONDS)
     if folder is not None:
         remove_folder(folder)
 

@@ -3,18 +3,17 @@
 import contextlib
 import os
 import signal
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
 
+from components.cluster.processes import lives, send, wait
 from components.operations.ports import MARK
 from components.store.servers import Server, process_started
 
 END_SECONDS = 15.0  # from the request to end until the kill
 KILL_SECONDS = 10.0
-LOOK_SECONDS = 0.1
 
 
 def members(server: Server, root: Path) -> list[psutil.Process]:
@@ -32,7 +31,7 @@ def members(server: Server, root: Path) -> list[psutil.Process]:
             ours = same_session and (server.lives or process.environ().get(MARK) == str(root))
             if ours or (server.folder and any(server.folder in word for word in process.cmdline())):
                 found[process.pid] = process
-    return [process for process in found.values() if process.pid != os.getpid() and _lives(process)]
+    return [process for process in found.values() if process.pid != os.getpid() and lives(process)]
 
 
 def stop(servers: Iterable[Server], root: Path) -> None:
@@ -40,27 +39,9 @@ def stop(servers: Iterable[Server], root: Path) -> None:
     servers = list(servers)
     asked = {process for server in servers for process in members(server, root)}
     for process in asked:
-        _signal(process, signal.SIGTERM)
-    _wait(asked, END_SECONDS)
-    left = {process for process in asked if _lives(process)} | {process for server in servers for process in members(server, root)}
+        send(process, signal.SIGTERM)
+    wait(asked, END_SECONDS)
+    left = {process for process in asked if lives(process)} | {process for server in servers for process in members(server, root)}
     for process in left:
-        _signal(process, signal.SIGKILL)
-    _wait(left, KILL_SECONDS)
-
-
-def _signal(process: psutil.Process, number: signal.Signals) -> None:
-    with contextlib.suppress(psutil.NoSuchProcess):  # psutil compares the start, so a recycled number is not hit
-        process.send_signal(number)
-
-
-def _wait(processes: Iterable[psutil.Process], seconds: float) -> None:
-    until = time.monotonic() + seconds
-    while any(_lives(process) for process in processes) and time.monotonic() < until:
-        time.sleep(LOOK_SECONDS)
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+        send(process, signal.SIGKILL)
+    wait(left, KILL_SECONDS)

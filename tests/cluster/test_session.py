@@ -14,6 +14,7 @@ import pytest
 from components.cluster import folders, session
 from components.cluster.jobs_api import open_client
 from components.cluster.session import RayUnavailableError, ray_session, start_ray, stop_ray, token_file
+from components.store.servers import process_started
 from tests.cluster.conftest import SECRET, SETTINGS
 from tests.cluster.faltering import faltering_head
 
@@ -167,7 +168,7 @@ def test_a_session_that_ends_leaves_no_process_no_folder_and_no_word(tmp_path: P
     folder, pid, _ = done.stdout.split()
     assert not Path(folder).exists()
     assert processes_of(folder) == []
-    assert not psutil.pid_exists(int(pid))
+    assert process_started(int(pid)) is None
     assert list((tmp_path / "home").iterdir()) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "ray"]
 
