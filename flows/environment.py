@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from components.store.secret_files import read_secret
 from components.store.secret_names import FROM_FILES
@@ -28,6 +29,7 @@ def quiet_environment(root: Path) -> None:
     }.items():
         os.environ.setdefault(name, value)
     _read_secrets()
+    _check_addresses()
     if servers_file(root).exists():
         _use_servers(root)
 
@@ -40,6 +42,22 @@ def _read_secrets() -> None:
             os.environ[name] = read_secret(file, f"{name}_FILE")
     if file := os.environ.get("RAY_AUTH_TOKEN_PATH"):
         read_secret(file, "RAY_AUTH_TOKEN_PATH")
+
+
+def _check_addresses() -> None:
+    """Refuses an address that Prefect would answer with a stack when it is imported; what it says is not shown, it may hold a password.
+
+    Raises:
+        ValueError: PREFECT_API_URL is no address of a server.
+    """
+    if address := os.environ.get("PREFECT_API_URL"):
+        try:
+            parts = urlsplit(address)
+            whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            whole = False
+        if not whole:
+            raise ValueError("PREFECT_API_URL is not an address of a server; hint: it looks like `http://127.0.0.1:4200/api`")
 
 
 def _use_servers(root: Path) -> None:
