@@ -118,10 +118,12 @@ def test_the_environment_is_quiet_stays_below_the_root_and_yields_to_the_person(
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("address", ["http://[", "localhost:4200/api", "http://", "http://name:hushed@host:99999/api", "https://host:port/api"])
+@pytest.mark.parametrize(
+    "address", ["http://[", "localhost:4200/api", "http://:4200/api", "http://name:hushed@host:99999/api", "https://host:port/api"]
+)
 def test_an_address_of_prefect_that_is_none_is_refused_without_showing_it(tmp_path: Path, address: str) -> None:
     os.environ["PREFECT_API_URL"] = address
-    with pytest.raises(ValueError, match="hint: it looks like `http://127.0.0.1:4200/api`") as refused:
+    with pytest.raises(ValueError, match="hint: it looks like") as refused:
         quiet_environment(tmp_path)
     assert address not in str(refused.value)
 
