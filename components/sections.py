@@ -193,6 +193,7 @@ class Vae(Section):
     linear_start_clips: Positive
     l1_loss_weight: float
     gradient_loss_weight: float
+    wavelet_loss_weight: float
     kl_weight: float
     max_grad_norm: float
     crop_size: Positive

@@ -1,4 +1,4 @@
-"""Trains the causal video VAE: reconstruction and a small KL, Muon, and an average of the weights. Needs torch alone.
+"""Trains the causal video VAE: what `vae_losses` answers, Muon, and an average of the weights. Needs torch alone.
 
 All that is random in step k is drawn for the whole batch by a generator seeded by (seed, k), so a run that was killed and resumed
 ends with the same bits as one that was not, and one that goes on with another number of workers learns from the same steps.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from components.models.pixels import to_pixels
 from components.models.vae import VideoVae
@@ -21,6 +21,7 @@ from components.train.context import TrainContext
 from components.train.optim import clip_gradients, linear_schedule, muon_for, set_learning_rate, update_ema
 from components.train.shares import mean_over_workers, share_of, weighed
 from components.train.steps import SkippedSteps, mixed_precision, seed_of
+from components.train.vae_losses import psnr, vae_losses
 
 if TYPE_CHECKING:
     from components.sections import Vae
@@ -74,7 +75,8 @@ def train_vae(
         noise = torch.randn((whole, *model.latents_shape(*clips.shape[2:])), generator=generator)
         noise = noise[share_of(context.rank, context.world_size)].to(device)
         with mixed_precision(device):
-            losses, figures = vae_losses(settings, wrapped, clips, noise)
+            passed = wrapped(clips, noise)
+        losses, figures = vae_losses(settings, clips, passed)
         weighed(losses.mean(), here, whole, context).backward()
         norm = clip_gradients(model.parameters(), settings.max_grad_norm)
         if skipped.is_whole(step, norm, losses, batch.clip_ids):
@@ -92,33 +94,6 @@ def train_vae(
     return average.eval()
 
 
-def vae_losses(settings: "Vae", model: nn.Module, clips: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Answers the loss of each clip, (B,), and the means of its parts.
-
-    Args:
-        model: answers reconstruction, mean and log variance for (clips, noise).
-        clips: (B, 3, T, H, W) in [-1, 1].
-        noise: of the latents' shape.
-    """
-    reconstruction, mean, log_variance = (output.float() for output in model(clips, noise))
-    error = reconstruction - clips
-    square = error.square().flatten(1).mean(1)  # (B,)
-    parts = {
-        "square": square,
-        "absolute": error.abs().flatten(1).mean(1),
-        "gradient": sum(error.diff(dim=axis).abs().flatten(1).mean(1) for axis in (-1, -2)),
-        "kl": 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).flatten(1).mean(1),
-    }
-    losses = (
-        square
-        + settings.l1_loss_weight * parts["absolute"]
-        + settings.gradient_loss_weight * parts["gradient"]
-        + settings.kl_weight * parts["kl"]
-    )
-    means = {name: part.detach().mean() for name, part in parts.items()}
-    return losses, {"loss": losses.detach().mean(), **means, "psnr": psnr(reconstruction.detach(), clips).mean()}
-
-
 def crop(clips: Tensor, size: int, multiple: int, generator: torch.Generator) -> Tensor:
     """Cuts one random square of at most `size` pixels a side out of clips (B, C, T, H, W), the sides multiples of `multiple`."""
     sides = [max(multiple, min(size, side) // multiple * multiple) for side in clips.shape[-2:]]
@@ -126,12 +101,6 @@ def crop(clips: Tensor, size: int, multiple: int, generator: torch.Generator) ->
         start = int(torch.randint(clips.shape[axis] - side + 1, (), generator=generator))
         clips = clips.narrow(axis, start, side)
     return clips
-
-
-def psnr(reconstruction: Tensor, clips: Tensor) -> Tensor:
-    """Answers the peak signal-to-noise ratio of each clip in decibels, (B,); both in [-1, 1]."""
-    error = (reconstruction.clamp(-1, 1) - clips).square().flatten(1).mean(1)
-    return 10.0 * torch.log10(4.0 / error.clamp(min=1e-10))
 
 
 @torch.no_grad()
