@@ -57,6 +57,8 @@ VAE_SIZES = {
     "tiny": VaeSize(latent_channels=16, hidden_channels=32, num_blocks=1, encoder_channels=32, encoder_blocks=1),
     "demo": VaeSize(latent_channels=16, hidden_channels=128, num_blocks=2, encoder_channels=96, encoder_blocks=1),
     "base": VaeSize(latent_channels=16, hidden_channels=512, num_blocks=5, encoder_channels=256, encoder_blocks=3),
+    "long": VaeSize(32, 512, 5, 256, 3, temporal_compression_ratio=8),  # half the latents of `base`, for long clips
+    "wide": VaeSize(48, 768, 5, 384, 3, spatial_compression_ratio=16),  # a quarter of them, for large pictures
 }
 DIT_SIZES = {
     "tiny": DitSize(hidden_size=64, depth=2, num_heads=2, patch_size=(1, 2, 2), text_size=64),

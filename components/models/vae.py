@@ -202,12 +202,12 @@ class VideoVae(nn.Module):
         Latents are scaled by one number, and the first frame's are turned so that a still clip's latents change little over time.
 
         Args:
-            clips: (B, 3, T, H, W) in [-1, 1]; of many patches an even sample is taken.
+            clips: (B, 3, T, H, W) in [-1, 1]; of many patches a sample is taken, always the same one.
         """
         channels, frames = self.size.latent_channels, self.frames
-        first = _some(to_patches(clips[:, :, :1], 1, self.side))  # (N, 3 * rs * rs)
-        still = _some(to_patches(clips[:, :, :1].expand(-1, -1, frames, -1, -1), frames, self.side))
-        later = _some(to_patches(clips[:, :, 1:], frames, self.side)) if clips.shape[2] > 1 else still
+        first = _some_patches(clips[:, :, :1], 1, self.side)  # (N, 3 * rs * rs)
+        still = _some_patches(clips[:, :, :1].expand(-1, -1, frames, -1, -1), frames, self.side)
+        later = _some_patches(clips[:, :, 1:], frames, self.side) if clips.shape[2] > 1 else still
         first_mean, first_axes, _ = principal_axes(first, channels)
         later_mean, later_axes, variances = principal_axes(later, channels)
         scale = variances.mean().sqrt().clamp(min=1e-6)
@@ -267,10 +267,14 @@ def _sides(frames: Tensor) -> str:
     return "x".join(str(side) for side in frames.shape[-2:])
 
 
-def _some(patches: Tensor) -> Tensor:
-    """Answers an even sample of patches (B, T, H, W, D) as rows (N, D)."""
-    rows = patches.flatten(0, 3)
-    return rows[:: -(-len(rows) // MAX_FITTED_PATCHES)]
+def _some_patches(clips: Tensor, frames: int, side: int) -> Tensor:
+    """Answers a sample of the patches of clips (B, 3, T, H, W) as rows (N, D), from all over them; one clip is cut at a time."""
+    places = clips[0, 0].numel() // (frames * side * side)  # of a clip
+    order = torch.randperm(len(clips) * places, generator=torch.Generator().manual_seed(0))
+    chosen = torch.zeros(len(order), dtype=torch.bool)
+    chosen[order[:MAX_FITTED_PATCHES]] = True
+    cut = zip(clips.split(1), chosen.view(len(clips), places), strict=True)
+    return torch.cat([to_patches(clip, frames, side).flatten(0, 3)[mine.to(clips.device)] for clip, mine in cut])
 
 
 def _by_channel(values: Tensor) -> Tensor:

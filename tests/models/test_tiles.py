@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 from components.models.sizes import VaeSize
 from components.models.tiles import Tiles, decode_latents, decode_stream, encode_clip, encode_stream, windows
 from components.models.vae import VideoVae
-from tests.models.test_vae import SIZE, some_clips, trained_like
+from tests.models.test_vae import PUBLISHED, SIZE, some_clips, trained_like
 
 PLANS = ((1, 4, 4, 4), (1, 8, 4), (1, 12), (13,), (2, 3, 8), (1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1), (5, 0, 7, 1))
 
@@ -48,6 +49,28 @@ def test_a_codec_without_depth_in_time_or_blocks_streams_too() -> None:
         torch.testing.assert_close(latents, vae.encode(clip), atol=1e-5, rtol=0)
         frames = torch.cat(list(decode_stream(vae, parts(latents, (1,) * latents.shape[2]))), dim=2)
         torch.testing.assert_close(frames, vae.decode(latents), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_every_published_compression_streams(size: VaeSize) -> None:
+    vae, clip = trained_like(size), some_clips(1, 17)
+    latents = vae.encode(clip)
+    frames = vae.decode(latents)
+    for plan in ((1,) * 17, (1, 8, 8), (5, 0, 3, 9), (16, 1)):
+        torch.testing.assert_close(torch.cat(list(encode_stream(vae, parts(clip, plan))), dim=2), latents, atol=1e-5, rtol=0)
+    for plan in ((1,) * latents.shape[2], (2, latents.shape[2] - 2)):
+        torch.testing.assert_close(torch.cat(list(decode_stream(vae, parts(latents, plan))), dim=2), frames, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_every_published_compression_is_cut_in_tiles_without_a_seam(size: VaeSize) -> None:
+    vae = trained_like(replace(size, num_blocks=1, encoder_blocks=1))  # reaches two places
+    clip = some_clips(1, 9, side=16 * size.spatial_compression_ratio)
+    whole = vae.encode(clip)
+    torch.testing.assert_close(torch.cat(list(encode_stream(vae, [clip], 12)), dim=2), whole, atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.cat(list(decode_stream(vae, [whole], 12)), dim=2), vae.decode(whole), atol=1e-4, rtol=0)
 
 
 @torch.no_grad()

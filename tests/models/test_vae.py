@@ -1,6 +1,7 @@
 """The video VAE: shapes, causality, its linear start beside numpy's principal components, and its way to disk and back."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.models.sizes import VaeSize
+from components.models.sizes import VAE_SIZES, VaeSize
 from components.models.vae import VideoVae, load_vae, principal_axes, save_vae
 
 SIZE = VaeSize(latent_channels=8, hidden_channels=16, num_blocks=2, encoder_channels=16, encoder_blocks=1)
+NARROW = {"hidden_channels": 16, "num_blocks": 2, "encoder_channels": 16, "encoder_blocks": 2}
+PUBLISHED = [pytest.param(replace(VAE_SIZES[name], **NARROW), id=name) for name in ("base", "long", "wide")]
 
 
 def some_clips(count: int, frames: int, side: int = 32, seed: int = 0) -> Tensor:
@@ -54,6 +57,35 @@ def test_latents_and_frames_do_not_see_the_future() -> None:
         kept = 1 + (frames - 1) // 4
         torch.testing.assert_close(vae.encode(clip[:, :, :frames]), latents[:, :, :kept], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(vae.decode(latents[:, :, :kept]), vae.decode(latents)[:, :, :frames], atol=1e-5, rtol=1e-5)
+
+
+def test_the_named_sizes_have_the_published_compressions() -> None:
+    found = {
+        name: (size.temporal_compression_ratio, size.spatial_compression_ratio, size.latent_channels) for name, size in VAE_SIZES.items()
+    }
+    assert (found["base"], found["long"], found["wide"]) == ((4, 8, 16), (8, 8, 32), (4, 16, 48))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_every_published_compression_is_causal_and_takes_a_frame_alone(size: VaeSize) -> None:
+    vae, clip = trained_like(size), some_clips(2, 17)
+    latents, frames = vae.encode(clip), size.temporal_compression_ratio
+    side = 32 // size.spatial_compression_ratio
+    assert latents.shape == (2, size.latent_channels, 1 + 16 // frames, side, side)
+    for kept in range(1, latents.shape[2]):  # one of them is the first frame
+        shown = 1 + (kept - 1) * frames
+        torch.testing.assert_close(vae.encode(clip[:, :, :shown]), latents[:, :, :kept], atol=1e-5, rtol=0)
+        torch.testing.assert_close(vae.decode(latents[:, :, :kept]), vae.decode(latents)[:, :, :shown], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_every_published_compression_names_the_nearest_frame_counts_and_sides(size: VaeSize) -> None:
+    vae, frames, side = VideoVae(size), size.temporal_compression_ratio, size.spatial_compression_ratio
+    with pytest.raises(ValueError, match=f"a clip of {2 * frames} frames does not fit; the nearest are {1 + frames} and {1 + 2 * frames}"):
+        vae.encode(torch.zeros(1, 3, 2 * frames, side, side))
+    with pytest.raises(ValueError, match=f"not a multiple of {side}; the nearest is {2 * side}"):
+        vae.encode(torch.zeros(1, 3, 1, 2 * side + 1, side))
 
 
 @torch.no_grad()
@@ -106,6 +138,16 @@ def test_the_linear_start_takes_images_and_flat_clips() -> None:
         assert (vae.decode(vae.encode(clips)) - clips).square().mean() < 0.1
 
 
+@torch.no_grad()
+def test_the_linear_start_samples_every_column_of_many_patches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("components.models.vae.MAX_FITTED_PATCHES", 64)
+    columns = torch.tensor([-1.0, 1.0]).repeat(4).repeat_interleave(8)  # dark and bright patches in turns
+    clips = columns.expand(8, 3, 5, 16, 64) + 0.01 * some_clips(8, 5, side=64)[..., :16, :]
+    vae = VideoVae(SIZE)
+    vae.start_linear(clips)
+    assert (vae.decode(vae.encode(clips)) - clips).square().mean() < 1e-3
+
+
 def test_principal_axes_do_not_depend_on_a_sign() -> None:
     rows = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 7)
     _, axes, variances = principal_axes(rows, 3)
@@ -148,8 +190,9 @@ def test_normalised_latents_have_mean_zero_and_deviation_one() -> None:
 
 
 @torch.no_grad()
-def test_a_saved_vae_is_the_same_after_loading(tmp_path: Path) -> None:
-    vae, clip = trained_like(), some_clips(2, 5)
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_a_saved_vae_is_the_same_after_loading(tmp_path: Path, size: VaeSize) -> None:
+    vae, clip = trained_like(size), some_clips(2, 9)
     save_vae(tmp_path / "vae", vae, {"clip": {"fps": 8}})
     loaded = load_vae(tmp_path / "vae")
     assert loaded.size == vae.size
