@@ -26,6 +26,14 @@ def _named(sizes: dict[str, Any]) -> BeforeValidator:
     return BeforeValidator(pick)
 
 
+def _nearest(value: int, least: int, multiple: int) -> str:
+    """Names the numbers nearest to a value: `least`, or so many times `multiple` more."""
+    if value < least:
+        return f"the nearest is {least}"
+    below = value - (value - least) % multiple
+    return f"the nearest are {below} and {below + multiple}"
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -65,7 +73,7 @@ class Footage(Section):
 
 
 class Clip(Section):
-    """The shape that every clip of the table has: num_frames = 1 + k * 4 (an image: 1)."""
+    """The shape that every clip of the table has, which the VAE must be able to encode (an image: one frame)."""
 
     num_frames: Positive
     height: Positive
@@ -74,19 +82,6 @@ class Clip(Section):
     max_clips_per_scene: Positive
     max_clips_per_video: Positive
     crf: Count
-
-    @model_validator(mode="after")
-    def _fits_the_vae(self) -> "Clip":
-        if self.num_frames % 4 != 1:
-            below = max(1, (self.num_frames - 1) // 4 * 4 + 1)
-            raise ValueError(
-                f"`clip.num_frames` must be 1 + a multiple of 4, not {self.num_frames}; the nearest are {below} and {below + 4}"
-            )
-        for side in ("height", "width"):
-            value = getattr(self, side)
-            if value % 8:
-                raise ValueError(f"`clip.{side}` must be a multiple of 8, not {value}; try {max(8, round(value / 8) * 8)}")
-        return self
 
 
 class Scenes(Section):
@@ -196,11 +191,31 @@ class Vae(Section):
     wavelet_loss_weight: float
     kl_weight: float
     max_grad_norm: float
+    image_share: Share
+    random_lengths: bool
+    max_frame_stride: Positive
     crop_size: Positive
+    min_crop_size: Positive | None
+    max_downscale: Annotated[float, Field(ge=1.0)]
+    mirror_share: Share
     report_every: Positive
     checkpoint_every: Positive
     retrain_when_grown_by: float
     seed: int
+
+    @model_validator(mode="after")
+    def _crops_fit_the_patches(self) -> "Vae":
+        side = self.size.spatial_compression_ratio
+        for name in ("crop_size", "min_crop_size"):
+            value = getattr(self, name)
+            if value is not None and value % side:
+                raise ValueError(
+                    f"`vae.{name}` must be a multiple of {side}, the side of a patch of `vae.size`, not {value}; "
+                    f"{_nearest(value, side, side)}"
+                )
+        if self.min_crop_size is not None and self.min_crop_size > self.crop_size:
+            raise ValueError(f"`vae.min_crop_size` {self.min_crop_size} is above `vae.crop_size` {self.crop_size}; swap them")
+        return self
 
 
 class Encode(Actors):
@@ -349,9 +364,23 @@ class Config(Section):
     serving: Serving
 
     @model_validator(mode="after")
+    def _the_vae_encodes_clips(self) -> "Config":
+        clip, frames, side = self.clip, self.vae.size.temporal_compression_ratio, self.vae.size.spatial_compression_ratio
+        if (clip.num_frames - 1) % frames:
+            nearest = _nearest(clip.num_frames, 1, frames)
+            raise ValueError(f"`clip.num_frames` must be 1 + a multiple of {frames}, not {clip.num_frames}; {nearest}")
+        for name, value in (("height", clip.height), ("width", clip.width)):
+            if value % side:
+                raise ValueError(f"`clip.{name}` must be a multiple of {side}, not {value}; {_nearest(value, side, side)}")
+        return self
+
+    @model_validator(mode="after")
     def _each_worker_has_a_clip(self) -> "Config":
         workers = self.cluster.num_workers
         for name, section in (("captioner", self.captioner), ("vae", self.vae), ("dit", self.dit)):
             if section.batch_size < workers:
-                raise ValueError(f"`{name}.batch_size` {section.batch_size} is less than `cluster.num_workers` {workers}")
+                raise ValueError(
+                    f"`{name}.batch_size` {section.batch_size} is less than `cluster.num_workers` {workers}; "
+                    f"hint: `--set {name}.batch_size={workers}`"
+                )
         return self

@@ -128,7 +128,15 @@ def test_no_setting_has_a_second_default_in_python() -> None:
         (None, "dit.steps.more=3", "`dit.steps` = "),
         (None, "dit.size=huge", "`huge` is not a size; the sizes are tiny, demo, base"),
         (None, "clip.num_frames=10", "`clip.num_frames` must be 1 + a multiple of 4, not 10; the nearest are 9 and 13"),
-        (None, "clip.height=30", "`clip.height` must be a multiple of 8, not 30; try 32"),
+        (None, "clip.height=30", "`clip.height` must be a multiple of 8, not 30; the nearest are 24 and 32"),
+        (None, "clip.width=5", "`clip.width` must be a multiple of 8, not 5; the nearest is 8"),
+        (None, "vae.size.temporal_compression_ratio=3", "`clip.num_frames` must be 1 + a multiple of 3, not 9; the nearest are 7 and 10"),
+        ("gpu", "vae.size.spatial_compression_ratio=24", "`vae.crop_size` must be a multiple of 24"),
+        (None, "vae.crop_size=60", "a patch of `vae.size`, not 60; the nearest are 56 and 64"),
+        (None, "vae.crop_size=4", "a patch of `vae.size`, not 4; the nearest is 8"),
+        (None, "vae.min_crop_size=20", "`vae.min_crop_size` must be a multiple of 8"),
+        (None, "vae.min_crop_size=72", "`vae.min_crop_size` 72 is above `vae.crop_size` 64; swap them"),
+        (None, "vae.max_downscale=0.5", "`vae.max_downscale` = 0.5: input should be greater than or equal to 1"),
         (None, "world.min_scene_frames=99", "`world.min_scene_frames` is above `world.max_scene_frames`"),
         (None, "curate.val_share=1.5", "`curate.val_share` = 1.5: "),
         (None, "dit.steps=[1", "the value of `--set dit.steps=[1` is not YAML"),
@@ -214,7 +222,10 @@ def test_a_group_of_workers_is_of_a_fixed_size_unless_fewer_may_go_on() -> None:
     ("overrides", "sentence"),
     [
         (["cluster.min_workers=2"], "`cluster.min_workers` 2 is more than `cluster.num_workers` 1"),
-        (["cluster.num_workers=5", "vae.batch_size=4"], "`vae.batch_size` 4 is less than `cluster.num_workers` 5"),
+        (
+            ["cluster.num_workers=5", "vae.batch_size=4"],
+            "`vae.batch_size` 4 is less than `cluster.num_workers` 5; hint: `--set vae.batch_size=5`",
+        ),
     ],
 )
 def test_more_workers_than_there_is_work_for_are_refused(overrides: list[str], sentence: str) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 BATCHES_READ_AT_ONCE = 32
 CLIPS_AT_ONCE = 16
+SCARCE = 8  # videos are next to none where so many times as many would not make a sample
 VALIDATION = f"{KEPT} AND split = 'val'"
 
 Shape = tuple[int, int, int]  # frames, height, width
@@ -65,8 +66,13 @@ def vae_batches(
 
 
 def sample_of(project: "Project", shapes: dict[Shape, list[str]], count: int) -> Iterator[ClipBatch]:
-    """Answers about `count` clips of the most frequent shape, evenly spread over their ids, in small batches."""
-    ids = next(iter(shapes.values()))
+    """Answers about `count` clips of one shape, evenly spread over their ids, in small batches.
+
+    It is the most frequent shape of several frames, whose first frames stand for images too, unless there are next to none of it.
+    """
+    commonest = next(iter(shapes.values()))
+    moving = next((ids for (frames, _, _), ids in shapes.items() if frames > 1), [])
+    ids = moving if len(moving) * SCARCE >= min(count, len(commonest)) else commonest
     spread = ids[:: max(1, len(ids) // count)][:count]
     return _decoded(clips(project), iter(_parts(spread)))
 

@@ -41,6 +41,8 @@ def run(payload: Mapping[str, Any], context: TrainContext, checkpoints: Checkpoi
     measured = held_out(project, MEASURED_CLIPS) if context.rank == 0 else []
     torch.manual_seed(settings.seed)
     model = VideoVae(settings.size)
+    for shape in shapes:
+        model.check(torch.empty(()).expand(1, 3, *shape))
     model.start_linear(torch.cat([to_pixels(batch.frames) for batch in sample_of(project, shapes, settings.linear_start_clips)]))
     pca = measure_psnr(model, measured)  # all that the nets add is still nothing
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6

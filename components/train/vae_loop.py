@@ -22,6 +22,7 @@ from components.train.optim import clip_gradients, linear_schedule, muon_for, se
 from components.train.shares import mean_over_workers, share_of, weighed
 from components.train.steps import SkippedSteps, mixed_precision, seed_of
 from components.train.vae_losses import psnr, vae_losses
+from components.train.views import draw_view, seen
 
 if TYPE_CHECKING:
     from components.sections import Vae
@@ -65,15 +66,15 @@ def train_vae(
     optimizer = muon_for(model, settings.learning_rate, settings.weight_decay, adamw=ADAMW)
     first = _resume(checkpoints, model, average, optimizer)
     wrapped = context.wrap(model)
-    skipped = SkippedSteps("vae")
+    skipped, share = SkippedSteps("vae"), share_of(context.rank, context.world_size)
     context.begin(first)
     for step, batch in zip(range(first, settings.steps), batches(first), strict=False):
         generator = torch.Generator().manual_seed(seed_of(settings.seed, step))
         rate = set_learning_rate(optimizer, linear_schedule(step, settings.steps, settings.warmup_steps))
-        clips = crop(to_pixels(batch.frames.to(device)), settings.crop_size, model.side, generator)
-        here, whole = len(clips), batch.whole or len(clips)
-        noise = torch.randn((whole, *model.latents_shape(*clips.shape[2:])), generator=generator)
-        noise = noise[share_of(context.rank, context.world_size)].to(device)
+        here, whole = len(batch.frames), batch.whole or len(batch.frames)
+        view = draw_view(settings, batch.frames.shape[1:4], whole, model.size, generator)
+        clips = seen(batch.frames, view, share, device)
+        noise = torch.randn((whole, *model.latents_shape(*clips.shape[2:])), generator=generator)[share].to(device)
         with mixed_precision(device):
             passed = wrapped(clips, noise)
         losses, figures = vae_losses(settings, clips, passed)
@@ -92,15 +93,6 @@ def train_vae(
             meta = {"size": vars(model.size), "threads": context.threads, "world_size": context.world_size}
             checkpoints.save(done, _state(model, average, optimizer), meta)
     return average.eval()
-
-
-def crop(clips: Tensor, size: int, multiple: int, generator: torch.Generator) -> Tensor:
-    """Cuts one random square of at most `size` pixels a side out of clips (B, C, T, H, W), the sides multiples of `multiple`."""
-    sides = [max(multiple, min(size, side) // multiple * multiple) for side in clips.shape[-2:]]
-    for axis, side in zip((-2, -1), sides, strict=True):
-        start = int(torch.randint(clips.shape[axis] - side + 1, (), generator=generator))
-        clips = clips.narrow(axis, start, side)
-    return clips
 
 
 @torch.no_grad()

@@ -49,7 +49,7 @@ def transformer(folder: Path, context: TrainContext) -> None:
 def video_vae(folder: Path, context: TrainContext) -> None:
     from components.train.shares import share_of
     from components.train.vae_loop import ClipBatch, train_vae
-    from tests.train.test_vae_loop import fresh_model, settings, some_frames
+    from tests.train.test_vae_loop import DRAWN, fresh_model, settings, some_frames
 
     frames = some_frames(9)
 
@@ -58,7 +58,7 @@ def video_vae(folder: Path, context: TrainContext) -> None:
             rows = [(5 * step + place) % len(frames) for place in range(5)][share_of(context.rank, context.world_size)]
             yield ClipBatch(frames[rows], tuple(f"clip{row}" for row in rows), 5)
 
-    train_vae(settings(steps=STEPS), fresh_model(frames), batches, Checkpoints(folder / "checkpoints"), context)
+    train_vae(settings(steps=STEPS, **DRAWN), fresh_model(frames), batches, Checkpoints(folder / "checkpoints"), context)
 
 
 def captioner(folder: Path, context: TrainContext) -> None:

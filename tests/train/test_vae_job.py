@@ -105,6 +105,44 @@ def test_nothing_to_train_on_is_said_in_one_sentence(config: Config, tmp_path: P
         run(payload(config, Project(tmp_path, "empty"), tmp_path), TrainContext.local(tmp_path))
 
 
+def images(folder: Path, count: int = 6, videos: int = 0) -> Project:
+    """A table of as many images to train on and to measure by, and of some videos."""
+    frames, _ = render_clips("demo", 2 * count, num_frames=5, height=16, width=16, seed=0)
+    project, shared = Project(folder, "images"), {"height": 16, "width": 16, "keep": True}
+    rows = []
+    for number, clip in enumerate(frames):
+        shown = clip[: 5 if number < videos else 1]
+        row = {"clip_id": f"clip{number:02d}", "video": encode_clip(shown, 8), "num_frames": len(shown)}
+        rows.append(row | shared | {"split": "train" if number < count else "val"})
+    tables.clips(project).append(rows)
+    return project
+
+
+def test_footage_of_images_alone_trains_a_vae_that_knows_still_clips(config: Config, tmp_path: Path) -> None:
+    project = images(tmp_path)
+    run(payload(config, project, tmp_path), TrainContext.local(tmp_path))
+    vae = load_vae(tmp_path / "export")
+    pictures = to_pixels(torch.cat([batch.frames for batch in held_out(project, 6)]))
+    still = pictures.expand(-1, -1, 5, -1, -1)
+    with torch.no_grad():
+        for clips in (pictures, still):
+            assert (vae.decode(vae.encode(clips)) - clips).square().mean() < 0.1
+    assert dict(read_metrics(tmp_path / "metrics.jsonl"))[5]["val_psnr"] > 10.0
+
+
+def test_a_sample_is_of_videos_unless_there_are_next_to_none(tmp_path: Path) -> None:
+    few, none = (images(tmp_path / str(videos), 10, videos) for videos in (2, 1))
+    assert [tuple(batch.frames.shape) for batch in sample_of(few, training_clips(few), 256)] == [(2, 5, 16, 16, 3)]
+    assert [tuple(batch.frames.shape) for batch in sample_of(none, training_clips(none), 256)] == [(9, 1, 16, 16, 3)]
+
+
+def test_clips_of_a_length_that_the_vae_does_not_encode_are_refused_before_a_step(project: Project, tmp_path: Path) -> None:
+    other = load_config("test", ["clip.num_frames=7", "vae.size.temporal_compression_ratio=3", "clip.height=16", "clip.width=16"])
+    with pytest.raises(ValueError, match="a clip of 5 frames does not fit; the nearest are 4 and 7"):
+        run(payload(other, project, tmp_path), TrainContext.local(tmp_path))
+    assert not (tmp_path / "checkpoints").exists()
+
+
 def test_batches_hold_each_training_clip_once_an_epoch_and_no_other(project: Project) -> None:
     shapes = training_clips(project)
     assert {shape: len(ids) for shape, ids in shapes.items()} == {(5, 16, 16): 13, (1, 16, 16): 1}
