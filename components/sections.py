@@ -189,7 +189,13 @@ class Vae(Section):
     l1_loss_weight: float
     gradient_loss_weight: float
     wavelet_loss_weight: float
+    perceptual_loss_weight: float
+    perceptual_weights: str | None
     kl_weight: float
+    adversarial_weight: float
+    adversarial_from_step: Count
+    discriminator_channels: Positive
+    discriminator_learning_rate: float
     max_grad_norm: float
     image_share: Share
     random_lengths: bool
@@ -215,6 +221,15 @@ class Vae(Section):
                 )
         if self.min_crop_size is not None and self.min_crop_size > self.crop_size:
             raise ValueError(f"`vae.min_crop_size` {self.min_crop_size} is above `vae.crop_size` {self.crop_size}; swap them")
+        return self
+
+    @model_validator(mode="after")
+    def _a_perceptual_loss_has_weights(self) -> "Vae":
+        if self.perceptual_loss_weight and self.perceptual_weights is None:
+            raise ValueError(
+                f"`vae.perceptual_loss_weight` {self.perceptual_loss_weight} asks for `vae.perceptual_weights`, a folder or file of "
+                "safetensors; without one set it to 0"
+            )
         return self
 
 

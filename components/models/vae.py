@@ -85,6 +85,11 @@ class VideoVae(nn.Module):
         sampled = mean if noise is None else mean + noise * (0.5 * log_variance).exp()
         return self._frames_of(sampled, None)[0], mean, log_variance
 
+    @property
+    def last_layer(self) -> Tensor:
+        """The weights that end the decoder's net, by whose gradients losses are compared."""
+        return self.decoder_out.weight
+
     def encode(self, clip: Tensor) -> Tensor:
         """Encodes (B, 3, T, H, W) as the mean of its latents (B, C, T, H, W), normalised by channel."""
         return self._normalised(self.moments(clip)[0])

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from components.media.write import write_sheet
+from components.models.perceptual import Perceptual, load_perceptual
 from components.models.pixels import to_frames, to_pixels
 from components.models.vae import VideoVae, save_vae
-from components.sections import Config
+from components.sections import Config, Vae
 from components.store.project import Project
 from components.train.checkpoint import Checkpoints
 from components.train.context import TrainContext
@@ -37,6 +38,7 @@ def run(payload: Mapping[str, Any], context: TrainContext, checkpoints: Checkpoi
     """
     config = Config.model_validate(payload["config"])
     settings, project = config.vae, Project(Path(payload["root"]), payload["project"], config.cluster.storage, payload["clips_version"])
+    perceptual = _perceptual(settings, context.device)
     shapes = training_clips(project)
     measured = held_out(project, MEASURED_CLIPS) if context.rank == 0 else []
     torch.manual_seed(settings.seed)
@@ -48,7 +50,7 @@ def run(payload: Mapping[str, Any], context: TrainContext, checkpoints: Checkpoi
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     logger.info("the video VAE has %.2f million parameters; its principal components alone reach %.2f dB", millions, pca)
     batches = vae_batches(project, shapes, settings.batch_size, settings.seed, context.rank, context.world_size)
-    average = train_vae(settings, model, batches, checkpoints, context)
+    average = train_vae(settings, model, batches, checkpoints, context, perceptual)
     if context.rank != 0:
         return
     fit_normalisation(average, sample_of(project, shapes, NORMALISED_BY_CLIPS))
@@ -67,6 +69,13 @@ def run(payload: Mapping[str, Any], context: TrainContext, checkpoints: Checkpoi
         Path(payload["sheet"]).parent.mkdir(parents=True, exist_ok=True)
         write_sheet(Path(payload["sheet"]), _beside(average, measured))
     save_vae(Path(payload["export"]), average, meta)
+
+
+def _perceptual(settings: Vae, device: str) -> Perceptual | None:
+    """Reads what compares looks, before anything else is read; None where that weighs nothing."""
+    if not settings.perceptual_loss_weight or settings.perceptual_weights is None:
+        return None
+    return load_perceptual(settings.perceptual_weights).to(device)
 
 
 @torch.no_grad()

@@ -9,10 +9,11 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.models.pixels import to_pixels
 from components.models.vae import VideoVae
@@ -21,7 +22,8 @@ from components.train.context import TrainContext
 from components.train.optim import clip_gradients, linear_schedule, muon_for, set_learning_rate, update_ema
 from components.train.shares import mean_over_workers, share_of, weighed
 from components.train.steps import SkippedSteps, mixed_precision, seed_of
-from components.train.vae_losses import psnr, vae_losses
+from components.train.vae_adversary import Adversary
+from components.train.vae_losses import perceptual_loss, psnr, some_frames, vae_losses
 from components.train.views import draw_view, seen
 
 if TYPE_CHECKING:
@@ -51,11 +53,13 @@ def train_vae(
     batches: Callable[[int], Iterator[ClipBatch]],
     checkpoints: Checkpoints,
     context: TrainContext,
+    perceptual: nn.Module | None = None,
 ) -> VideoVae:
     """Trains to `settings.steps`, from the newest checkpoint when there is one, and answers the average of the weights.
 
     Args:
         batches: answers the batches from a step on, the same ones whenever it is asked.
+        perceptual: answers the distance of each picture from its other, where `perceptual_loss_weight` is not 0.
 
     Raises:
         UnstableTrainingError: step after step without a finite gradient.
@@ -64,25 +68,35 @@ def train_vae(
     model.to(device).to(memory_format=torch.channels_last_3d).train()
     average = copy.deepcopy(model).requires_grad_(False)
     optimizer = muon_for(model, settings.learning_rate, settings.weight_decay, adamw=ADAMW)
-    first = _resume(checkpoints, model, average, optimizer)
+    adversary = Adversary(settings, context) if settings.adversarial_weight else None
+    first = _resume(checkpoints, model, average, optimizer, adversary)
     wrapped = context.wrap(model)
     skipped, share = SkippedSteps("vae"), share_of(context.rank, context.world_size)
     context.begin(first)
     for step, batch in zip(range(first, settings.steps), batches(first), strict=False):
         generator = torch.Generator().manual_seed(seed_of(settings.seed, step))
-        rate = set_learning_rate(optimizer, linear_schedule(step, settings.steps, settings.warmup_steps))
+        schedule = linear_schedule(step, settings.steps, settings.warmup_steps)
+        rate = set_learning_rate(optimizer, schedule)
         here, whole = len(batch.frames), batch.whole or len(batch.frames)
         view = draw_view(settings, batch.frames.shape[1:4], whole, model.size, generator)
         clips = seen(batch.frames, view, share, device)
         noise = torch.randn((whole, *model.latents_shape(*clips.shape[2:])), generator=generator)[share].to(device)
         with mixed_precision(device):
             passed = wrapped(clips, noise)
-        losses, figures = vae_losses(settings, clips, passed)
-        weighed(losses.mean(), here, whole, context).backward()
+        looked_at = _looked_at(settings, perceptual, whole, clips, generator, context)
+        losses, figures = vae_losses(settings, clips, passed, looked_at)
+        loss = losses.mean()
+        judge = adversary if adversary is not None and adversary.judges(step) else None
+        if judge is not None:
+            added, more = judge.loss(passed[0], losses, whole, model.last_layer)
+            loss, figures = loss + added, figures | more
+        weighed(loss, here, whole, context).backward()
         norm = clip_gradients(model.parameters(), settings.max_grad_norm)
         if skipped.is_whole(step, norm, losses, batch.clip_ids):
             optimizer.step()
             update_ema(average, model, settings.ema_decay, step)
+            if judge is not None:
+                figures |= judge.learn(clips, passed[0], whole, schedule)
         optimizer.zero_grad(set_to_none=True)
         done = step + 1
         last = done == settings.steps
@@ -91,8 +105,19 @@ def train_vae(
             context.report(done, told | {"gradient_norm": norm, "learning_rate": rate, "skipped_steps": float(skipped.count)})
         if context.rank == 0 and (last or done % settings.checkpoint_every == 0):
             meta = {"size": vars(model.size), "threads": context.threads, "world_size": context.world_size}
-            checkpoints.save(done, _state(model, average, optimizer), meta)
+            checkpoints.save(done, _state(model, average, optimizer, adversary), meta)
     return average.eval()
+
+
+def _looked_at(
+    settings: "Vae", net: nn.Module | None, whole: int, clips: Tensor, generator: torch.Generator, context: TrainContext
+) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """Draws the frames of a step that are compared by their look, and answers what compares them; None where that weighs nothing."""
+    if not settings.perceptual_loss_weight:
+        return None
+    assert net is not None
+    frames = some_frames(whole, clips.shape[2], generator)[share_of(context.rank, context.world_size)]
+    return partial(perceptual_loss, net, frames.to(clips.device))
 
 
 @torch.no_grad()
@@ -117,7 +142,9 @@ def fit_normalisation(model: VideoVae, batches: Iterable[ClipBatch]) -> None:
     model.set_normalisation(mean.float(), (squares / count - mean.square()).clamp(min=0).sqrt().float())
 
 
-def _resume(checkpoints: Checkpoints, model: VideoVae, average: VideoVae, optimizer: torch.optim.Optimizer) -> int:
+def _resume(
+    checkpoints: Checkpoints, model: VideoVae, average: VideoVae, optimizer: torch.optim.Optimizer, adversary: Adversary | None
+) -> int:
     """Puts back the newest whole checkpoint and answers how many steps it had done; 0 without one.
 
     Raises:
@@ -134,11 +161,14 @@ def _resume(checkpoints: Checkpoints, model: VideoVae, average: VideoVae, optimi
     for prefix, module in (("model.", model), ("average.", average)):
         module.load_state_dict({name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)})
     load_optimizer_tensors(optimizer, dict(model.named_parameters()), tensors)
+    if adversary is not None:
+        adversary.load(tensors)
     logger.info("the video VAE goes on from step %d", step)
     return step
 
 
-def _state(model: VideoVae, average: VideoVae, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _state(model: VideoVae, average: VideoVae, optimizer: torch.optim.Optimizer, adversary: Adversary | None) -> dict[str, Tensor]:
     state = {f"model.{name}": value for name, value in model.state_dict().items()}
     state |= {f"average.{name}": value for name, value in average.state_dict().items()}
-    return state | optimizer_tensors(optimizer, dict(model.named_parameters()))
+    state |= optimizer_tensors(optimizer, dict(model.named_parameters()))
+    return state if adversary is None else state | adversary.state()

@@ -15,14 +15,18 @@ if TYPE_CHECKING:
     from components.sections import Vae
 
 GRADIENT_SCALES = 3  # full size, half and quarter
+PERCEPTUAL_FRAMES = 4  # of each clip and step, since looking at one costs more than making it
 
 
-def vae_losses(settings: "Vae", clips: Tensor, passed: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+def vae_losses(
+    settings: "Vae", clips: Tensor, passed: Sequence[Tensor], perceptual: Callable[[Tensor, Tensor], Tensor] | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Answers the loss of each clip, (B,), and the means of its parts.
 
     Args:
         clips: (B, 3, T, H, W) in [-1, 1].
         passed: reconstruction, mean and log variance, what the model makes of them.
+        perceptual: answers how different each reconstruction looks, (B,), where that weighs anything.
     """
     reconstruction, mean, log_variance = (output.float() for output in passed)
     error = reconstruction - clips
@@ -32,6 +36,8 @@ def vae_losses(settings: "Vae", clips: Tensor, passed: Sequence[Tensor]) -> tupl
         "wavelet": (settings.wavelet_loss_weight, lambda: wavelet_loss(error)),
         "kl": (settings.kl_weight, lambda: kl_loss(mean, log_variance)),
     }
+    if perceptual is not None:
+        weighed["perceptual"] = (settings.perceptual_loss_weight, lambda: perceptual(reconstruction, clips))
     losses = of_each(error.square())
     parts = {"square": losses}
     for name, (weight, part) in weighed.items():
@@ -94,6 +100,24 @@ def _halves(x: Tensor, axis: int) -> list[Tensor]:
         x = torch.cat([x, x.narrow(axis, x.shape[axis] - 1, 1)], dim=axis)
     one, other = x.unflatten(axis, (-1, 2)).unbind(axis + 1)
     return [(one + other) / sqrt(2), (one - other) / sqrt(2)]
+
+
+def some_frames(clips: int, frames: int, generator: torch.Generator) -> Tensor:
+    """Draws which frames of each clip are looked at, (clips, at most `PERCEPTUAL_FRAMES`), none twice."""
+    return torch.rand(clips, frames, generator=generator).argsort(dim=1)[:, :PERCEPTUAL_FRAMES]
+
+
+def perceptual_loss(net: Callable[[Tensor, Tensor], Tensor], frames: Tensor, reconstruction: Tensor, clips: Tensor) -> Tensor:
+    """Answers how different some frames of each clip look, (B,).
+
+    Args:
+        net: answers the distance of each picture (N, 3, H, W) from its other, (N,).
+        frames: (B, k), which ones of each clip.
+        reconstruction, clips: (B, 3, T, H, W) in [-1, 1].
+    """
+    rows = torch.arange(len(clips), device=clips.device)[:, None]
+    pictures, others = (of.transpose(1, 2)[rows, frames].flatten(0, 1) for of in (reconstruction, clips))  # (B * k, 3, H, W)
+    return net(pictures, others).view(frames.shape).mean(1)
 
 
 def kl_loss(mean: Tensor, log_variance: Tensor) -> Tensor:

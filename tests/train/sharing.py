@@ -1,4 +1,4 @@
-"""The three loops in little, as a worker of a process group runs them."""
+"""The loops in little, as a worker of a process group runs them."""
 
 import datetime
 import itertools
@@ -14,7 +14,9 @@ from components.train.context import TrainContext, of_worker
 STEPS = 6
 
 
-def work(folder: Path, rank: int, world_size: int, port: int, trainings: Sequence[str] = ("transformer", "vae", "captioner")) -> None:
+def work(
+    folder: Path, rank: int, world_size: int, port: int, trainings: Sequence[str] = ("transformer", "vae", "judged-vae", "captioner")
+) -> None:
     """One worker's life: it joins the group, trains one after the other and leaves."""
     torch.set_num_threads(1)
     if world_size > 1:
@@ -46,10 +48,10 @@ def transformer(folder: Path, context: TrainContext) -> None:
     train_dit(chosen, model, batches, torch.zeros(2, 8), Checkpoints(folder / "checkpoints"), context)
 
 
-def video_vae(folder: Path, context: TrainContext) -> None:
+def video_vae(folder: Path, context: TrainContext, **changes: float) -> None:
     from components.train.shares import share_of
     from components.train.vae_loop import ClipBatch, train_vae
-    from tests.train.test_vae_loop import DRAWN, fresh_model, settings, some_frames
+    from tests.train.test_vae_loop import DRAWN, Distance, fresh_model, settings, some_frames
 
     frames = some_frames(9)
 
@@ -58,7 +60,13 @@ def video_vae(folder: Path, context: TrainContext) -> None:
             rows = [(5 * step + place) % len(frames) for place in range(5)][share_of(context.rank, context.world_size)]
             yield ClipBatch(frames[rows], tuple(f"clip{row}" for row in rows), 5)
 
-    train_vae(settings(steps=STEPS, **DRAWN), fresh_model(frames), batches, Checkpoints(folder / "checkpoints"), context)
+    train_vae(
+        settings(steps=STEPS, **DRAWN, **changes), fresh_model(frames), batches, Checkpoints(folder / "checkpoints"), context, Distance()
+    )
+
+
+def judged_vae(folder: Path, context: TrainContext) -> None:
+    video_vae(folder, context, adversarial_weight=0.5, perceptual_loss_weight=0.1)
 
 
 def captioner(folder: Path, context: TrainContext) -> None:
@@ -82,4 +90,9 @@ def captioner(folder: Path, context: TrainContext) -> None:
     train_captioner(chosen, coca.model, loss, batches, Checkpoints(folder / "checkpoints"), context)
 
 
-TRAININGS: dict[str, Callable[[Path, TrainContext], None]] = {"transformer": transformer, "vae": video_vae, "captioner": captioner}
+TRAININGS: dict[str, Callable[[Path, TrainContext], None]] = {
+    "transformer": transformer,
+    "vae": video_vae,
+    "judged-vae": judged_vae,
+    "captioner": captioner,
+}

@@ -1,4 +1,4 @@
-"""The three loops on two workers: the same steps as one worker's, although five clips do not divide."""
+"""The loops on two workers: the same steps as one worker's, although five clips do not divide."""
 
 import multiprocessing
 import socket

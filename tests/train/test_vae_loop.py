@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.models.pixels import to_pixels
 from components.models.sizes import VaeSize
@@ -32,7 +32,8 @@ def settings(**changes: float | None) -> SimpleNamespace:
         "l1_loss_weight": 0.1, "gradient_loss_weight": 0.1, "wavelet_loss_weight": 0.1,
         "kl_weight": 1e-4, "max_grad_norm": 1.0, "crop_size": 16, "min_crop_size": None,
         "image_share": 0.0, "random_lengths": False, "max_frame_stride": 1, "max_downscale": 1.0, "mirror_share": 0.0,
-        "report_every": 1, "checkpoint_every": 3, "seed": 3,
+        "perceptual_loss_weight": 0.0, "adversarial_weight": 0.0, "adversarial_from_step": 2, "discriminator_channels": 8,
+        "discriminator_learning_rate": 1e-3, "report_every": 1, "checkpoint_every": 3, "seed": 3,
     }  # fmt: skip
     return SimpleNamespace(**(chosen | changes))
 
@@ -53,6 +54,13 @@ def some_frames(count: int, frames: int = 5, side: int = 24) -> Tensor:
     return (inside * colours + (1 - inside) * 40).to(torch.uint8)
 
 
+class Distance(nn.Module):
+    """The square of the error in place of how pictures look, (N,)."""
+
+    def forward(self, pictures: Tensor, others: Tensor) -> Tensor:
+        return (pictures - others).square().mean((1, 2, 3))
+
+
 def batches_of(frames: Tensor, size: int = 2) -> Callable[[int], Iterator[ClipBatch]]:
     def batches(first: int) -> Iterator[ClipBatch]:
         step = first
@@ -71,9 +79,16 @@ def fresh_model(frames: Tensor, size: VaeSize = SIZE) -> VideoVae:
     return model
 
 
-def test_a_resumed_training_ends_with_the_bits_of_an_unbroken_one(tmp_path: Path) -> None:
-    frames, chosen = some_frames(7), settings(**DRAWN)
-    whole = train_vae(chosen, fresh_model(frames), batches_of(frames), Checkpoints(tmp_path / "a"), TrainContext.local(tmp_path / "a"))
+@pytest.mark.parametrize("weight", [0.0, 0.5], ids=["plain", "judged"])
+def test_a_resumed_training_ends_with_the_bits_of_an_unbroken_one(weight: float, tmp_path: Path) -> None:
+    frames = some_frames(7)
+    chosen = settings(**DRAWN, adversarial_weight=weight, perceptual_loss_weight=weight)  # the judge comes in step 3
+
+    def train(model: VideoVae, batches: Callable[[int], Iterator[ClipBatch]], name: str) -> VideoVae:
+        place = tmp_path / name
+        return train_vae(chosen, model, batches, Checkpoints(place), TrainContext.local(place), Distance())
+
+    whole = train(fresh_model(frames), batches_of(frames), "a")
 
     class Killed(Exception):
         pass
@@ -85,14 +100,19 @@ def test_a_resumed_training_ends_with_the_bits_of_an_unbroken_one(tmp_path: Path
             yield batch
 
     with pytest.raises(Killed):
-        train_vae(chosen, fresh_model(frames), killed_in_step_five, Checkpoints(tmp_path / "b"), TrainContext.local(tmp_path / "b"))
-    stranger = VideoVae(SIZE)  # everything it resumes with is in the checkpoint
-    resumed = train_vae(chosen, stranger, batches_of(frames), Checkpoints(tmp_path / "b"), TrainContext.local(tmp_path / "b"))
+        train(fresh_model(frames), killed_in_step_five, "b")
+    resumed = train(VideoVae(SIZE), batches_of(frames), "b")  # everything it goes on with is in the checkpoint
 
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True))
     told_whole, told_resumed = (read_metrics(tmp_path / name / "metrics.jsonl") for name in "ab")
     assert told_whole == told_resumed
     assert [step for step, _ in told_whole] == [1, 2, 3, 4, 5, 6]
+
+    ends = [Checkpoints(tmp_path / name).newest() for name in "ab"]
+    assert ends[0] is not None
+    assert ends[1] is not None
+    assert ends[0][1].keys() == ends[1][1].keys()
+    assert all(torch.equal(value, ends[1][1][name]) for name, value in ends[0][1].items())
 
 
 def test_a_finished_training_trains_no_more(tmp_path: Path) -> None:

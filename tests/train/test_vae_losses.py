@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.train.vae_losses import gradient_loss, haar_bands, kl_loss, psnr, vae_losses, wavelet_loss
+from components.train.vae_losses import gradient_loss, haar_bands, kl_loss, perceptual_loss, psnr, some_frames, vae_losses, wavelet_loss
 
 
 def some_error(*shape: int) -> Tensor:
@@ -16,7 +16,7 @@ def some_error(*shape: int) -> Tensor:
 
 
 def settings(**weights: float) -> SimpleNamespace:
-    names = ("l1_loss_weight", "gradient_loss_weight", "wavelet_loss_weight", "kl_weight")
+    names = ("l1_loss_weight", "gradient_loss_weight", "wavelet_loss_weight", "perceptual_loss_weight", "kl_weight")
     return SimpleNamespace(**(dict.fromkeys(names, 0.0) | weights))
 
 
@@ -85,6 +85,22 @@ def test_the_wavelets_of_a_clip_see_flicker_as_well_as_blur() -> None:
     flicker = torch.tensor([0.0, 1.0, -1.0, 1.0, -1.0]).view(1, 1, 5, 1, 1).expand(1, 3, 5, 4, 4)
     bands = haar_bands(flicker)
     assert [float(band.abs().max()) > 0 for band in bands] == [False] * 8 + [True] + [False] * 3
+
+
+def test_the_look_of_a_clip_is_the_mean_over_its_drawn_frames() -> None:
+    clips = torch.zeros(2, 3, 6, 8, 8)
+    reconstruction = torch.arange(12.0).view(2, 1, 6, 1, 1).expand_as(clips)  # frame t of clip b is off by 6 b + t
+    frames = torch.tensor([[0, 3], [5, 1]])
+    off = lambda pictures, others: (pictures - others).mean((1, 2, 3))  # noqa: E731
+    torch.testing.assert_close(perceptual_loss(off, frames, reconstruction, clips), torch.tensor([1.5, 9.0]))
+
+
+def test_frames_are_drawn_from_everywhere_and_none_twice() -> None:
+    drawn = some_frames(200, 9, torch.Generator().manual_seed(0))
+    assert drawn.shape == (200, 4)
+    assert all(len(set(row)) == 4 for row in drawn.tolist())
+    assert set(drawn.flatten().tolist()) == set(range(9))
+    assert some_frames(3, 1, torch.Generator()).tolist() == [[0]] * 3
 
 
 def test_psnr_is_that_of_its_formula() -> None:
