@@ -18,7 +18,7 @@ class EncodeLatents:
     WRITES = ("clip_id", "latents", "latents_shape")
 
     def __init__(self, folder: "str | Path", device: str = "cpu") -> None:
-        from components.models.vae import load_vae
+        from components.encode.load_vae import load_vae
 
         self.device = device
         self.vae = load_vae(folder, device)

@@ -79,7 +79,7 @@ def _lengths(plan: Sequence[int], total: int) -> list[int]:
 def _seam_psnr(vae: StreamingVae, clip: Tensor) -> float:
     """Passes the clip's first frames, mirrored until they need three of the smallest tiles a side, in tiles and as a whole."""
     tile = tile_of(vae, 1)
-    wide = clip[:, :, : 1 + vae.frames]
+    wide = clip[:, :, : 1 + vae.period]
     for axis in (-2, -1):
         while wide.shape[axis] < 2 * tile * vae.side:
             wide = torch.cat([wide, wide.flip(axis)], dim=axis)

@@ -10,14 +10,16 @@ import torch
 
 from components.caption.upsample import rewrite as rewrite_prompt
 from components.diffusion.samplers import SAMPLERS, sampling_timesteps
+from components.encode.load_vae import load_vae
 from components.generate.conditioning import encode_prompts, noise_of, told_velocity
 from components.models.dit import DiT, load_dit
 from components.models.pixels import to_frames
 from components.models.tiles import decode_latents
-from components.models.vae import VideoVae, load_vae
 from components.models.weights import digest_folder, load_json
 
 if TYPE_CHECKING:
+    from components.encode.pretrained_vae import PretrainedVae
+    from components.models.vae import VideoVae
     from components.openclip.load import Coca
 
 Progress = Callable[[int, int, str], None]
@@ -49,7 +51,7 @@ class Generator:
     """
 
     model: DiT
-    vae: VideoVae
+    vae: "VideoVae | PretrainedVae"
     coca: "Coca"
     style: dict[str, Any]
     notes: dict[str, Any]
@@ -141,18 +143,17 @@ class Generator:
 
     def _latents_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Answers the shape of the latents of a video, after saying what of it does not fit."""
-        size = self.vae.size
-        frames, side = size.temporal_compression_ratio, size.spatial_compression_ratio
+        frames, side = self.vae.period, self.vae.side
         if num_frames < 1 or (num_frames - 1) % frames:
             below = max(0, num_frames - 1) // frames * frames + 1
             raise ValueError(f"`num_frames` is 1 + a multiple of {frames}, not {num_frames}; the nearest are {below} and {below + frames}")
         for name, value in (("height", height), ("width", width)):
             if value < side or value % side:
                 raise ValueError(f"`{name}` is a multiple of {side}, not {value}; the nearest is {max(side, round(value / side) * side)}")
-        return size.latent_channels, 1 + (num_frames - 1) // frames, height // side, width // side
+        return self.vae.latents_shape(num_frames, height, width)
 
 
-def _check_contract(notes: dict[str, Any], vae: VideoVae, coca: "Coca", folder: Path) -> None:
+def _check_contract(notes: dict[str, Any], vae: "VideoVae | PretrainedVae", coca: "Coca", folder: Path) -> None:
     """Compares what the transformer was trained on with what lies beside it."""
     contract = notes["contract"]
     found = {

@@ -102,7 +102,7 @@ def _chunks(source: Path, vae: StreamingVae, waiting: deque[np.ndarray], device:
         waiting.extend(chunk)
         count, last = count + len(chunk), chunk[-1]
         yield _clip(chunk, vae.side, device)
-    missing = -(count - 1) % vae.frames
+    missing = -(count - 1) % vae.period
     if missing:
         yield _clip([last] * missing, vae.side, device)
 

@@ -87,7 +87,7 @@ class ReconstructActor:
     """Passes clips through the VAE and back."""
 
     def __init__(self, folder: str, device: str) -> None:
-        from components.models.vae import load_vae
+        from components.encode.load_vae import load_vae
 
         one_thread()
         self.device = device

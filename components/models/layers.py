@@ -42,6 +42,17 @@ def check_sides(clip: Tensor, side: int) -> None:
             raise ValueError(f"a {name} of {value} is not a multiple of {side}; the nearest is {nearest}")
 
 
+def check_length(num_frames: int, period: int) -> None:
+    """Looks whether a clip has 1 + a multiple of `period` frames.
+
+    Raises:
+        ValueError: it has not; the nearest numbers that do are named.
+    """
+    if num_frames < 1 or (num_frames - 1) % period:
+        below = max(0, num_frames - 1) // period * period + 1
+        raise ValueError(f"a clip of {num_frames} frames does not fit; the nearest are {below} and {below + period}")
+
+
 def channels_last(x: Tensor) -> Tensor:
     """Answers (B, C, T, H, W) as (B, T, H, W, C); nothing is copied."""
     return x.permute(0, 2, 3, 4, 1)

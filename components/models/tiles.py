@@ -25,11 +25,17 @@ class StreamingVae(Protocol):
         frames: of time that one latent holds, but for the first, which holds one.
         side: of a latent's place, in pixels.
         reach: places to each side that the latents and the pixels of a place depend on.
+        period: the frames of a clip are 1 + a multiple of so many.
+        pace: how many latents a call of a chunk takes, the first call and each later one; None for any number.
     """
 
     frames: int
     side: int
     reach: int
+    period: int
+
+    @property
+    def pace(self) -> tuple[int, int] | None: ...
 
     def check(self, clip: Tensor) -> None: ...
 
@@ -125,6 +131,8 @@ def encode_stream(vae: StreamingVae, chunks: Iterable[Tensor], tile: int | None 
         ValueError: the sides do not fit, or a tile is too small for what this codec looks at.
     """
     tiles, states = None, [None]
+    if vae.pace is not None:
+        chunks = paced(chunks, *frames_of(vae, vae.pace))
     for chunk in chunks:
         if tiles is None:
             check_sides(chunk, vae.side)
@@ -147,6 +155,8 @@ def decode_stream(vae: StreamingVae, chunks: Iterable[Tensor], tile: int | None 
         ValueError: a tile is too small for what this codec looks at.
     """
     tiles, states = None, [None]
+    if vae.pace is not None:
+        chunks = paced(chunks, *vae.pace)
     for chunk in chunks:
         if tiles is None:
             tiles = Tiles(chunk.shape[-2], chunk.shape[-1], tile, vae.reach)
@@ -154,6 +164,26 @@ def decode_stream(vae: StreamingVae, chunks: Iterable[Tensor], tile: int | None 
         decoded = [vae.decode_chunk(part, state) for part, state in zip(tiles.cut(chunk, 1), states, strict=True)]
         frames, states = [part for part, _ in decoded], [state for _, state in decoded]
         yield tiles.blend(frames, vae.side)
+
+
+def paced(chunks: Iterable[Tensor], first: int, later: int) -> Iterator[Tensor]:
+    """Cuts a clip that comes in chunks anew, along time: `first` at first, then `later` each, and what is left at the end."""
+    held: list[Tensor] = []
+    wanted = first
+    for chunk in chunks:
+        held.append(chunk)
+        while sum(part.shape[2] for part in held) >= wanted:
+            joined = torch.cat(held, dim=2) if len(held) > 1 else held[0]
+            yield joined[:, :, :wanted]
+            held, wanted = [joined[:, :, wanted:]], later
+    if any(part.shape[2] for part in held):
+        yield torch.cat(held, dim=2)
+
+
+def frames_of(vae: StreamingVae, pace: tuple[int, int]) -> tuple[int, int]:
+    """Answers how many frames so many latents hold, at the start of a clip and later."""
+    first, later = pace
+    return 1 + (first - 1) * vae.frames, later * vae.frames
 
 
 def encode_clip(vae: StreamingVae, clip: Tensor) -> Tensor:
@@ -168,7 +198,7 @@ def encode_clip(vae: StreamingVae, clip: Tensor) -> Tensor:
 
 def decode_latents(vae: StreamingVae, latents: Tensor) -> Tensor:
     """Decodes latents (B, C, T, H, W) of any length and size as frames (B, 3, T, H, W); only the result grows with them."""
-    return torch.cat(list(decode_stream(vae, latents.split(LONG_FRAMES // vae.frames, dim=2), tile_of(vae))), dim=2)
+    return torch.cat(list(decode_stream(vae, latents.split(max(1, LONG_FRAMES // vae.frames), dim=2), tile_of(vae))), dim=2)
 
 
 def tile_of(vae: StreamingVae, pixels: int = LARGE_PIXELS) -> int:

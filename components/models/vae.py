@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from components.models.causal_conv import CausalConv3d
-from components.models.layers import CausalNet, channels_first, channels_last, check_sides, from_patches, to_patches, zero_
+from components.models.layers import CausalNet, channels_first, channels_last, check_length, check_sides, from_patches, to_patches, zero_
 from components.models.sizes import VaeSize
 from components.models.weights import load_json, load_tensors, save_folder
 
@@ -51,11 +51,13 @@ class VideoVae(nn.Module):
 
     latents_mean: Tensor
     latents_std: Tensor
+    pace = None  # chunks of any number of frames
 
     def __init__(self, size: VaeSize) -> None:
         super().__init__()
         self.size = size
         self.frames, self.side = size.temporal_compression_ratio, size.spatial_compression_ratio  # of a patch
+        self.period = self.frames
         first, later, channels = 3 * self.side**2, 3 * self.frames * self.side**2, size.latent_channels
         self.first_in, self.first_out = nn.Linear(first, channels), nn.Linear(channels, first)
         self.later_in, self.later_out = nn.Linear(later, channels), nn.Linear(channels, later)
@@ -191,10 +193,7 @@ class VideoVae(nn.Module):
             ValueError: its frames or sides do not fit; the nearest that do are named.
         """
         check_sides(clip, self.side)
-        frames = clip.shape[2]
-        if (frames - 1) % self.frames:
-            below = (frames - 1) // self.frames * self.frames + 1
-            raise ValueError(f"a clip of {frames} frames does not fit; the nearest are {below} and {below + self.frames}")
+        check_length(clip.shape[2], self.period)
 
     def latents_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Answers the shape (C, T, H, W) of a clip's latents."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+import json
 import os
 import shutil
 import tempfile
@@ -282,7 +283,7 @@ def _log_model(client: Any, project: Project, kind: str, folder: Path, tags: Map
                 artifacts={"weights": str(weights)},
                 model_config={"kind": kind},
                 signature=_signature(kind),
-                pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in PACKAGES],
+                pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in _packages(folder)],
                 code_paths=[str(CODE)],
                 metadata={"kinora": dict(tags)},
             )
@@ -292,6 +293,12 @@ def _log_model(client: Any, project: Project, kind: str, folder: Path, tags: Map
         raise
     client.finalize_logged_model(logged.model_id, "READY")
     return str(logged.model_id)
+
+
+def _packages(folder: Path) -> list[str]:
+    """Answers what a model needs to run: diffusers too, where its VAE is one of that."""
+    made = [json.loads(path.read_text()) for path in folder.rglob("vae.json")]
+    return [*PACKAGES, *(["diffusers"] if any("codec" in noted for noted in made) else [])]
 
 
 def _signature(kind: str) -> Any:

@@ -50,7 +50,7 @@ def video_vae(folder: Path) -> Apply:
     """video (bytes of a clip) -> its reconstruction (MP4 bytes); parameter: fps."""
     import torch
 
-    vae = _named("components.models.vae", "load_vae")(folder)
+    vae = _named("components.encode.load_vae", "load_vae")(folder)
     to_pixels, to_frames = (_named("components.models.pixels", name) for name in ("to_pixels", "to_frames"))
     encode_video, decode_latents = (_named("components.models.tiles", name) for name in ("encode_clip", "decode_latents"))
     decode_clip, encode_clip = _named("components.media.read", "decode_clip"), _named("components.media.write", "encode_clip")

@@ -30,10 +30,10 @@ def reconstruct(video: str, output: str, model: str, as_json: bool, **options: A
     from components.registry.models import resolve as resolve_model
 
     folder = resolve_model(asked.project, "video-vae", model)
+    from components.encode.load_vae import load_vae
     from components.generate.reconstruct import reconstruct as run
     from components.media.probe import probe
     from components.media.read import UnusableFile
-    from components.models.vae import load_vae
     from components.models.weights import digest_folder
 
     device = device_of(asked.config)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from components.models.sizes import VaeSize
-from components.models.tiles import Tiles, decode_latents, decode_stream, encode_clip, encode_stream, windows
+from components.models.tiles import Tiles, decode_latents, decode_stream, encode_clip, encode_stream, paced, windows
 from components.models.vae import VideoVae
 from tests.models.test_vae import PUBLISHED, SIZE, some_clips, trained_like
 
@@ -49,6 +49,15 @@ def test_a_codec_without_depth_in_time_or_blocks_streams_too() -> None:
         torch.testing.assert_close(latents, vae.encode(clip), atol=1e-5, rtol=0)
         frames = torch.cat(list(decode_stream(vae, parts(latents, (1,) * latents.shape[2]))), dim=2)
         torch.testing.assert_close(frames, vae.decode(latents), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_codec_with_a_pace_of_its_own_gets_a_clip_at_that(plan: tuple[int, ...]) -> None:
+    clip = some_clips(1, 13)
+    for first, later, lengths in ((1, 4, [1, 4, 4, 4]), (9, 8, [9, 4]), (10**9, 1, [13])):
+        groups = list(paced(parts(clip, plan), first, later))
+        assert [group.shape[2] for group in groups] == lengths
+        assert torch.equal(torch.cat(groups, dim=2), clip)
 
 
 @torch.no_grad()
