@@ -205,6 +205,7 @@ class Vae(Section):
     max_downscale: Annotated[float, Field(ge=1.0)]
     mirror_share: Share
     report_every: Positive
+    sample_every: Count
     checkpoint_every: Positive
     retrain_when_grown_by: float
     seed: int

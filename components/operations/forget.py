@@ -207,8 +207,8 @@ def _remove_pictures(project: Project, affected: list[dict[str, Any]], entry: Ma
     """
     found = [project.folder / name for name in ("report.html", "evaluations/reconstructions.npz", *entry["evidence"])]
     found += [project.sheet(name) for name in SHEETS_OF_FOOTAGE]
-    for head in affected:
-        checkpoints = project.checkpoints(head["stage"], head["key"])
+    for trained, key in _pictured(project, affected):
+        checkpoints = project.checkpoints(trained, key)
         found += sorted((checkpoints / "samples").glob("step_*"))
         remove_samples(project, checkpoints)
     if entry["samples"]:
@@ -221,6 +221,12 @@ def _remove_pictures(project: Project, affected: list[dict[str, Any]], entry: Ma
     for path in gone:
         path.unlink()
     return gone
+
+
+def _pictured(project: Project, affected: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Answers stage and key of the trainings that may have left pictures of the file on their way."""
+    others = [head for head in readings.heads(project) if head["stage"] == readings.SHOWS_OTHERS]
+    return sorted({(head["stage"], head["key"]) for head in [*affected, *others]})
 
 
 def _maker_of(project: Project, path: Path) -> str | None:
@@ -244,7 +250,7 @@ def _strike_from_records(project: Project, ids: set[str]) -> None:
 
 
 def _remove_from_runs(project: Project, affected: list[dict[str, Any]], entry: Mapping[str, Any]) -> list[str]:
-    keys = {f"{head['stage']}:{head['key'][: readings.KEY_LENGTH]}" for head in affected}
+    keys = {f"{stage}:{key[: readings.KEY_LENGTH]}" for stage, key in _pictured(project, affected)}
     names = {Path(name).name for name in entry["evidence"]} | {path.name for path in _sample_files(project, entry)}
     names |= {SHEET_OF_SAMPLES} if entry["samples"] else set()
     gone: list[str] = []

@@ -60,7 +60,8 @@ def pull(project: Project) -> list[str]:
         if name.endswith(CURVES) and not (project.folder / name).is_file():
             storage.download(name, project.folder / name)
     for head in readings.heads(project):
-        if head["rows_removed"]:  # of footage that another machine took down; such a training never goes on
+        shows_others = head["stage"] == readings.SHOWS_OTHERS and forgotten.NAME in came
+        if head["rows_removed"] or shows_others:  # of footage that another machine took down; such a training never goes on
             shutil.rmtree(project.checkpoints(head["stage"], head["key"]) / "samples", ignore_errors=True)
     return came
 

@@ -15,6 +15,7 @@ from typing import Any
 from components.store.project import Project, read_json, write_json
 
 KEY_LENGTH = 16
+SHOWS_OTHERS = "train_vae"  # the stage whose samples on the way show clips that are held out, which its rows do not name
 
 
 def head_file(project: Project, stage: str, key: str) -> Path:

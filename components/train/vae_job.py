@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from components.media.write import write_sheet
+from components.media.write import write_sheet, write_video
 from components.models.perceptual import Perceptual, load_perceptual
 from components.models.pixels import to_frames, to_pixels
 from components.models.vae import VideoVae, save_vae
@@ -25,7 +25,7 @@ logger = logging.getLogger("kinora")
 
 MEASURED_CLIPS = 96
 NORMALISED_BY_CLIPS = 256
-SHEET_ROWS = 6
+SHOWN_CLIPS = 6
 
 
 @travels
@@ -50,7 +50,8 @@ def run(payload: Mapping[str, Any], context: TrainContext, checkpoints: Checkpoi
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     logger.info("the video VAE has %.2f million parameters; its principal components alone reach %.2f dB", millions, pca)
     batches = vae_batches(project, shapes, settings.batch_size, settings.seed, context.rank, context.world_size)
-    average = train_vae(settings, model, batches, checkpoints, context, perceptual)
+    shown = _Shown(Path(payload["checkpoints"]) / "samples", _some_clips(measured), config.clip.fps) if measured else None
+    average = train_vae(settings, model, batches, checkpoints, context, perceptual, shown)
     if context.rank != 0:
         return
     fit_normalisation(average, sample_of(project, shapes, NORMALISED_BY_CLIPS))
@@ -67,7 +68,7 @@ def run(payload: Mapping[str, Any], context: TrainContext, checkpoints: Checkpoi
     }
     if measured:
         Path(payload["sheet"]).parent.mkdir(parents=True, exist_ok=True)
-        write_sheet(Path(payload["sheet"]), _beside(average, measured))
+        write_sheet(Path(payload["sheet"]), _in_turn(_pairs(average, _some_clips(measured))))
     save_vae(Path(payload["export"]), average, meta)
 
 
@@ -78,14 +79,35 @@ def _perceptual(settings: Vae, device: str) -> Perceptual | None:
     return load_perceptual(settings.perceptual_weights).to(device)
 
 
+class _Shown:
+    """A picture and a video of some clips beside what the VAE makes of them, left in a folder after chosen steps."""
+
+    def __init__(self, folder: Path, clips: Sequence[np.ndarray], fps: int) -> None:
+        self.folder, self.clips, self.fps = folder, clips, fps
+
+    def __call__(self, step: int, vae: VideoVae) -> None:
+        """Leaves `step_N.png`, a clip and under it its reconstruction frame by frame, and `step_N.mp4`, both side by side."""
+        pairs, name = _pairs(vae, self.clips), f"step_{step:06d}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_sheet(self.folder / f"{name}.png", _in_turn(pairs))
+        together = np.concatenate([np.concatenate(pair, axis=2) for pair in pairs], axis=1)  # (T, clips * H, 2 * W, 3)
+        write_video(self.folder / f"{name}.mp4", together, self.fps)
+
+
+def _some_clips(batches: Sequence[ClipBatch]) -> list[np.ndarray]:
+    """Answers a few clips of one shape, each uint8 (T, H, W, 3)."""
+    shape = batches[0].frames.shape[1:]
+    clips = [clip.numpy() for batch in batches if batch.frames.shape[1:] == shape for clip in batch.frames]
+    return clips[:SHOWN_CLIPS]
+
+
 @torch.no_grad()
-def _beside(vae: VideoVae, batches: Sequence[ClipBatch]) -> list[np.ndarray]:
-    """Answers clips and what the VAE makes of them, a row each, uint8 (T, H, W, 3)."""
-    rows: list[np.ndarray] = []
+def _pairs(vae: VideoVae, clips: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Answers each clip and what the VAE makes of it, uint8 (T, H, W, 3)."""
     device = vae.latents_mean.device
-    for frames in (clip for batch in batches for clip in batch.frames):
-        if len(rows) == 2 * SHEET_ROWS:
-            break
-        decoded = vae.decode(vae.encode(to_pixels(frames[None].to(device))))  # (1, 3, T, H, W)
-        rows += [frames.numpy(), to_frames(decoded)[0].cpu().numpy()]
-    return rows
+    decoded = (vae.decode(vae.encode(to_pixels(torch.from_numpy(clip)[None].to(device)))) for clip in clips)  # (1, 3, T, H, W)
+    return [(clip, to_frames(made)[0].cpu().numpy()) for clip, made in zip(clips, decoded, strict=True)]
+
+
+def _in_turn(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+    return [frames for pair in pairs for frames in pair]

@@ -54,12 +54,14 @@ def train_vae(
     checkpoints: Checkpoints,
     context: TrainContext,
     perceptual: nn.Module | None = None,
+    on_sample: Callable[[int, VideoVae], None] | None = None,
 ) -> VideoVae:
     """Trains to `settings.steps`, from the newest checkpoint when there is one, and answers the average of the weights.
 
     Args:
         batches: answers the batches from a step on, the same ones whenever it is asked.
         perceptual: answers the distance of each picture from its other, where `perceptual_loss_weight` is not 0.
+        on_sample: called on rank 0 with (steps done, averaged model) every `settings.sample_every` steps, unless that is 0, and at the end.
 
     Raises:
         UnstableTrainingError: step after step without a finite gradient.
@@ -103,6 +105,8 @@ def train_vae(
         if last or done % settings.report_every == 0:
             told = mean_over_workers({name: float(weighed(value, here, whole, context)) for name, value in figures.items()}, context)
             context.report(done, told | {"gradient_norm": norm, "learning_rate": rate, "skipped_steps": float(skipped.count)})
+        if on_sample is not None and context.rank == 0 and (last or (settings.sample_every and done % settings.sample_every == 0)):
+            on_sample(done, average)
         if context.rank == 0 and (last or done % settings.checkpoint_every == 0):
             meta = {"size": vars(model.size), "threads": context.threads, "world_size": context.world_size}
             checkpoints.save(done, _state(model, average, optimizer, adversary), meta)

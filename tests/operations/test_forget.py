@@ -57,6 +57,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     ):
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(b"picture of " + pixels_of(2))
+    key = next(head["key"] for head in readings.heads(project) if head["stage"] == "train_vae")
+    place = project.checkpoints("train_vae", key) / "samples" / "step_000005.mp4"  # of clips that are held out
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"video of " + pixels_of(8))
     row = {"group": "real", "model": "weights"}
     for sample_id, prompt, video in ((SAMPLE, "a green ball", pixels_of(SAMPLED)), ("b" * 32, "a red ball", pixels_of(SAMPLED + 1))):
         tables.samples(project).append([{**row, "sample_id": sample_id, "prompt": prompt, "video": video}])
@@ -105,6 +109,7 @@ def test_a_model_that_did_not_read_it_is_fresh_and_can_still_be_replayed(done: P
     assert replayed.version == head["tables"]["clips"]["version"]
     assert replayed.keys(TRAINING) == [row["clip_id"] for row in readings.read_rows(done.project, "train_vae", head["key"])]
     assert head["rows_removed"] == []
+    assert files_with(done.project.root, pixels_of(8)[:48]) == [], "a training of the VAE shows clips that it does not read"
 
 
 def test_every_reading_that_held_it_says_rows_removed_and_so_does_the_file(done: Pipeline) -> None:
@@ -202,6 +207,14 @@ def test_while_a_stage_works_on_another_machine_the_file_is_denied_and_nothing_i
     gone = (pixels_of(2)[:48], latents_of("c002").tobytes()[:48], f"/footage/{GONE}".encode(), pixels_of(SAMPLED)[:48], b"a green ball")
     assert files_with(tmp_path, *gone) == [], "neither on a machine nor in the storage"
     assert forgotten.entries(there.project)[video_id(GONE)]["done"]
+
+
+def test_another_machine_lets_go_of_pictures_of_held_out_clips_too(machines: tuple[Pipeline, Pipeline], tmp_path: Path) -> None:
+    here, there = machines
+    assert files_with(tmp_path / "b", pixels_of(8)[:48]), "a training of the VAE left a video of it"
+    forget(here.project, "film-4.mp4")
+    mirror.pull(there.project)
+    assert files_with(tmp_path, pixels_of(8)[:48]) == []
 
 
 def test_no_stage_begins_while_footage_is_taken_down_on_another_machine(machines: tuple[Pipeline, Pipeline]) -> None:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from components.config import load_config
+from components.config import SettingsError, load_config
+from components.media.read import decode_clip
 from components.media.write import encode_clip
-from components.models.pixels import to_pixels
+from components.models.pixels import to_frames, to_pixels
 from components.models.vae import load_vae
 from components.models.weights import load_json
 from components.sections import Config
@@ -41,7 +42,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture(scope="module")
 def config() -> Config:
-    return load_config("test", ["clip.num_frames=5", "clip.height=16", "clip.width=16", "vae.steps=4", "vae.checkpoint_every=2"])
+    return load_config(
+        "test", ["clip.num_frames=5", "clip.height=16", "clip.width=16", "vae.steps=4", "vae.checkpoint_every=2", "vae.sample_every=2"]
+    )
 
 
 def payload(config: Config, project: Project, folder: Path) -> dict[str, object]:
@@ -73,6 +76,30 @@ def test_it_exports_a_vae_that_codes_and_reports_how_well(config: Config, projec
     assert sorted(metrics) == [2, 4, 5]
     assert metrics[5]["val_psnr"] == pytest.approx(metrics[5]["val_pca_psnr"] + metrics[5]["val_psnr_gain"])
     assert notes["measured"] == metrics[5]
+
+
+def test_its_samples_show_held_out_clips_beside_their_reconstructions(config: Config, project: Project, tmp_path: Path) -> None:
+    run(payload(config, project, tmp_path), TrainContext.local(tmp_path))
+    samples = tmp_path / "checkpoints" / "samples"
+    assert sorted(path.name for path in samples.iterdir()) == [f"step_{n:06d}.{kind}" for n in (2, 4) for kind in ("mp4", "png")]
+    clips = torch.cat([batch.frames for batch in held_out(project, 4)]).numpy()  # (4, 5, 16, 16, 3)
+    shown = decode_clip((samples / "step_000004.mp4").read_bytes())  # (5, 4 * 16, 2 * 16, 3)
+    assert shown.shape == (5, 64, 32, 3)
+    inputs, made = (half.reshape(5, 4, 16, 16, 3).swapaxes(0, 1).astype(float) for half in np.split(shown, 2, axis=2))
+    assert np.abs(inputs - clips).mean() < 12.0, "but for what the video's own code loses"
+    vae = load_vae(tmp_path / "export")
+    with torch.no_grad():
+        expected = to_frames(vae.decode(vae.encode(to_pixels(torch.from_numpy(clips))))).numpy()
+    assert np.abs(made - expected).mean() < 12.0
+    assert np.abs(inputs - expected[[1, 2, 3, 0]]).mean() > 12.0
+
+
+def test_a_perceptual_loss_without_weights_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"`vae.perceptual_loss_weight` 0.1 asks for `vae.perceptual_weights`, .* set it to 0"):
+        load_config("test", ["vae.perceptual_loss_weight=0.1"])
+    settings = load_config("test", ["vae.perceptual_loss_weight=0.1", f"vae.perceptual_weights={tmp_path / 'none.safetensors'}"])
+    with pytest.raises(ValueError, match=r"`vae.perceptual_weights` = `.*none.safetensors` has no safetensors; hint: "):
+        run(payload(settings, Project(tmp_path, "empty"), tmp_path), TrainContext.local(tmp_path))
 
 
 def test_a_killed_job_ends_with_the_same_export(config: Config, project: Project, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def settings(**changes: float | None) -> SimpleNamespace:
         "kl_weight": 1e-4, "max_grad_norm": 1.0, "crop_size": 16, "min_crop_size": None,
         "image_share": 0.0, "random_lengths": False, "max_frame_stride": 1, "max_downscale": 1.0, "mirror_share": 0.0,
         "perceptual_loss_weight": 0.0, "adversarial_weight": 0.0, "adversarial_from_step": 2, "discriminator_channels": 8,
-        "discriminator_learning_rate": 1e-3, "report_every": 1, "checkpoint_every": 3, "seed": 3,
+        "discriminator_learning_rate": 1e-3, "report_every": 1, "sample_every": 0, "checkpoint_every": 3, "seed": 3,
     }  # fmt: skip
     return SimpleNamespace(**(chosen | changes))
 
@@ -113,6 +113,28 @@ def test_a_resumed_training_ends_with_the_bits_of_an_unbroken_one(weight: float,
     assert ends[1] is not None
     assert ends[0][1].keys() == ends[1][1].keys()
     assert all(torch.equal(value, ends[1][1][name]) for name, value in ends[0][1].items())
+
+
+def test_samples_are_of_the_average_and_change_nothing(tmp_path: Path) -> None:
+    frames = some_frames(4)
+    shown: dict[int, dict[str, Tensor]] = {}
+
+    def on_sample(done: int, average: VideoVae) -> None:
+        shown[done] = {name: value.clone() for name, value in average.state_dict().items()}
+
+    def train(name: str, on_sample: Callable[[int, VideoVae], None] | None = None, **changes: float) -> dict[str, Tensor]:
+        place, chosen = tmp_path / name, settings(**changes)
+        return train_vae(
+            chosen, fresh_model(frames), batches_of(frames), Checkpoints(place), TrainContext.local(place), on_sample=on_sample
+        ).state_dict()
+
+    plain, sampled = train("plain"), train("sampled", on_sample, sample_every=2)
+    assert all(torch.equal(value, sampled[name]) for name, value in plain.items())
+    assert sorted(shown) == [2, 4, 6]
+    assert all(torch.equal(value, plain[name]) for name, value in shown[6].items())
+    shown.clear()
+    train("at the end", on_sample)
+    assert sorted(shown) == [6]
 
 
 def test_a_finished_training_trains_no_more(tmp_path: Path) -> None:
