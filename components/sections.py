@@ -176,8 +176,11 @@ class Caption(Actors):
 
 
 class Vae(Section):
-    """Training of the causal video VAE."""
+    """Training of the causal video VAE, or a pretrained one of diffusers, as it is or trained further."""
 
+    pretrained: str | None
+    finetune: bool
+    licence_checked: bool
     size: Annotated[VaeSize, _named(VAE_SIZES)]
     steps: Positive
     batch_size: Positive
@@ -211,11 +214,17 @@ class Vae(Section):
     seed: int
 
     @model_validator(mode="after")
+    def _what_is_trained_further_is_there(self) -> "Vae":
+        if self.finetune and self.pretrained is None:
+            raise ValueError("`vae.finetune` is of a pretrained VAE, and `vae.pretrained` names none; name one, or set it to false")
+        return self
+
+    @model_validator(mode="after")
     def _crops_fit_the_patches(self) -> "Vae":
         side = self.size.spatial_compression_ratio
         for name in ("crop_size", "min_crop_size"):
             value = getattr(self, name)
-            if value is not None and value % side:
+            if value is not None and value % side and self.pretrained is None:  # whose patches are known when it is read
                 raise ValueError(
                     f"`vae.{name}` must be a multiple of {side}, the side of a patch of `vae.size`, not {value}; "
                     f"{_nearest(value, side, side)}"
@@ -381,6 +390,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _the_vae_encodes_clips(self) -> "Config":
+        if self.vae.pretrained is not None:  # what it encodes is known when it is read
+            return self
         clip, frames, side = self.clip, self.vae.size.temporal_compression_ratio, self.vae.size.spatial_compression_ratio
         if (clip.num_frames - 1) % frames:
             nearest = _nearest(clip.num_frames, 1, frames)

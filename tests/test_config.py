@@ -55,6 +55,10 @@ def test_values_are_written_as_yaml(override: str, section: str, name: str, valu
     assert getattr(getattr(load_config(None, [override]), section), name) == value
 
 
+def test_a_pretrained_vae_says_itself_what_it_encodes() -> None:
+    assert load_config(None, ["vae.pretrained=OWNER/NAME", "clip.num_frames=10", "vae.crop_size=60"]).clip.num_frames == 10
+
+
 def test_a_size_may_be_named_or_given_in_parts() -> None:
     named = load_config(None, ["dit.size=tiny"]).dit.size
     assert named.hidden_size == 64
@@ -136,6 +140,7 @@ def test_no_setting_has_a_second_default_in_python() -> None:
         (None, "vae.crop_size=4", "a patch of `vae.size`, not 4; the nearest is 8"),
         (None, "vae.min_crop_size=20", "`vae.min_crop_size` must be a multiple of 8"),
         (None, "vae.min_crop_size=72", "`vae.min_crop_size` 72 is above `vae.crop_size` 64; swap them"),
+        (None, "vae.finetune=true", "`vae.finetune` is of a pretrained VAE, and `vae.pretrained` names none"),
         (None, "vae.max_downscale=0.5", "`vae.max_downscale` = 0.5: input should be greater than or equal to 1"),
         (None, "world.min_scene_frames=99", "`world.min_scene_frames` is above `world.max_scene_frames`"),
         (None, "curate.val_share=1.5", "`curate.val_share` = 1.5: "),

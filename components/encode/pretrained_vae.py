@@ -86,6 +86,13 @@ class PretrainedVae(nn.Module):
         """Whether a clip may be taken part by part."""
         return self.pace != WHOLE
 
+    @property
+    def last_layer(self) -> Tensor:
+        """The decoder's last weights, at which a training weighs its losses."""
+        last = self.codec.decoder.conv_out
+        weight: Tensor = getattr(last, "conv", last).weight
+        return weight
+
     def to(self, *args: Any, **kwargs: Any) -> "PretrainedVae":
         """Moves it; its convolutions of pictures and of clips have no memory format in common, so that stays as it is."""
         kwargs.pop("memory_format", None)

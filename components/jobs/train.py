@@ -30,6 +30,7 @@ from components.train.context import read_metrics, read_starts
 ENTRIES = {
     "train_captioner": "components.train.captioner_job:run",
     "train_vae": "components.train.vae_job:run",
+    "take_vae": "components.jobs.pretrained_vae:run",  # of train_vae too, where the settings name a pretrained one
     "train_dit": "components.train.dit_job:run",
 }
 
@@ -43,10 +44,16 @@ def train_captioner(run: Run, freshness: Freshness) -> dict[str, Any]:
 
 
 def train_vae(run: Run, freshness: Freshness) -> dict[str, Any]:
-    """Trains the causal video VAE."""
+    """Trains the causal video VAE, or takes a pretrained one, as it is or to train it further."""
     _require_clips(run)
+    settings = run.config.vae
     pinned, read = pin_reading(run.project, freshness, run.config.model_dump(mode="json"), {})
-    return _train(run, pinned, freshness, read, {})
+    if settings.pretrained is None:
+        return _train(run, pinned, freshness, read, {})
+    folder = Path(settings.pretrained)
+    source = str(folder.resolve()) if folder.is_dir() else settings.pretrained  # a worker may run in another folder
+    mode = "train" if settings.finetune else "pretrained"
+    return _train(run, pinned, freshness, read, {"source": source, "mode": mode}, entry=ENTRIES["take_vae"])
 
 
 def train_dit(run: Run, freshness: Freshness) -> dict[str, Any]:
@@ -60,7 +67,9 @@ def train_dit(run: Run, freshness: Freshness) -> dict[str, Any]:
     return _train(run, pinned, freshness, read, {**{name: str(folder) for name, folder in stands_on.items()}, "style": style})
 
 
-def _train(run: Run, project: Project, freshness: Freshness, read: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+def _train(
+    run: Run, project: Project, freshness: Freshness, read: Mapping[str, Any], extra: Mapping[str, Any], entry: str | None = None
+) -> dict[str, Any]:
     config, stage = run.config, freshness.stage
     checkpoints, export = project.checkpoints(stage, freshness.key), project.model(stage, freshness.key)
     metrics_file, sheet = checkpoints / "metrics.jsonl", project.sheet(f"{stage}.png")
@@ -91,7 +100,7 @@ def _train(run: Run, project: Project, freshness: Freshness, read: Mapping[str, 
 
         cluster = config.cluster
         fit(
-            ENTRIES[stage],
+            entry or ENTRIES[stage],
             payload,
             name=f"{stage}-{freshness.key[:16]}",
             storage=project.folder / "ray-train",

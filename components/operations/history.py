@@ -75,6 +75,8 @@ def kind_of_work(stage: str, config: Config) -> str:
 
 def planned_steps(config: Config, stage: str, clips: int) -> int:
     """Answers how many steps a training will take: for few clips, fewer than are set."""
+    if stage == "train_vae" and config.vae.pretrained is not None and not config.vae.finetune:
+        return 1  # it is measured
     settings = getattr(config, STAGES[stage].sections[0])
     most = getattr(settings, "max_epochs", None)
     return int(settings.steps if most is None else fitted_steps(settings.steps, most, settings.batch_size, clips))

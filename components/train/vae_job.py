@@ -1,8 +1,9 @@
-"""The video VAE's training as Ray Train calls it: starts from principal components, trains, measures and exports its folder."""
+"""The video VAE's training as Ray Train calls it: begins with principal components, trains, measures and exports its folder."""
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from components.store.project import Project
 from components.train.checkpoint import Checkpoints
 from components.train.context import TrainContext
 from components.train.travel import travels
-from components.train.vae_batches import held_out, sample_of, training_clips, vae_batches
+from components.train.vae_batches import Shape, held_out, sample_of, training_clips, vae_batches
 from components.train.vae_loop import ClipBatch, fit_normalisation, measure_psnr, train_vae
 
 logger = logging.getLogger("kinora")
@@ -30,11 +31,43 @@ SHOWN_CLIPS = 6
 
 @travels
 def run(payload: Mapping[str, Any], context: TrainContext, checkpoints: Checkpoints) -> None:
-    """Trains the video VAE and exports it.
+    """Trains the video VAE and exports it; `make` says what is in the payload."""
+    make(payload, context, checkpoints, _from_principal_components)
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """A video VAE before its first step here.
+
+    Attributes:
+        model: what `VideoVae` is, or something with its ways.
+        what: it begins with, for its figures: `val_WHAT_psnr`.
+        save: writes it to a folder, with JSON values beside it.
+        notes: such values: where it came from.
+        trains: whether it learns here; if not, it is measured as it is.
+        fits: whether the normalisation of its latents is taken from clips.
+    """
+
+    model: Any
+    what: str
+    save: Callable[[Path, Any, Mapping[str, Any]], str]
+    notes: Mapping[str, Any]
+    trains: bool = True
+    fits: bool = True
+
+
+def make(
+    payload: Mapping[str, Any],
+    context: TrainContext,
+    checkpoints: Checkpoints,
+    begin: Callable[[Config, Project, dict[Shape, list[str]]], Beginning],
+) -> None:
+    """Begins a video VAE, trains it unless it is to stay as it is, measures and exports it.
 
     Args:
         payload: `config`, the resolved settings; `root`, `project` and `clips_version`; `checkpoints` and `export`, folders;
             `sheet`, the picture of reconstructions, which is of footage and so no part of what is exported.
+        begin: is given the settings, the project, and the ids of its training clips by their shape.
     """
     config = Config.model_validate(payload["config"])
     settings, project = config.vae, Project(Path(payload["root"]), payload["project"], config.cluster.storage, payload["clips_version"])
@@ -42,34 +75,51 @@ def run(payload: Mapping[str, Any], context: TrainContext, checkpoints: Checkpoi
     shapes = training_clips(project)
     measured = held_out(project, MEASURED_CLIPS) if context.rank == 0 else []
     torch.manual_seed(settings.seed)
-    model = VideoVae(settings.size)
-    for shape in shapes:
-        model.check(torch.empty(()).expand(1, 3, *shape))
-    model.start_linear(torch.cat([to_pixels(batch.frames) for batch in sample_of(project, shapes, settings.linear_start_clips)]))
-    pca = measure_psnr(model, measured)  # all that the nets add is still nothing
+    begun = begin(config, project, shapes)
+    model, before = begun.model, measure_psnr(begun.model, measured)
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    logger.info("the video VAE has %.2f million parameters; its principal components alone reach %.2f dB", millions, pca)
-    batches = vae_batches(project, shapes, settings.batch_size, settings.seed, context.rank, context.world_size)
-    shown = _Shown(Path(payload["checkpoints"]) / "samples", _some_clips(measured), config.clip.fps) if measured else None
-    average = train_vae(settings, model, batches, checkpoints, context, perceptual, shown)
+    logger.info("the video VAE has %.2f million parameters and begins with %.2f dB (%s)", millions, before, begun.what)
+    average = model
+    if begun.trains:
+        batches = vae_batches(project, shapes, settings.batch_size, settings.seed, context.rank, context.world_size)
+        shown = _Shown(Path(payload["checkpoints"]) / "samples", _some_clips(measured), config.clip.fps) if measured else None
+        average = train_vae(settings, model, batches, checkpoints, context, perceptual, shown)
     if context.rank != 0:
         return
-    fit_normalisation(average, sample_of(project, shapes, NORMALISED_BY_CLIPS))
-    reached = measure_psnr(average, measured)
-    figures = {"val_psnr": reached, "val_pca_psnr": pca, "val_psnr_gain": reached - pca}
-    figures = {name: value for name, value in figures.items() if math.isfinite(value)}  # none without a validation split
+    if begun.fits:
+        fit_normalisation(average, sample_of(project, shapes, NORMALISED_BY_CLIPS))
+    figures = _figures(begun, before, measure_psnr(average, measured) if begun.trains else before)
     if figures:
-        context.report(settings.steps + 1, figures)
+        context.report(settings.steps + 1 if begun.trains else 1, figures)
     meta = {
         "format": "kinora-video-vae",
         "clip": {name: getattr(config.clip, name) for name in ("num_frames", "height", "width", "fps")},
-        "training": config.vae.model_dump(mode="json"),
-        "measured": figures,
+        **begun.notes,
     }
+    if begun.trains:  # what stays as it is has one digest, whatever it is measured by
+        meta |= {"training": config.vae.model_dump(mode="json"), "measured": figures}
     if measured:
         Path(payload["sheet"]).parent.mkdir(parents=True, exist_ok=True)
         write_sheet(Path(payload["sheet"]), _in_turn(_pairs(average, _some_clips(measured))))
-    save_vae(Path(payload["export"]), average, meta)
+    begun.save(Path(payload["export"]), average, meta)
+
+
+def _from_principal_components(config: Config, project: Project, shapes: dict[Shape, list[str]]) -> Beginning:
+    """Builds our own VAE, whose linear maps are the principal components of patches and whose nets add nothing yet."""
+    model = VideoVae(config.vae.size)
+    for shape in shapes:
+        model.check(torch.empty(()).expand(1, 3, *shape))
+    sample = sample_of(project, shapes, config.vae.linear_start_clips)
+    model.start_linear(torch.cat([to_pixels(batch.frames) for batch in sample]))
+    return Beginning(model, "pca", save_vae, {})
+
+
+def _figures(begun: Beginning, before: float, reached: float) -> dict[str, float]:
+    """Answers what was measured; without a validation split that is nothing."""
+    figures = {"val_psnr": reached}
+    if begun.trains:
+        figures |= {f"val_{begun.what}_psnr": before, "val_psnr_gain": reached - before}
+    return {name: value for name, value in figures.items() if math.isfinite(value)}
 
 
 def _perceptual(settings: Vae, device: str) -> Perceptual | None:

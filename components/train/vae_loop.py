@@ -80,7 +80,7 @@ def train_vae(
         schedule = linear_schedule(step, settings.steps, settings.warmup_steps)
         rate = set_learning_rate(optimizer, schedule)
         here, whole = len(batch.frames), batch.whole or len(batch.frames)
-        view = draw_view(settings, batch.frames.shape[1:4], whole, model.size, generator)
+        view = draw_view(settings, batch.frames.shape[1:4], whole, model.period, model.side, generator)
         clips = seen(batch.frames, view, share, device)
         noise = torch.randn((whole, *model.latents_shape(*clips.shape[2:])), generator=generator)[share].to(device)
         with mixed_precision(device):

@@ -14,7 +14,6 @@ from torch import Tensor
 from components.models.pixels import to_pixels
 
 if TYPE_CHECKING:
-    from components.models.sizes import VaeSize
     from components.sections import Vae
 
 
@@ -37,7 +36,7 @@ class View:
     places: Tensor
 
 
-def draw_view(settings: "Vae", shape: Sequence[int], whole: int, size: "VaeSize", generator: torch.Generator) -> View:
+def draw_view(settings: "Vae", shape: Sequence[int], whole: int, period: int, multiple: int, generator: torch.Generator) -> View:
     """Draws what a step sees.
 
     A clip that is too short for more than its first latent is seen as images, whatever the settings.
@@ -45,18 +44,19 @@ def draw_view(settings: "Vae", shape: Sequence[int], whole: int, size: "VaeSize"
     Args:
         shape: frames, height and width of the clips.
         whole: how many clips all workers hold.
+        period: clips of 1 + a multiple of so many frames can be encoded, and
+        multiple: of sides of a multiple of so many pixels.
     """
     frames, sides = shape[0], (shape[1], shape[2])
-    ratio, multiple = size.temporal_compression_ratio, size.spatial_compression_ratio
 
     def below(count: int) -> int:
         return int(torch.randint(count, (), generator=generator))
 
     num_frames = stride = 1
-    if float(torch.rand((), generator=generator)) >= settings.image_share and frames > ratio:
-        stride += below(min(settings.max_frame_stride, (frames - 1) // ratio))
-        longest = (frames - 1) // stride // ratio  # in latents after the first
-        num_frames += ratio * (1 + below(longest) if settings.random_lengths else longest)
+    if float(torch.rand((), generator=generator)) >= settings.image_share and frames > period:
+        stride += below(min(settings.max_frame_stride, (frames - 1) // period))
+        longest = (frames - 1) // stride // period
+        num_frames += period * (1 + below(longest) if settings.random_lengths else longest)
     smallest = settings.min_crop_size or settings.crop_size
     side = smallest + multiple * below((settings.crop_size - smallest) // multiple + 1)
     height, width = (min(side, there) // multiple * multiple for there in sides)

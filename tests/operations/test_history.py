@@ -67,3 +67,5 @@ def test_few_clips_take_fewer_steps_than_are_set() -> None:
     assert planned_steps(config, "train_dit", 80) == 100
     assert planned_steps(config, "train_dit", 80_000) == 1000
     assert planned_steps(config, "train_vae", 3) == 10
+    assert planned_steps(settings("vae.pretrained=OWNER/NAME"), "train_vae", 3) == 1
+    assert planned_steps(settings("vae.pretrained=OWNER/NAME", "vae.finetune=true"), "train_vae", 3) == 10

@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from components.models.pixels import to_pixels
-from components.models.sizes import VaeSize
 from components.train.shares import share_of
 from components.train.steps import seed_of
 from components.train.views import View, draw_view, seen
 
-SIZE = VaeSize(latent_channels=4, hidden_channels=16, num_blocks=1, encoder_channels=16, encoder_blocks=1)
+RATIO, SIDE = 4, 8
 SHAPE = (17, 40, 24)
 EVERYTHING = {
     "image_share": 0.2, "random_lengths": True, "max_frame_stride": 4, "crop_size": 24, "min_crop_size": 8, "max_downscale": 3.0,
@@ -25,7 +24,7 @@ NOTHING = {
 
 def view(step: int, shape: tuple[int, int, int] = SHAPE, whole: int = 5, **changes: object) -> View:
     settings = SimpleNamespace(**(EVERYTHING | changes))
-    return draw_view(settings, shape, whole, SIZE, torch.Generator().manual_seed(seed_of(0, step)))  # type: ignore[arg-type]
+    return draw_view(settings, shape, whole, RATIO, SIDE, torch.Generator().manual_seed(seed_of(0, step)))  # type: ignore[arg-type]
 
 
 def frames_of(shape: tuple[int, int, int], count: int = 5) -> torch.Tensor:
