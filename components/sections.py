@@ -321,7 +321,13 @@ class Gate(Section):
 
 
 class Cluster(Section):
-    """Where stages and Ray run; addresses come from the environment, never from here."""
+    """Where stages and Ray run; addresses come from the environment, never from here.
+
+    Attributes:
+        sharded: several workers share out the parameters, averages and optimiser states of the VAE and the transformer (FSDP2)
+            instead of each keeping all of them (DDP). Worth it when a model and its states fill a large part of one GPU's memory;
+            below that DDP sends less and is faster.
+    """
 
     stages_in: Literal["process", "job", "kubernetes"]
     num_workers: Positive
@@ -330,6 +336,7 @@ class Cluster(Section):
     cpus_per_worker: Positive
     threads: Positive
     use_gpu: bool
+    sharded: bool
     num_cpus: Count
     object_store_bytes: Positive
     price_per_core_hour: Annotated[float, Field(ge=0.0)] | None

@@ -73,6 +73,7 @@ def fit(
     metrics_file: Path,
     on_metrics: Callable[[int, dict[str, float]], None],
     follow: Callable[[], None] | None = None,
+    sharded: bool = False,
 ) -> None:
     """Trains by Ray Train and waits for the end; needs a `ray_session` around it.
 
@@ -88,6 +89,7 @@ def fit(
         metrics_file: where rank 0 writes a line a step.
         on_metrics: called in this thread with each line once, in order; lines of an earlier, killed call are among them.
         follow: called in this thread every few seconds and at the end: brings the metrics file here when rank 0 is elsewhere.
+        sharded: several workers each keep a part of a large model instead of all of it.
 
     Raises:
         ValueError, OSError: what the entry raised, when it is one of these.
@@ -105,6 +107,7 @@ def fit(
         "payload": dict(payload),
         "threads": threads,
         "use_gpu": use_gpu,
+        "sharded": sharded,
         "metrics_file": str(metrics_file),
         "trace_file": str(folder / "error.txt"),
         "folder": os.getcwd(),
@@ -216,7 +219,8 @@ def train_worker(config: Mapping[str, Any]) -> dict[str, Any] | None:
                 from ray.train.torch import get_device
 
                 device = str(get_device())
-            context = load(CONTEXT)(rank, world_size, device, config["threads"], Path(config["metrics_file"]), _wrapper(world_size, device))
+            wrap, sharded = _wrapper(world_size, device), config["sharded"] and world_size > 1
+            context = load(CONTEXT)(rank, world_size, device, config["threads"], Path(config["metrics_file"]), wrap, sharded)
             load(config["entry"])(dict(config["payload"]), context)
     except Exception as error:
         with contextlib.suppress(OSError):

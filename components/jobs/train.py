@@ -110,6 +110,7 @@ def _train(
             cpus_per_worker=cluster.cpus_per_worker,
             threads=cluster.threads,
             use_gpu=cluster.use_gpu,
+            sharded=cluster.sharded,
             metrics_file=metrics_file,
             on_metrics=on_metrics,
             follow=_follower(project, checkpoints),

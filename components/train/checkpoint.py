@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.models.weights import DamagedFolderError, load_json, load_tensors, new_folder, write_tensors
+from components.train.sharding import part_like, whole, whole_state
 
 logger = logging.getLogger("kinora")
 STEP_FOLDER = re.compile(r"step_(\d{6,})")
@@ -81,8 +82,26 @@ class Checkpoints:
             shutil.rmtree(draft, ignore_errors=True)
 
 
+def training_tensors(model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Answers weights, their average and the optimiser's states by name, all of them whole.
+
+    Workers that keep a part of it each call this at the same moment.
+    """
+    state = {f"model.{name}": value for name, value in whole_state(model).items()}
+    state |= {f"average.{name}": value for name, value in whole_state(average).items()}
+    return state | optimizer_tensors(optimizer, dict(model.named_parameters()))
+
+
+def load_weights(tensors: Mapping[str, Tensor], model: nn.Module, average: nn.Module) -> None:
+    """Puts back weights and their average, of what `training_tensors` answered, before they are shared out among workers."""
+    for prefix, module in (("model.", model), ("average.", average)):
+        module.load_state_dict({name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)})
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[str, Tensor], prefix: str = "optimizer.") -> dict[str, Tensor]:
     """Answers an optimiser's whole state as tensors, numbers of it as 0-d float64 or int64 ones.
+
+    Workers that keep a part of it each call this at the same moment.
 
     Args:
         names: the parameters by name, as `dict(model.named_parameters())`.
@@ -97,7 +116,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[str, Tens
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
             if isinstance(value, Tensor):
-                found[f"{prefix}{by_parameter[parameter]}/tensor/{key}"] = value.detach()
+                found[f"{prefix}{by_parameter[parameter]}/tensor/{key}"] = whole(value.detach())
             elif isinstance(value, int | float) and not isinstance(value, bool):
                 found[f"{prefix}{by_parameter[parameter]}/{_kind(value)}/{key}"] = _number(value)
             elif value is not None:
@@ -146,6 +165,7 @@ def _like(value: Tensor, parameter: Tensor, group: Mapping[str, Any]) -> Tensor:
         on_device = group.get("fused") or group.get("capturable")
         return value.clone().to(parameter.device if on_device else "cpu")
     if value.shape == parameter.shape:
+        value = part_like(value, parameter)
         return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
     return value.clone().to(parameter.device)
 

@@ -25,6 +25,7 @@ class TrainContext:
         wrap: wrap(model) answers what to call in the forward pass (DDP when world_size > 1); the model itself keeps the
             parameters, names and state.
         begin: begin(step) notes that a worker takes its first step now, after so many that a checkpoint had.
+        sharded: each worker keeps a part of the large models and of what is kept beside them, where `wrap` would leave it all of them.
     """
 
     rank: int
@@ -34,6 +35,7 @@ class TrainContext:
     report: Callable[[int, Mapping[str, float]], None]
     wrap: Callable[["nn.Module"], "nn.Module"]
     begin: Callable[[int], None] = lambda step: None
+    sharded: bool = False
 
     @classmethod
     def local(cls, folder: Path, device: str = "cpu", threads: int = 1) -> "TrainContext":
@@ -42,13 +44,19 @@ class TrainContext:
 
 
 def of_worker(
-    rank: int, world_size: int, device: str, threads: int, metrics_file: Path, wrap: Callable[["nn.Module"], "nn.Module"]
+    rank: int,
+    world_size: int,
+    device: str,
+    threads: int,
+    metrics_file: Path,
+    wrap: Callable[["nn.Module"], "nn.Module"],
+    sharded: bool = False,
 ) -> TrainContext:
     """Answers the context of one worker; rank 0 reports to the metrics file, the others to nobody."""
     if rank != 0:
-        return TrainContext(rank, world_size, device, threads, nothing_to_report, wrap)
+        return TrainContext(rank, world_size, device, threads, nothing_to_report, wrap, sharded=sharded)
     metrics = MetricsFile(Path(metrics_file))
-    return TrainContext(rank, world_size, device, threads, metrics.append, wrap, metrics.begin)
+    return TrainContext(rank, world_size, device, threads, metrics.append, wrap, metrics.begin, sharded)
 
 
 def fitted_steps(steps: int, max_epochs: int, batch_size: int, clips: int) -> int:

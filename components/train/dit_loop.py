@@ -16,9 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from components.diffusion.flow_matching import interpolate, sample_timesteps, velocity_loss
-from components.train.checkpoint import Checkpoints, load_optimizer_tensors, optimizer_tensors
+from components.models.dit import Block
+from components.train.checkpoint import Checkpoints, load_optimizer_tensors, load_weights, training_tensors
 from components.train.context import TrainContext
 from components.train.optim import adamw_for, clip_gradients, linear_schedule, set_learning_rate, update_ema
+from components.train.sharding import Average, spread
 from components.train.shares import mean_over_workers, share_of, weighed
 from components.train.steps import SkippedSteps, mixed_precision, seed_of
 
@@ -65,10 +67,11 @@ def train_dit(
     device = torch.device(context.device)
     model = model.to(device)
     average = copy.deepcopy(model).requires_grad_(False)
+    first, tensors = _resume(checkpoints, model, average)
+    wrapped, kept = spread(model, Block, context), Average(average, Block, context)
     optimizer = adamw_for(model, settings.learning_rate, settings.weight_decay)
-    names = dict(model.named_parameters())
-    first = _resume(checkpoints, model, average, optimizer, names)
-    wrapped = context.wrap(model)
+    load_optimizer_tensors(optimizer, dict(model.named_parameters()), tensors)
+    del tensors
     model.train()
     empty_prompt = empty_prompt.to(device)
     tally, skipped = _Tally(), SkippedSteps("dit")
@@ -82,18 +85,22 @@ def train_dit(
         norm = clip_gradients(model.parameters(), settings.max_grad_norm)
         if skipped.is_whole(step, norm, losses, batch.clip_ids):
             optimizer.step()
-            update_ema(average, model, settings.ema_decay, step)
+            update_ema(kept.parts, model, settings.ema_decay, step)
         optimizer.zero_grad(set_to_none=True)
         tally.add(loss, norm, batch.whole or len(losses))
         done = step + 1
         last = done == settings.steps
         if last or done % settings.report_every == 0:
             context.report(done, {**tally.take(context), "skipped_steps": skipped.count, "learning_rate": learning_rate})
-        if context.rank == 0 and (last or done % settings.checkpoint_every == 0):
-            checkpoints.save(done, _state(model, average, optimizer, names), {"threads": context.threads})
-        if on_sample is not None and context.rank == 0 and done % settings.sample_every == 0 and not last:
-            on_sample(done, average)
-    return average.eval()
+        if last or done % settings.checkpoint_every == 0:
+            state = training_tensors(model, kept.parts, optimizer) if context.rank == 0 or context.sharded else {}
+            if context.rank == 0:
+                checkpoints.save(done, state, {"threads": context.threads})
+        if done % settings.sample_every == 0 and not last:
+            shown = kept.whole()
+            if on_sample is not None and context.rank == 0:
+                on_sample(done, shown)
+    return kept.whole().eval()
 
 
 def _losses(
@@ -125,24 +132,14 @@ def drop_captions(embeds: Tensor, mask: Tensor, dropped: Tensor, empty_prompt: T
     return torch.where(dropped[:, None, None], empty_embeds, embeds), torch.where(dropped[:, None], empty_mask, mask)
 
 
-def _resume(
-    checkpoints: Checkpoints, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, names: dict[str, nn.Parameter]
-) -> int:
-    """Puts back the newest whole checkpoint and answers how many steps it had done; 0 without one."""
+def _resume(checkpoints: Checkpoints, model: nn.Module, average: nn.Module) -> tuple[int, dict[str, Tensor]]:
+    """Puts back the weights of the newest whole checkpoint, and answers how many steps it had done and all its tensors; 0 without one."""
     found = checkpoints.newest()
     if found is None:
-        return 0
+        return 0, {}
     step, tensors, _ = found
-    for prefix, module in (("model.", model), ("average.", average)):
-        module.load_state_dict({name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)})
-    load_optimizer_tensors(optimizer, names, tensors)
-    return step
-
-
-def _state(model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, names: dict[str, nn.Parameter]) -> dict[str, Tensor]:
-    state = {f"model.{name}": value for name, value in model.state_dict().items()}
-    state |= {f"average.{name}": value for name, value in average.state_dict().items()}
-    return state | optimizer_tensors(optimizer, names)
+    load_weights(tensors, model, average)
+    return step, tensors
 
 
 class _Tally:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from components.train.sharding import part_like, whole
+
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
 
@@ -67,10 +69,10 @@ class Muon(torch.optim.Optimizer):
                 state["momentum"] = torch.zeros_like(parameter)
             state["momentum"].lerp_(gradient, 1 - group["momentum"])
             ahead = gradient.lerp(state["momentum"], group["momentum"])
-            matrix = ahead.flatten(1)  # (out, in * kernel)
+            matrix = whole(ahead).flatten(1)  # (out, in * kernel)
             scale = 0.2 * math.sqrt(max(matrix.shape))  # AdamW's usual root mean square
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(orthogonal(matrix).view(parameter.shape), alpha=-group["lr"] * scale)
+            parameter.add_(part_like(orthogonal(matrix).view(parameter.shape), parameter), alpha=-group["lr"] * scale)
 
     def _step_adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         for parameter in parameters:
@@ -141,7 +143,7 @@ def muon_for(
         adamw: name prefixes of parameters that AdamW steps although they are matrices: embeddings, tokens, first and last layers.
     """
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    is_matrix = {name: parameter.ndim >= 2 and min(parameter.flatten(1).shape) > 1 for name, parameter in named}
+    is_matrix = {name: parameter.ndim >= 2 and min(len(parameter), parameter.numel() // len(parameter)) > 1 for name, parameter in named}
     matrices = [parameter for name, parameter in named if is_matrix[name] and not name.startswith(adamw)]
     chosen = {id(parameter) for parameter in matrices}
     others = [parameter for _, parameter in named if id(parameter) not in chosen]
@@ -196,7 +198,7 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> float:
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return 0.0
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))).item()
+    norm = whole(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))).item()
     if math.isfinite(norm) and norm > max_norm:
         torch._foreach_mul_(gradients, max_norm / norm)
     return norm

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from components.models.layers import ResidualBlock
 from components.models.pixels import to_pixels
 from components.models.vae import VideoVae
-from components.train.checkpoint import Checkpoints, load_optimizer_tensors, optimizer_tensors
+from components.train.checkpoint import Checkpoints, load_optimizer_tensors, load_weights, training_tensors
 from components.train.context import TrainContext
 from components.train.optim import clip_gradients, linear_schedule, muon_for, set_learning_rate, update_ema
+from components.train.sharding import Average, spread
 from components.train.shares import mean_over_workers, share_of, weighed
 from components.train.steps import SkippedSteps, mixed_precision, seed_of
 from components.train.vae_adversary import Adversary
@@ -69,10 +71,15 @@ def train_vae(
     device = torch.device(context.device)
     model.to(device).to(memory_format=torch.channels_last_3d).train()
     average = copy.deepcopy(model).requires_grad_(False)
+    first, tensors = _resume(checkpoints, model, average)
+    wrapped = spread(model, ResidualBlock, context, ResidualBlock.stream.__name__)
+    kept = Average(average, ResidualBlock, context)
     optimizer = muon_for(model, settings.learning_rate, settings.weight_decay, adamw=ADAMW)
+    load_optimizer_tensors(optimizer, dict(model.named_parameters()), tensors)
     adversary = Adversary(settings, context) if settings.adversarial_weight else None
-    first = _resume(checkpoints, model, average, optimizer, adversary)
-    wrapped = context.wrap(model)
+    if adversary is not None:
+        adversary.load(tensors)
+    del tensors
     skipped, share = SkippedSteps("vae"), share_of(context.rank, context.world_size)
     context.begin(first)
     for step, batch in zip(range(first, settings.steps), batches(first), strict=False):
@@ -96,7 +103,7 @@ def train_vae(
         norm = clip_gradients(model.parameters(), settings.max_grad_norm)
         if skipped.is_whole(step, norm, losses, batch.clip_ids):
             optimizer.step()
-            update_ema(average, model, settings.ema_decay, step)
+            update_ema(kept.parts, model, settings.ema_decay, step)
             if judge is not None:
                 figures |= judge.learn(clips, passed[0], whole, schedule)
         optimizer.zero_grad(set_to_none=True)
@@ -105,12 +112,16 @@ def train_vae(
         if last or done % settings.report_every == 0:
             told = mean_over_workers({name: float(weighed(value, here, whole, context)) for name, value in figures.items()}, context)
             context.report(done, told | {"gradient_norm": norm, "learning_rate": rate, "skipped_steps": float(skipped.count)})
-        if on_sample is not None and context.rank == 0 and (last or (settings.sample_every and done % settings.sample_every == 0)):
-            on_sample(done, average)
-        if context.rank == 0 and (last or done % settings.checkpoint_every == 0):
-            meta = {"size": vars(model.size), "threads": context.threads, "world_size": context.world_size}
-            checkpoints.save(done, _state(model, average, optimizer, adversary), meta)
-    return average.eval()
+        if last or (settings.sample_every and done % settings.sample_every == 0):
+            shown = kept.whole()
+            if on_sample is not None and context.rank == 0:
+                on_sample(done, shown)
+        if last or done % settings.checkpoint_every == 0:
+            state = _state(model, kept, optimizer, adversary) if context.rank == 0 or context.sharded else {}
+            if context.rank == 0:
+                meta = {"size": vars(model.size), "threads": context.threads, "world_size": context.world_size}
+                checkpoints.save(done, state, meta)
+    return kept.whole().eval()
 
 
 def _looked_at(
@@ -146,33 +157,25 @@ def fit_normalisation(model: VideoVae, batches: Iterable[ClipBatch]) -> None:
     model.set_normalisation(mean.float(), (squares / count - mean.square()).clamp(min=0).sqrt().float())
 
 
-def _resume(
-    checkpoints: Checkpoints, model: VideoVae, average: VideoVae, optimizer: torch.optim.Optimizer, adversary: Adversary | None
-) -> int:
-    """Puts back the newest whole checkpoint and answers how many steps it had done; 0 without one.
+def _resume(checkpoints: Checkpoints, model: VideoVae, average: VideoVae) -> tuple[int, dict[str, Tensor]]:
+    """Puts back the weights of the newest whole checkpoint, and answers how many steps it had done and all its tensors; 0 without one.
 
     Raises:
         ValueError: it is of a VAE of another size.
     """
     found = checkpoints.newest()
     if found is None:
-        return 0
+        return 0, {}
     step, tensors, meta = found
     if meta["size"] != vars(model.size):
         raise ValueError(
             f"the checkpoints in `{checkpoints.folder}` are of a VAE of another size; hint: remove that folder, or set `vae.size` back"
         )
-    for prefix, module in (("model.", model), ("average.", average)):
-        module.load_state_dict({name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)})
-    load_optimizer_tensors(optimizer, dict(model.named_parameters()), tensors)
-    if adversary is not None:
-        adversary.load(tensors)
+    load_weights(tensors, model, average)
     logger.info("the video VAE goes on from step %d", step)
-    return step
+    return step, tensors
 
 
-def _state(model: VideoVae, average: VideoVae, optimizer: torch.optim.Optimizer, adversary: Adversary | None) -> dict[str, Tensor]:
-    state = {f"model.{name}": value for name, value in model.state_dict().items()}
-    state |= {f"average.{name}": value for name, value in average.state_dict().items()}
-    state |= optimizer_tensors(optimizer, dict(model.named_parameters()))
+def _state(model: VideoVae, average: Average, optimizer: torch.optim.Optimizer, adversary: Adversary | None) -> dict[str, Tensor]:
+    state = training_tensors(model, average.parts, optimizer)
     return state if adversary is None else state | adversary.state()

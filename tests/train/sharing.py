@@ -14,18 +14,17 @@ from components.train.context import TrainContext, of_worker
 STEPS = 6
 
 
-def work(
-    folder: Path, rank: int, world_size: int, port: int, trainings: Sequence[str] = ("transformer", "vae", "judged-vae", "captioner")
-) -> None:
+def work(folder: Path, rank: int, world_size: int, port: int, trainings: Sequence[str] = ()) -> None:
     """One worker's life: it joins the group, trains one after the other and leaves."""
     torch.set_num_threads(1)
     if world_size > 1:
         place, wait = f"tcp://127.0.0.1:{port}", datetime.timedelta(seconds=60)
         torch.distributed.init_process_group("gloo", init_method=place, rank=rank, world_size=world_size, timeout=wait)
-    for training in trainings:
+    for training in trainings or TRAININGS:
         (folder / training).mkdir(exist_ok=True)
         wrap = torch.nn.parallel.DistributedDataParallel if world_size > 1 else lambda model: model
-        TRAININGS[training](folder / training, of_worker(rank, world_size, "cpu", 1, folder / training / "metrics.jsonl", wrap))
+        sharded, metrics = world_size > 1 and training.startswith("sharded"), folder / training / "metrics.jsonl"
+        TRAININGS[training](folder / training, of_worker(rank, world_size, "cpu", 1, metrics, wrap, sharded))
     if world_size > 1:
         torch.distributed.destroy_process_group()
 
@@ -94,5 +93,7 @@ TRAININGS: dict[str, Callable[[Path, TrainContext], None]] = {
     "transformer": transformer,
     "vae": video_vae,
     "judged-vae": judged_vae,
+    "sharded-transformer": transformer,
+    "sharded-vae": judged_vae,
     "captioner": captioner,
 }

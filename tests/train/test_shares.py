@@ -1,6 +1,7 @@
 """The loops on two workers: the same steps as one worker's, although five clips do not divide."""
 
 import multiprocessing
+import shutil
 import socket
 from pathlib import Path
 
@@ -49,3 +50,26 @@ def test_two_workers_take_the_steps_of_one(training: str, by_two: Path, tmp_path
     assert two is not None
     apart = torch.cat([(one[1][name] - two[1][name]).abs().flatten() for name in one[1] if name.startswith("model.")])
     assert apart.mean() < 1e-4  # a parameter whose gradient is all but zero moves by its sign, which rounding decides
+
+
+@pytest.mark.parametrize("training", ["sharded-transformer", "sharded-vae"])
+def test_one_worker_goes_on_from_what_two_that_shared_it_out_left(training: str, by_two: Path, tmp_path: Path) -> None:
+    ends = []
+    for name in ("whole", "gone on"):
+        place = tmp_path / name
+        if name == "gone on":
+            shutil.copytree(by_two / training, place / training)
+            shutil.rmtree(place / training / "checkpoints" / f"step_{STEPS:06d}")
+        place.mkdir(exist_ok=True)
+        threads = torch.get_num_threads()
+        work(place, 0, 1, 0, [training])
+        torch.set_num_threads(threads)
+        ends.append(Checkpoints(place / training / "checkpoints").newest())
+    one, two = ends
+    assert one is not None
+    assert two is not None
+    assert one[0] == two[0] == STEPS
+    assert one[1].keys() == two[1].keys()
+    assert {name for name in one[1] if one[1][name].shape != two[1][name].shape} == set()
+    apart = torch.cat([(one[1][name] - two[1][name]).abs().flatten() for name in one[1] if name.startswith(("model.", "average."))])
+    assert apart.mean() < 1e-4
