@@ -222,7 +222,7 @@ def leave_zombies(folder: Path) -> list[float]:
     """Kills a scheduled run and its serving process three times; answers the seconds until Prefect's server has marked it."""
     (folder / "hand").mkdir(parents=True)
     port, seconds = free_port(), []
-    place = Place(folder, f"http://127.0.0.1:{port}/api")
+    place = Place(folder, f"http://127.0.0.1:{port}/api", [])
     command = [str(Path(sys.executable).with_name("prefect")), "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
     quiet = {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     (place.hand / "wait").touch()
@@ -298,30 +298,34 @@ def main() -> None:
     args = parser.parse_args()
     parts: Sequence[str] = args.only or PARTS
     figures: dict[str, dict[str, Any]] = {}
+
+    def note(name: str, figure: dict[str, Any]) -> None:
+        figures[name] = figure
+        print(f"{name}: {figure['value']} (bar {figure['bar']}) {'holds' if figure['holds'] else 'FAILS'}", flush=True)
+
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         if args.quick:
             equal, seconds = quick(folder)
-            figures = {"worker_kill_equal": equality(equal), "worker_kill_seconds": recovery(seconds, WORKER_SECONDS)}
-        else:
-            alike = set(parts) & {"workers", "runs", "jobs"}
-            expected = outcome(undisturbed(folder / "undisturbed")) if alike else {}
-            if "workers" in parts:
-                found, seconds = kill_workers(folder / "workers")
-                figures["worker_kills_equal"] = equality(found == expected)
-                figures["worker_kill_seconds"] = recovery(seconds, WORKER_SECONDS)
-            if "runs" in parts:
-                figures["run_kills_equal"] = equality(kill_runs(folder / "killed") == expected)
-            if "jobs" in parts:
-                figures["job_kills_equal"] = equality(kill_jobs(folder / "jobs") == expected)
-            if "nodes" in parts:
-                equal, seconds = lose_nodes(folder / "nodes")
-                figures["node_kills_equal"] = equality(equal)
-                figures["node_kill_seconds"] = recovery(seconds, NODE_SECONDS)
-            if "zombies" in parts:
-                figures["zombie_seconds"] = recovery(leave_zombies(folder / "zombies"), ZOMBIE_SECONDS)
-    for name, figure in figures.items():
-        print(f"{name}: {figure['value']} (bar {figure['bar']}) {'holds' if figure['holds'] else 'FAILS'}")
+            note("worker_kill_equal", equality(equal))
+            note("worker_kill_seconds", recovery(seconds, WORKER_SECONDS))
+            parts = ()
+        alike = set(parts) & {"workers", "runs", "jobs"}
+        expected = outcome(undisturbed(folder / "undisturbed")) if alike else {}
+        if "workers" in parts:
+            found, seconds = kill_workers(folder / "workers")
+            note("worker_kills_equal", equality(found == expected))
+            note("worker_kill_seconds", recovery(seconds, WORKER_SECONDS))
+        if "runs" in parts:
+            note("run_kills_equal", equality(kill_runs(folder / "killed") == expected))
+        if "jobs" in parts:
+            note("job_kills_equal", equality(kill_jobs(folder / "jobs") == expected))
+        if "nodes" in parts:
+            equal, seconds = lose_nodes(folder / "nodes")
+            note("node_kills_equal", equality(equal))
+            note("node_kill_seconds", recovery(seconds, NODE_SECONDS))
+        if "zombies" in parts:
+            note("zombie_seconds", recovery(leave_zombies(folder / "zombies"), ZOMBIE_SECONDS))
     print(json.dumps(figures))
 
 
