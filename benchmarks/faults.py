@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import psutil
@@ -33,7 +33,7 @@ from components.cluster.session import ray_session
 from components.cluster.training import fit
 from components.models.weights import digest_folder
 from components.operations.freshness import model_folder
-from components.registry.models import list_versions
+from components.registry.models import Kind, list_versions
 from components.store.project import Project
 from components.store.tables import clips, videos
 from components.train.checkpoint import Checkpoints
@@ -47,7 +47,7 @@ from tests.flows.test_deployments import PATIENT, Place, start_serving
 
 WORKER_SECONDS, NODE_SECONDS, ZOMBIE_SECONDS = 30.0, 60.0, 120.0
 TRAININGS = ("train_captioner", "train_vae", "train_dit")
-KINDS = ("captioner", "video-vae", "text-to-video")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 LONG = [f"{section}.{name}" for section in ("captioner", "vae", "dit") for name in ("steps=240", "report_every=1", "checkpoint_every=40")]
 RUN = ("run", "--profile", "test", *(word for setting in (*LONG, "dit.sample_every=120") for word in ("--set", setting)))
 NODE_STEPS, NODE_MOMENTS = 16, (3, 6, 10)
@@ -250,7 +250,8 @@ def leave_zombies(folder: Path) -> list[float]:
 
 def quick(folder: Path) -> tuple[bool, list[float]]:
     """Kills the worker of a tiny training once."""
-    steps, killed_at, came = 12, 8, []
+    steps, killed_at = 12, 8
+    came: list[float] = []
 
     def on_metrics(step: int, metrics: dict[str, float]) -> None:
         if step >= killed_at and not came:

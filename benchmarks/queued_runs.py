@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from prefect import flow
 from prefect.runtime import flow_run
@@ -87,7 +88,9 @@ def wait(client: Any, queued: list[str], until: float) -> dict[str, str]:
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
     while True:
-        found = client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=queued)), limit=len(queued))
+        found = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[UUID(run) for run in queued])), limit=len(queued)
+        )
         states = {str(run.id): run.state.type.value for run in found}
         if all(states.get(run) in ENDED for run in queued) or time.perf_counter() > until:
             return {run: states.get(run, "GONE") for run in queued}
