@@ -30,6 +30,7 @@ from tests.flows.serving import free_port, serving
 REPOSITORY = Path(__file__).resolve().parent.parent
 RUNS, QUICK_RUNS = 100, 8
 AT_ONCE = 4
+RETRIES = 20  # a server on SQLite answers 503 while another writes
 EACH_SECONDS = 20  # how long a run may take before all is given up
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
@@ -44,11 +45,12 @@ def line(ledger: str) -> None:
 def measure(runs: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="kin-queue-") as place, served(Path(place)):
         from prefect.client.orchestration import get_client
-        from prefect.settings import PREFECT_API_URL, temporary_settings
+        from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
         ledger = Path(place) / "ledger"
         ledger.touch()
-        with temporary_settings({PREFECT_API_URL: os.environ["PREFECT_API_URL"]}), get_client(sync_client=True) as client:
+        settings = {PREFECT_API_URL: os.environ["PREFECT_API_URL"], PREFECT_CLIENT_MAX_RETRIES: RETRIES}
+        with temporary_settings(settings), get_client(sync_client=True) as client:
             deployment = deploy(client, Path(place), ledger)
             begin = time.perf_counter()
             with ThreadPoolExecutor(8) as pool:  # asked twice where the database was busy, so each has a key
