@@ -200,6 +200,8 @@ class Vae(Section):
     discriminator_channels: Positive
     discriminator_learning_rate: float
     max_grad_norm: float
+    adaptive_clip: bool
+    skip_above: Annotated[float, Field(gt=1.0)] | None
     image_share: Share
     random_lengths: bool
     max_frame_stride: Positive

@@ -42,7 +42,7 @@ STAGES: dict[str, Stage] = {
             "measures, duplicates, splits and rules",
             "clips",
             ("video",),
-            ("keep", "drop_reason", "duplicate_of", "split", "curated_by"),
+            ("keep", "drop_reason", "duplicate_of", "split", "quarantine", "curated_by"),
             ("curate",),
             ("ingest",),
             1,
@@ -67,7 +67,7 @@ STAGES: dict[str, Stage] = {
             ("curate", "train_captioner"),
             1,
         ),
-        Stage("train_vae", "the causal video VAE", "clips", ("video", "split", "keep"), (), ("vae", "clip"), ("curate",), 1),
+        Stage("train_vae", "the causal video VAE", "clips", ("video", "split", "keep"), ("quarantine",), ("vae", "clip"), ("curate",), 1),
         Stage(
             "encode",
             "latents and text embeddings",

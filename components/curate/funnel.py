@@ -26,7 +26,7 @@ def funnel(videos: Sequence[Mapping[str, Any]], clips: Sequence[Mapping[str, Any
 
     Args:
         videos: rows with status, reason.
-        clips: rows with keep, drop_reason.
+        clips: rows with keep, drop_reason, quarantine.
     """
     there = [row for row in videos if row["status"] != "missing"]
     refused = [row for row in there if row["status"] in ("rejected", "forgotten")]
@@ -40,7 +40,11 @@ def funnel(videos: Sequence[Mapping[str, Any]], clips: Sequence[Mapping[str, Any
     for rule, count in dropped.most_common():
         left -= count
         steps.append(Step(f"not {rule}", left, count, ()))
-    waiting = sum(row["keep"] is None for row in clips)
+    aside = [row["quarantine"] for row in clips if row["keep"] is not False and row["quarantine"] is not None]
+    if aside:
+        left -= len(aside)
+        steps.append(Step("not in quarantine", left, len(aside), _top(aside)))
+    waiting = sum(row["keep"] is None and row["quarantine"] is None for row in clips)
     steps.append(Step("clips kept", left - waiting, waiting, (("not measured yet", waiting),) if waiting else ()))
     return steps
 

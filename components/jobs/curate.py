@@ -22,12 +22,17 @@ SHEET_CLIPS = 12
 
 
 def curate(run: Run, freshness: Freshness) -> dict[str, Any]:
-    """Measures what is not measured yet; whether a clip is kept and in which split depends on all clips, and is decided anew."""
+    """Measures what is not measured yet; whether a clip is kept and in which split depends on all clips, and is decided anew.
+
+    A clip that a training put into quarantine stays there until other settings judge it: then it is tried again.
+    """
     clips = tables.clips(run.project)
     _measure(run, clips)
     settings = run.config.curate
     run.progress(0, clips.count(), "clips decided upon")
-    rows = clips.read(["clip_id", "video_id", "crop", "truth", "label_by", "label_caption", "perceptual_hash", *MEASURES])
+    rows = clips.read(
+        ["clip_id", "video_id", "crop", "truth", "label_by", "label_caption", "perceptual_hash", "quarantine", "curated_by", *MEASURES]
+    )
     duplicates = find_duplicates(rows, settings.max_duplicate_difference)
     unseen = {row["video_id"] for row in rows if row["truth"] and json.loads(row["truth"])["unseen"]}
     split = split_videos(duplicates.groups, unseen, settings.val_share, settings.test_share)
@@ -37,6 +42,7 @@ def curate(run: Run, freshness: Freshness) -> dict[str, Any]:
             "duplicate_of": duplicates.duplicate_of.get(row["clip_id"]),
             "split": split[row["video_id"]],
             "lent": _is_lent(row, settings.labelled_share),
+            "quarantine": row["quarantine"] if row["curated_by"] == freshness.maker else None,
             "curated_by": freshness.maker,
             **judge({**row, "duplicate_of": duplicates.duplicate_of.get(row["clip_id"])}, settings),
         }
@@ -49,7 +55,7 @@ def curate(run: Run, freshness: Freshness) -> dict[str, Any]:
         reasons = Counter(row["drop_reason"] for row in decided)
         raise ValueError(f"no clip is kept, most often because: {reasons.most_common(1)[0][0]}; hint: the thresholds are `curate.*`")
     splits = ", ".join(f"{count} {name}" for name, count in Counter(row["split"] for row in kept).most_common())
-    steps = funnel(tables.videos(run.project).read(["status", "reason"]), clips.read(["keep", "drop_reason"]))
+    steps = funnel(tables.videos(run.project).read(["status", "reason"]), clips.read(["keep", "drop_reason", "quarantine"]))
     return {
         "summary": f"{len(kept)} of {len(decided)} clips kept: {splits}",
         "amount": f"{len(decided)} clips",

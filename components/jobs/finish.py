@@ -141,7 +141,7 @@ def _spent(run: Run, record: Mapping[str, Any]) -> data.Spending | None:
 
 def _funnel(run: Run) -> list[data.FunnelStep]:
     videos = tables.videos(run.project).read(["status", "reason"])
-    clips = tables.clips(run.project).read(["keep", "drop_reason"])
+    clips = tables.clips(run.project).read(["keep", "drop_reason", "quarantine"])
     return [
         data.FunnelStep(step.what, step.kept, step.dropped, "; ".join(f"{n} {why}" for why, n in step.reasons))
         for step in funnel(videos, clips)

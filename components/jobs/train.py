@@ -13,6 +13,7 @@ from components.caption.captioner import choose
 from components.caption.upsample import build_style
 from components.cluster.training import fit
 from components.jobs.goodput import StepsTaken
+from components.jobs.quarantine import put_aside
 from components.jobs.run import Run
 from components.models.weights import DamagedFolderError, digest_folder, verify_folder
 from components.operations.freshness import Freshness, model_folder, weights_of
@@ -99,24 +100,30 @@ def _train(
             run.progress(min(step, steps), steps, _said(metrics))
 
         cluster = config.cluster
-        fit(
-            entry or ENTRIES[stage],
-            payload,
-            name=f"{stage}-{freshness.key[:16]}",
-            storage=project.folder / "ray-train",
-            num_workers=cluster.num_workers,
-            min_workers=cluster.fewest_workers,
-            max_failures=cluster.max_failures,
-            cpus_per_worker=cluster.cpus_per_worker,
-            threads=cluster.threads,
-            use_gpu=cluster.use_gpu,
-            sharded=cluster.sharded,
-            metrics_file=metrics_file,
-            on_metrics=on_metrics,
-            follow=_follower(project, checkpoints),
-        )
+        try:
+            fit(
+                entry or ENTRIES[stage],
+                payload,
+                name=f"{stage}-{freshness.key[:16]}",
+                storage=project.folder / "ray-train",
+                num_workers=cluster.num_workers,
+                min_workers=cluster.fewest_workers,
+                max_failures=cluster.max_failures,
+                cpus_per_worker=cluster.cpus_per_worker,
+                threads=cluster.threads,
+                use_gpu=cluster.use_gpu,
+                sharded=cluster.sharded,
+                metrics_file=metrics_file,
+                on_metrics=on_metrics,
+                follow=_follower(project, checkpoints),
+            )
+        except Exception:
+            with contextlib.suppress(OSError, StorageAwayError):  # the next attempt writes it too
+                put_aside(run.project, stage, checkpoints)
+            raise
         mirror.pull(project)
         samples.send()
+    aside = put_aside(run.project, stage, checkpoints)
     metrics = read_metrics(metrics_file)
     last = {name: value for _, values in metrics for name, value in values.items()}
     if sheet.is_file():
@@ -126,7 +133,7 @@ def _train(
     note_weights(project, stage, freshness.key, weights, tracked.run_id)
     pictures = {"reconstructions": str(sheet)} if sheet.is_file() else {}
     return {
-        "summary": _said(last) or "exported",
+        "summary": (_said(last) or "exported") + (f"; {aside} clip{'' if aside == 1 else 's'} put into quarantine" if aside else ""),
         "amount": f"{steps} steps" if extra.get("mode", "train") == "train" else "",
         "weights": weights,
         "metrics": str(metrics_file),

@@ -20,7 +20,7 @@ from components.operations.lineage import find_videos, has_registry, versions_of
 from components.registry import takedown
 from components.store import forgotten, mirror, readings, tables
 from components.store.checkpoints import remove_samples
-from components.store.filters import among, quoted
+from components.store.filters import among, quoted, with_quarantine
 from components.store.lease import FORGET, refuse_others
 from components.store.project import Project, write_json
 from components.store.turns import alone
@@ -189,7 +189,9 @@ def _move_tags(project: Project, clips: tables.Table) -> dict[str, dict[str, str
     for head in readings.heads(project):
         read = head["tables"].get("clips")
         where, columns = READ_ROWS[head["stage"]]
-        if read is None or clips.digest(columns, where) != read["rows_digest"]:
+        if read is None or clips.digest(columns, with_quarantine(where)) != read["rows_digest"]:
+            continue
+        if clips.count(where) != read["rows"]:  # some went to quarantine since
             continue
         version = clips.tag(read["tag"])
         tags = {"kinora.table.clips.version": str(version)}

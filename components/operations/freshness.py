@@ -14,11 +14,12 @@ from components.models.weights import DamagedFolderError, digest_folder, verify_
 from components.sections import Config
 from components.stages import STAGES, TRAIN_STAGES, digest, maker
 from components.store import tables
-from components.store.filters import HELD_OUT, KEPT, LABELLED, LENT, TRAINING
+from components.store.filters import HELD_OUT, KEPT, LABELLED, LENT, TRAINING, with_quarantine
 from components.store.project import Project
 from components.store.readings import removed_rows
 
-# What each stage reads, as the rows and the `_by` columns that decide whether it must run again.
+# What each stage reads, as the rows and the `_by` columns that decide whether it must run again. Their digest is of rows in
+# quarantine too: a clip that is put aside is left out from then on, and makes nothing stale that was made with it.
 READ_ROWS: dict[str, tuple[str | None, tuple[str, ...]]] = {
     "curate": (None, ("clip_by",)),
     "train_captioner": (LABELLED, ("clip_by", "label_by")),
@@ -39,7 +40,7 @@ class Freshness:
     Attributes:
         maker: who would make its output now.
         rows: how many rows it reads (ingest: files).
-        rows_digest: the digest of their keys and `_by` columns (ingest: of the listing of the source).
+        rows_digest: the digest of their keys and `_by` columns, rows in quarantine included (ingest: of the listing of the source).
         key: of a training: names its checkpoints and its model; other rows or another maker give another key.
         left: how many rows are left to do, all that is read when a stage works on the whole.
         stale: of a row stage: the keys left to do, by what is to be written for them.
@@ -81,7 +82,7 @@ def assess(stage: str, config: Config, project: Project, source: Path | None = N
         fresh, why = _trained(stage, config, project, record, rows, rows_now)
     elif any(stale.values()):
         fresh, why = False, _new_or_stale(stage, project, stale)
-    elif record["rows_digest"] != rows_now:
+    elif not _same_rows(stage, project, record, rows_now):
         files = _counted(left, "new or changed file") or "the footage changed"
         fresh, why = False, files if stage == "ingest" else "the rows it reads changed"
     else:
@@ -214,7 +215,17 @@ def _rows(stage: str, config: Config, project: Project, source: Path | None, man
         return 0, digest("no clips")
     where, columns = READ_ROWS[stage]
     clips = tables.clips(project)
-    return clips.count(where), clips.digest(columns, where)
+    return clips.count(where), clips.digest(columns, with_quarantine(where))
+
+
+def _same_rows(stage: str, project: Project, record: dict[str, Any], rows_now: str) -> bool:
+    """Answers whether a stage reads what it read, or that and rows which were in quarantine before it ever read them."""
+    if record["rows_digest"] == rows_now:
+        return True
+    where, columns = READ_ROWS.get(stage, (None, ()))
+    if where is None or not tables.exists(project, "clips"):
+        return False
+    return record["rows_digest"] == tables.clips(project).digest(columns, where)
 
 
 def _listing(config: Config, source: Path | None, manifest: Path | None) -> tuple[int, str]:
@@ -268,7 +279,7 @@ def _missing(stage: str, project: Project) -> str | None:
 
 
 def _trained(stage: str, config: Config, project: Project, record: dict[str, Any], rows: int, rows_now: str) -> tuple[bool, str]:
-    if record["rows_digest"] == rows_now:
+    if _same_rows(stage, project, record, rows_now):
         return True, "nothing changed"
     if removed_rows(project, stage, training_key(record["maker"], record["rows_digest"])):
         return False, f"rows that it read were taken down, {record['rows']} then and {rows} now"

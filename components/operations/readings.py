@@ -8,6 +8,7 @@ from typing import Any
 from components.operations.freshness import READ_ROWS, Freshness
 from components.registry.lineage import TableRead, lineage_tags
 from components.store import mirror, readings, tables
+from components.store.filters import with_quarantine
 from components.store.project import Project
 
 TRAINED_BY = {"captioner": "train_captioner", "video-vae": "train_vae", "text-to-video": "train_dit"}  # kind of model -> stage
@@ -45,7 +46,7 @@ def pin_reading(
         version = clips.tag(tag_of(stage, key))
         pinned = clips.at(version)
         where, columns = READ_ROWS[stage]
-        if pinned.digest(columns, where) != freshness.rows_digest:
+        if pinned.digest(columns, with_quarantine(where)) != freshness.rows_digest:
             clips.untag(tag_of(stage, key))
             raise ValueError(f"the rows that `{stage}` reads changed while it was about to start; hint: run it again")
         rows = pinned.read(["clip_id", *SPAN, *columns], where)

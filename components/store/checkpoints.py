@@ -23,7 +23,7 @@ logger = logging.getLogger("kinora")
 
 STEP = re.compile(r"step_(\d{6,})")
 METRICS, SAMPLES = "metrics.jsonl", "samples"
-LINES = (METRICS, "starts.jsonl")
+LINES = (METRICS, "starts.jsonl", "quarantined.jsonl")
 UPLOADED = ".upload."  # a second name of a folder under way, which outlives the pruning of the first
 
 

@@ -89,7 +89,7 @@ CLIPS = pa.schema(
         pa.field("text_embeds", pa.list_(pa.float16())),  # (S, C), S its tokens without padding
         pa.field("text_shape", pa.list_(pa.int32())),
         pa.field("text_embeds_by", pa.string()),
-        pa.field("quarantine", pa.string()),
+        pa.field("quarantine", pa.string()),  # stage, step and why a training skipped a step for it; it is left out from then on
     ]
 )
 

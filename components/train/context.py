@@ -4,10 +4,12 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from components.train.quarantine import NAME, QuarantineFile
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,6 +28,7 @@ class TrainContext:
             parameters, names and state.
         begin: begin(step) notes that a worker takes its first step now, after so many that a checkpoint had.
         sharded: each worker keeps a part of the large models and of what is kept beside them, where `wrap` would leave it all of them.
+        quarantine: quarantine(step, reason, clip_ids) notes the clips that a step was skipped for.
     """
 
     rank: int
@@ -36,6 +39,7 @@ class TrainContext:
     wrap: Callable[["nn.Module"], "nn.Module"]
     begin: Callable[[int], None] = lambda step: None
     sharded: bool = False
+    quarantine: Callable[[int, str, Sequence[str]], None] = lambda step, reason, clip_ids: None
 
     @classmethod
     def local(cls, folder: Path, device: str = "cpu", threads: int = 1) -> "TrainContext":
@@ -55,8 +59,13 @@ def of_worker(
     """Answers the context of one worker; rank 0 reports to the metrics file, the others to nobody."""
     if rank != 0:
         return TrainContext(rank, world_size, device, threads, nothing_to_report, wrap, sharded=sharded)
-    metrics = MetricsFile(Path(metrics_file))
-    return TrainContext(rank, world_size, device, threads, metrics.append, wrap, metrics.begin, sharded)
+    metrics, aside = MetricsFile(Path(metrics_file)), QuarantineFile(Path(metrics_file).with_name(NAME))
+
+    def begin(step: int) -> None:
+        metrics.begin(step)
+        aside.begin(step)
+
+    return TrainContext(rank, world_size, device, threads, metrics.append, wrap, begin, sharded, aside.append)
 
 
 def fitted_steps(steps: int, max_epochs: int, batch_size: int, clips: int) -> int:

@@ -1,5 +1,6 @@
 """One global batch shared among workers, so that a step depends on the batch and not on how many hold it. Needs torch alone."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,6 +48,20 @@ def mean_over_workers(values: Mapping[str, float], context: TrainContext) -> dic
     together = torch.tensor([values[name] for name in names], dtype=torch.float64, device=context.device)
     torch.distributed.all_reduce(together)
     return dict(zip(names, (together / context.world_size).tolist(), strict=True))
+
+
+def told_by_all(value: Any, context: TrainContext) -> list[Any]:
+    """Answers a JSON value of each worker, in the order of their ranks; all call it at the same moment."""
+    if context.world_size == 1:
+        return [value]
+    said = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8, device=context.device)
+    lengths = [torch.zeros(1, dtype=torch.int64, device=context.device) for _ in range(context.world_size)]
+    torch.distributed.all_gather(lengths, torch.tensor([len(said)], dtype=torch.int64, device=context.device))
+    padded = said.new_zeros(max(int(length) for length in lengths))
+    padded[: len(said)] = said
+    parts = [torch.empty_like(padded) for _ in lengths]
+    torch.distributed.all_gather(parts, padded)
+    return [json.loads(bytes(part[: int(length)].tolist())) for part, length in zip(parts, lengths, strict=True)]
 
 
 def gathered(share: Tensor, whole: int, context: TrainContext) -> Tensor:

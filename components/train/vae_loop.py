@@ -20,6 +20,7 @@ from components.models.pixels import to_pixels
 from components.models.vae import VideoVae
 from components.train.checkpoint import Checkpoints, load_optimizer_tensors, load_weights, training_tensors
 from components.train.context import TrainContext
+from components.train.norms import AdaptiveClip
 from components.train.optim import clip_gradients, linear_schedule, muon_for, set_learning_rate, update_ema
 from components.train.sharding import Average, spread
 from components.train.shares import mean_over_workers, share_of, weighed
@@ -66,7 +67,7 @@ def train_vae(
         on_sample: called on rank 0 with (steps done, averaged model) every `settings.sample_every` steps, unless that is 0, and at the end.
 
     Raises:
-        UnstableTrainingError: step after step without a finite gradient.
+        UnstableTrainingError: step after step without a gradient to follow.
     """
     device = torch.device(context.device)
     model.to(device).to(memory_format=torch.channels_last_3d).train()
@@ -79,8 +80,12 @@ def train_vae(
     adversary = Adversary(settings, context) if settings.adversarial_weight else None
     if adversary is not None:
         adversary.load(tensors)
+    skipped, clip = SkippedSteps("vae", context, settings.skip_above), AdaptiveClip(settings.max_grad_norm, settings.adaptive_clip)
+    if tensors:
+        skipped.restore(tensors["skipped"])
+        clip.norms.restore(tensors["clip"])
     del tensors
-    skipped, share = SkippedSteps("vae"), share_of(context.rank, context.world_size)
+    share = share_of(context.rank, context.world_size)
     context.begin(first)
     for step, batch in zip(range(first, settings.steps), batches(first), strict=False):
         generator = torch.Generator().manual_seed(seed_of(settings.seed, step))
@@ -100,8 +105,9 @@ def train_vae(
             added, more = judge.loss(passed[0], losses, whole, model.last_layer)
             loss, figures = loss + added, figures | more
         weighed(loss, here, whole, context).backward()
-        norm = clip_gradients(model.parameters(), settings.max_grad_norm)
+        norm = clip_gradients(model.parameters(), clip.ceiling)
         if skipped.is_whole(step, norm, losses, batch.clip_ids):
+            clip.add(norm)
             optimizer.step()
             update_ema(kept.parts, model, settings.ema_decay, step)
             if judge is not None:
@@ -118,6 +124,7 @@ def train_vae(
                 on_sample(done, shown)
         if last or done % settings.checkpoint_every == 0:
             state = _state(model, kept, optimizer, adversary) if context.rank == 0 or context.sharded else {}
+            state |= {"skipped": skipped.state(), "clip": clip.norms.state()}
             if context.rank == 0:
                 meta = {"size": vars(model.size), "threads": context.threads, "world_size": context.world_size}
                 checkpoints.save(done, state, meta)

@@ -42,7 +42,7 @@ def funnel(as_json: bool, **options: Any) -> None:
     from components.store import tables
 
     found = tables.videos(asked.project).read(["status", "reason"])
-    steps = funnel_of(found, tables.clips(asked.project).read(["keep", "drop_reason"]))
+    steps = funnel_of(found, tables.clips(asked.project).read(["keep", "drop_reason", "quarantine"]))
     if as_json:
         print_json([asdict(step) for step in steps])
         return

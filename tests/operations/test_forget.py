@@ -112,6 +112,14 @@ def test_a_model_that_did_not_read_it_is_fresh_and_can_still_be_replayed(done: P
     assert files_with(done.project.root, pixels_of(8)[:48]) == [], "a training of the VAE shows clips that it does not read"
 
 
+def test_a_model_whose_clips_went_to_quarantine_is_not_said_to_be_replayed_without_them(done: Pipeline) -> None:
+    head = next(head for head in readings.heads(done.project) if head["stage"] == "train_vae")
+    tables.clips(done.project).update([{"clip_id": "c000", "quarantine": "train_vae, step 7: its gradient"}])
+    forget(done.project, "film-4.mp4")
+    assert head["tables"]["clips"]["tag"] not in tables.clips(done.project).tags()
+    assert done.assess("train_vae").fresh
+
+
 def test_every_reading_that_held_it_says_rows_removed_and_so_does_the_file(done: Pipeline) -> None:
     forget(done.project, GONE)
     for head in readings.heads(done.project):

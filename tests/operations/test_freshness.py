@@ -7,8 +7,10 @@ import pytest
 
 from components.ingest.sources import list_sources
 from components.operations.freshness import assess, stage_maker, stage_settings, training_key, weights_of
+from components.operations.readings import pin_reading
 from components.stages import STAGES
-from components.store import tables
+from components.store import readings, tables
+from components.store.filters import TRAINING
 from tests.operations.pipeline import Pipeline, settings
 
 
@@ -153,6 +155,33 @@ def test_a_clip_in_quarantine_is_left_alone(done: Pipeline) -> None:
     tables.clips(done.project).update([{"clip_id": "c090", "quarantine": "caption: its pixels do not decode"}])
     assert done.assess("caption").fresh
     assert done.assess("encode").fresh
+
+
+def test_a_clip_that_a_training_put_aside_makes_nothing_stale(done: Pipeline) -> None:
+    for at_once in (["c003"], ["c030", "c031"]):
+        tables.clips(done.project).update([{"clip_id": name, "quarantine": "train_vae, step 7: its gradient"} for name in at_once])
+        assert done.stale() == []
+    assert done.assess("train_vae").rows == 37
+    done.config = settings("vae.steps=11")
+    done.run()
+    assert done.stale() == []
+    (head,) = [head for head in readings.heads(done.project) if head["key"] == done.assess("train_vae").key]
+    assert head["tables"]["clips"]["rows"] == 37
+    read = {row["clip_id"] for row in readings.read_rows(done.project, "train_vae", head["key"])}
+    assert read.isdisjoint({"c003", "c030", "c031"})
+
+
+def test_a_training_that_goes_on_reads_the_clips_that_it_put_aside_itself(done: Pipeline) -> None:
+    done.config = settings("vae.steps=11")
+    found = done.assess("train_vae")
+    begun, head = pin_reading(done.project, found, {}, {})
+    tables.clips(done.project).update([{"clip_id": "c003", "quarantine": "train_vae, step 7: its gradient"}])
+    again = done.assess("train_vae")
+    assert again.key == found.key
+    resumed, same = pin_reading(done.project, again, {}, {})
+    assert same == head
+    assert tables.clips(resumed).keys(TRAINING) == tables.clips(begun).keys(TRAINING)
+    assert "c003" in tables.clips(resumed).keys(TRAINING)
 
 
 @pytest.mark.parametrize("stage", ["train_captioner", "train_vae", "train_dit"])

@@ -96,6 +96,7 @@ def test_the_storage_keeps_as_many_steps_as_the_machine(there: Storage, folder: 
 def test_metrics_and_samples_travel_with_a_checkpoint(there: Storage, folder: Path, tmp_path: Path) -> None:
     place = save(folder, 10)
     (folder / "metrics.jsonl").write_text('{"step": 10, "loss": 1.0}\n')
+    (folder / "quarantined.jsonl").write_text('{"step": 7}\n')
     (folder / "samples").mkdir()
     (folder / "samples/step_000010.png").write_bytes(b"a picture")
     uploads = Uploads(there, folder)
@@ -106,6 +107,7 @@ def test_metrics_and_samples_travel_with_a_checkpoint(there: Storage, folder: Pa
     driver = tmp_path / "driver"
     checkpoints.follow(there, driver)
     assert (driver / "metrics.jsonl").read_text() == (folder / "metrics.jsonl").read_text()
+    assert (driver / "quarantined.jsonl").read_text() == '{"step": 7}\n'
     assert (driver / "samples/step_000010.png").read_bytes() == b"a picture"
     assert not (driver / "step_000010").exists()
 

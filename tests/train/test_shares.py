@@ -10,6 +10,7 @@ import torch
 
 from components.train.checkpoint import Checkpoints
 from components.train.context import read_metrics
+from components.train.quarantine import NAME, read_quarantine
 from tests.train.sharing import STEPS, TRAININGS, work
 
 pytestmark = pytest.mark.slow
@@ -73,3 +74,11 @@ def test_one_worker_goes_on_from_what_two_that_shared_it_out_left(training: str,
     assert {name for name in one[1] if one[1][name].shape != two[1][name].shape} == set()
     apart = torch.cat([(one[1][name] - two[1][name]).abs().flatten() for name in one[1] if name.startswith(("model.", "average."))])
     assert apart.mean() < 1e-4
+
+
+def test_a_clip_of_any_worker_is_blamed_among_all_of_the_batch(by_two: Path) -> None:
+    found = read_quarantine(by_two / "accused" / NAME)
+    assert {name: why.partition(":")[0] for name, why in found.items()} == {
+        "a clip of the other worker": "step 4",
+        **dict.fromkeys("abcd", "step 9"),
+    }

@@ -1,5 +1,6 @@
 """The VAE's training: exact resume, steps that are not finite, learning, and the batches it is given."""
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 from components.models.pixels import to_pixels
 from components.models.sizes import VaeSize
 from components.models.vae import VideoVae
+from components.train import norms
 from components.train.checkpoint import Checkpoints
 from components.train.context import TrainContext, read_metrics
+from components.train.quarantine import NAME, read_quarantine
 from components.train.steps import UnstableTrainingError
 from components.train.vae_loop import (
     ClipBatch,
@@ -30,7 +33,8 @@ def settings(**changes: float | None) -> SimpleNamespace:
     chosen = {
         "steps": 6, "batch_size": 2, "learning_rate": 0.004, "weight_decay": 0.01, "warmup_steps": 1, "ema_decay": 0.9,
         "l1_loss_weight": 0.1, "gradient_loss_weight": 0.1, "wavelet_loss_weight": 0.1,
-        "kl_weight": 1e-4, "max_grad_norm": 1.0, "crop_size": 16, "min_crop_size": None,
+        "kl_weight": 1e-4, "max_grad_norm": 1.0, "adaptive_clip": True, "skip_above": 10.0,
+        "crop_size": 16, "min_crop_size": None,
         "image_share": 0.0, "random_lengths": False, "max_frame_stride": 1, "max_downscale": 1.0, "mirror_share": 0.0,
         "perceptual_loss_weight": 0.0, "adversarial_weight": 0.0, "adversarial_from_step": 2, "discriminator_channels": 8,
         "discriminator_learning_rate": 1e-3, "report_every": 1, "sample_every": 0, "checkpoint_every": 3, "seed": 3,
@@ -191,6 +195,46 @@ def test_a_step_that_is_not_finite_changes_nothing_and_names_its_clips(
         TrainContext.local(tmp_path),
     )
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), one_step.parameters(), strict=True))
+
+
+def test_a_resumed_training_accuses_each_clip_once_and_judges_as_an_unbroken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One clip's pixels blow its gradient up in steps 2, 5 and 7; the training is killed after step 5, its checkpoint is of step 3."""
+    frames, plain = some_frames(5), VideoVae.forward
+    monkeypatch.setattr(norms, "WARM_UP", 1)
+    loud: set[str] = set()
+
+    def forward(self: VideoVae, clip: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        reconstruction, mean, log_variance = plain(self, clip, noise)
+        scale = torch.tensor([1e4 if name in loud else 1.0 for name in names])
+        return reconstruction * scale.view(-1, 1, 1, 1, 1), mean, log_variance
+
+    def batches(until: int) -> Callable[[int], Iterator[ClipBatch]]:
+        def given(first: int) -> Iterator[ClipBatch]:
+            nonlocal names
+            for step, batch in zip(range(first, until), batches_of(frames)(first), strict=False):
+                names = batch.clip_ids
+                loud.clear()
+                loud.update({"clip2"} if step >= 1 else ())
+                yield batch
+            if until < 9:
+                raise KeyboardInterrupt
+
+        return given
+
+    names: tuple[str, ...] = ()
+    monkeypatch.setattr(VideoVae, "forward", forward)
+    chosen = settings(steps=9, skip_above=1000.0)
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    unbroken = train_vae(chosen, fresh_model(frames), batches(9), Checkpoints(whole), TrainContext.local(whole))
+    with pytest.raises(KeyboardInterrupt):
+        train_vae(chosen, fresh_model(frames), batches(5), Checkpoints(torn), TrainContext.local(torn))
+    resumed = train_vae(chosen, VideoVae(SIZE), batches(9), Checkpoints(torn), TrainContext.local(torn))
+    assert all(torch.equal(a, b) for a, b in zip(unbroken.state_dict().values(), resumed.state_dict().values(), strict=True))
+    lines = (torn / NAME).read_text().splitlines()
+    assert lines == (whole / NAME).read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 4, 7, 9]
+    assert read_quarantine(torn / NAME).keys() == {"clip2"}
+    assert read_metrics(torn / "metrics.jsonl") == read_metrics(whole / "metrics.jsonl")
 
 
 def test_a_training_that_only_skips_gives_up(tmp_path: Path) -> None:
