@@ -244,6 +244,15 @@ class Vae(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _a_judge_has_steps(self) -> "Vae":
+        if self.adversarial_weight and self.adversarial_from_step >= self.steps:
+            raise ValueError(
+                f"`vae.adversarial_from_step` {self.adversarial_from_step} leaves none of {self.steps} `vae.steps`; "
+                "set it lower, or `vae.adversarial_weight` to 0"
+            )
+        return self
+
 
 class Encode(Actors):
     """Latents and text embeddings cached in the clips table; evaluation generates in as many actors."""

@@ -140,6 +140,7 @@ def test_no_setting_has_a_second_default_in_python() -> None:
         (None, "vae.crop_size=4", "a patch of `vae.size`, not 4; the nearest is 8"),
         (None, "vae.min_crop_size=20", "`vae.min_crop_size` must be a multiple of 8"),
         (None, "vae.min_crop_size=72", "`vae.min_crop_size` 72 is above `vae.crop_size` 64; swap them"),
+        (None, "vae.perceptual_loss_weight=0.5", "`vae.perceptual_loss_weight` 0.5 asks for `vae.perceptual_weights`"),
         (None, "vae.finetune=true", "`vae.finetune` is of a pretrained VAE, and `vae.pretrained` names none"),
         (None, "vae.max_downscale=0.5", "`vae.max_downscale` = 0.5: input should be greater than or equal to 1"),
         (None, "world.min_scene_frames=99", "`world.min_scene_frames` is above `world.max_scene_frames`"),
@@ -221,6 +222,13 @@ def test_a_group_of_workers_is_of_a_fixed_size_unless_fewer_may_go_on() -> None:
     assert load_config("test").cluster.fewest_workers == 1
     assert load_config("test", ["cluster.num_workers=3"]).cluster.fewest_workers == 3
     assert load_config("test", ["cluster.num_workers=3", "cluster.min_workers=2"]).cluster.fewest_workers == 2
+
+
+def test_a_judge_of_reconstructions_that_comes_after_the_last_step_is_refused() -> None:
+    late = ["vae.adversarial_weight=0.1", "vae.adversarial_from_step=450"]
+    with pytest.raises(SettingsError, match=r"`vae.adversarial_from_step` 450 leaves none of 450 `vae.steps`; set it lower, or "):
+        load_config(None, late)
+    assert load_config(None, [*late, "vae.steps=451"]).vae.adversarial_from_step == 450
 
 
 @pytest.mark.parametrize(
