@@ -226,6 +226,8 @@ def leave_zombies(folder: Path) -> list[float]:
     command = [str(Path(sys.executable).with_name("prefect")), "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
     quiet = {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     (place.hand / "wait").touch()
+    (folder / "webhook").touch(mode=0o600)
+    (folder / "webhook").write_text("http://127.0.0.1:9/\n")  # nobody listens: who is told of the crash is not asked here
     with serving(command, folder, quiet, f"{place.api}/health"):
         for number, moment in enumerate(ZOMBIE_MOMENTS):
             name = f"zombie-{number}"
