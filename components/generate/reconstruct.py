@@ -76,7 +76,9 @@ def reconstruct(
 
     def pairs() -> Iterator[np.ndarray]:
         for decoded in decode_stream(vae, chunks, tile):
-            for back in to_frames(decoded)[0].cpu().numpy():
+            frames = to_frames(decoded)[0].cpu().numpy()
+            del decoded  # before the next chunk is made
+            for back in frames:
                 if not waiting:  # what was added to fill the last patch
                     return
                 original = waiting.popleft()
@@ -98,7 +100,7 @@ def _chunks(source: Path, vae: StreamingVae, waiting: deque[np.ndarray], device:
         raise UnusableFile("it has no picture that can be decoded")
     pictures = (frame.resized(first.height, first.width) for frame in chain([first], frames))
     count = 0
-    while chunk := list(islice(pictures, CHUNK_FRAMES)):
+    while chunk := list(islice(pictures, CHUNK_FRAMES if count else CHUNK_FRAMES + 1)):  # the first frame has a patch of its own
         waiting.extend(chunk)
         count, last = count + len(chunk), chunk[-1]
         yield _clip(chunk, vae.side, device)

@@ -139,9 +139,10 @@ def encode_stream(vae: StreamingVae, chunks: Iterable[Tensor], tile: int | None 
             tiles = Tiles(chunk.shape[-2] // vae.side, chunk.shape[-1] // vae.side, tile, vae.reach)
             states = [None] * len(tiles.windows)
         coded = [vae.encode_chunk(part, state) for part, state in zip(tiles.cut(chunk, vae.side), states, strict=True)]
-        latents, states = [part for part, _ in coded], [state for _, state in coded]
-        if latents[0].shape[2]:
-            yield tiles.blend(latents, 1)
+        latents, states = tiles.blend([part for part, _ in coded], 1), [state for _, state in coded]
+        del chunk, coded  # before the next one is made
+        if latents.shape[2]:
+            yield latents
 
 
 @torch.no_grad()
@@ -162,8 +163,10 @@ def decode_stream(vae: StreamingVae, chunks: Iterable[Tensor], tile: int | None 
             tiles = Tiles(chunk.shape[-2], chunk.shape[-1], tile, vae.reach)
             states = [None] * len(tiles.windows)
         decoded = [vae.decode_chunk(part, state) for part, state in zip(tiles.cut(chunk, 1), states, strict=True)]
-        frames, states = [part for part, _ in decoded], [state for _, state in decoded]
-        yield tiles.blend(frames, vae.side)
+        frames, states = tiles.blend([part for part, _ in decoded], vae.side), [state for _, state in decoded]
+        del chunk, decoded  # before the next one is made
+        yield frames
+        del frames
 
 
 def paced(chunks: Iterable[Tensor], first: int, later: int) -> Iterator[Tensor]:
