@@ -24,7 +24,7 @@ from components.models.weights import load_json, load_tensors, save_folder
 logger = logging.getLogger("kinora")
 
 WHOLE = (sys.maxsize, 1)  # a pace: all of a clip at once
-MARGIN_PIXELS = 32  # of a tile, of no use; all but LTX-Video look at whole pictures, so a blend hides what is left of a seam
+MARGIN_PIXELS, FEWEST, MOST = 64, 2, 4  # of a tile, of no use, in pixels and in places; all see further, so a blend hides what is left
 NOISE_SEED = 0  # of a decoder that adds noise of its own
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 UNPICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -75,7 +75,7 @@ class PretrainedVae(nn.Module):
         self.size = CodecSize(type(codec).__name__, _plain(codec.config))
         self.latent_channels, self.frames, self.side = self._facts()
         self.period = self.frames
-        self.reach = max(1, MARGIN_PIXELS // self.side)
+        self.reach = min(MOST, max(FEWEST, MARGIN_PIXELS // self.side))
         mean, std = _normalisation(codec, self.latent_channels)
         self.normalised = bool((mean != 0).any() or (std != 1).any())
         self.register_buffer("latents_mean", mean)

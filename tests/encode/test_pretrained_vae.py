@@ -136,6 +136,21 @@ def test_what_is_passed_on_is_all_that_ties_chunks(name: str, checkpoint: Callab
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(("name", "ahead"), [("wan", False), ("wan 2.2", False), ("cogvideox", True), ("ltx", True)])
+def test_wan_alone_does_not_look_ahead(name: str, ahead: bool, checkpoint: Callable[[str], Checkpoint]) -> None:
+    """CogVideoX's norms see a whole part, LTX-Video's decoder the next latent, so the gate will not take them for causal."""
+    _, folder, clip = checkpoint(name)
+    vae, found = take(str(folder)), []
+    latents = vae.encode(clip)
+    frames = vae.decode(latents)
+    for kept, shown in enumerate(range(1, clip.shape[2], vae.frames), start=1):
+        others = vae.encode(torch.cat([clip[:, :, :shown], -clip[:, :, shown:]], dim=2))
+        same = torch.allclose(latents[:, :, :kept], others[:, :, :kept], atol=1e-5)
+        found.append(same and torch.allclose(frames[:, :, :shown], vae.decode(others)[:, :, :shown], atol=1e-5))
+    assert all(found) != ahead
+
+
+@torch.no_grad()
 def test_tiles_of_ltx_video_whose_reach_is_short_leave_hardly_a_seam(checkpoint: Callable[[str], Checkpoint]) -> None:
     vae = take(str(checkpoint("ltx")[1]))
     wide = torch.rand(1, 3, 1, 512, 512) * 2 - 1

@@ -94,8 +94,8 @@ def test_it_is_taken_as_it_is_measured_and_kept(wan: str, project: Project, tmp_
 def test_trained_further_it_gets_better_and_a_killed_training_ends_with_the_same_bits(wan: str, project: Project, tmp_path: Path) -> None:
     run(payload(wan, FURTHER, project, tmp_path / "whole"), TrainContext.local(tmp_path / "whole"))
     metrics = dict(read_metrics(tmp_path / "whole" / "metrics.jsonl"))
-    assert metrics[5]["val_psnr"] == pytest.approx(metrics[5]["val_pretrained_psnr"] + metrics[5]["val_psnr_gain"])
-    assert metrics[5]["val_psnr_gain"] > 0.5
+    assert metrics[5]["val_psnr"] > metrics[5]["val_pretrained_psnr"] + 0.5
+    assert "val_psnr_gain" not in metrics[5], "that is above a PCA, which it did not begin with"
     context = TrainContext.local(tmp_path / "torn")
 
     def killed(step: int, told: object) -> None:

@@ -101,19 +101,30 @@ def test_a_server_keeps_runs_versions_and_aliases_alike(
 
 
 @pytest.mark.long
-def test_mlflow_runs_a_registered_vae_from_code_and_safetensors(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_mlflow_runs_a_registered_vae_from_code_and_safetensors(
+    pretrained: bool, project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    import diffusers
     import mlflow
     import pandas as pd
 
+    from components.encode.pretrained_vae import WanVae, save_pretrained_vae
     from components.media.read import decode_clip
     from components.media.write import encode_clip
     from components.models.sizes import VAE_SIZES
     from components.models.vae import VideoVae, save_vae
 
-    save_vae(tmp_path / "vae", VideoVae(VAE_SIZES["tiny"]), {})
+    if pretrained:
+        wan = diffusers.AutoencoderKLWan(base_dim=8, z_dim=16, dim_mult=[1, 2, 2, 2], num_res_blocks=1)
+        save_pretrained_vae(tmp_path / "vae", WanVae(wan), {})
+    else:
+        save_vae(tmp_path / "vae", VideoVae(VAE_SIZES["tiny"]), {})
     version = register(project, "video-vae", tmp_path / "vae", {}, {})
     monkeypatch.setenv("MLFLOW_TRACKING_URI", project.tracking_uri)
     model = mlflow.pyfunc.load_model(f"models:/{version.name}/{version.number}")
+    needed = Path(mlflow.pyfunc.get_model_dependencies(f"models:/{version.name}/{version.number}")).read_text()
+    assert ("diffusers==" in needed) == pretrained
     clip = encode_clip(np.full((9, 32, 32, 3), 200, np.uint8), 8)
     (video,) = model.predict(pd.DataFrame({"video": [clip]}))["video"]
     assert decode_clip(video).shape == (9, 32, 32, 3)
