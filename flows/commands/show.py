@@ -9,7 +9,18 @@ import click
 from flows.commands.options import Invocation, json_option, resolve, settings_options
 from flows.commands.output import print_json, print_table, remark
 
-CLIP_COLUMNS = ("clip_id", "video_id", "start_seconds", "end_seconds", "split", "keep", "drop_reason", "caption", "caption_by")
+CLIP_COLUMNS = (
+    "clip_id",
+    "video_id",
+    "start_seconds",
+    "end_seconds",
+    "split",
+    "keep",
+    "drop_reason",
+    "quarantine",
+    "caption",
+    "caption_by",
+)
 SHORT = 12  # characters of a digest that a table shows
 
 

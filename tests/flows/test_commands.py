@@ -177,11 +177,16 @@ def test_the_funnel_counts_files_and_clips(say: Say, finished: Path) -> None:
         [{"video_id": "a", "status": "accepted"}, {"video_id": "b", "status": "rejected", "reason": "its header is cut"}]
     )
     tables.clips(project).update([{"clip_id": "c001", "keep": False, "drop_reason": "dark: luma 1.0"}])
+    why = "train_vae, step 7: its gradient is not finite"
+    tables.clips(project).update([{"clip_id": "c003", "quarantine": why}])
     code, out, _ = say("show", "funnel", "--project", "films")
     assert code == 0
     assert "1 its header is cut" in out
     steps = {step["what"]: (step["kept"], step["dropped"]) for step in json.loads(say("show", "funnel", "--project", "films", "--json")[1])}
-    assert steps == {"files found": (2, 0), "files accepted": (1, 1), "clips cut": (8, 0), "not dark": (7, 1), "clips kept": (7, 0)}
+    files = {"files found": (2, 0), "files accepted": (1, 1)}
+    assert steps == {**files, "clips cut": (8, 0), "not dark": (7, 1), "not in quarantine": (6, 1), "clips kept": (6, 0)}
+    shown = json.loads(say("show", "clips", "--project", "films", "--where", "quarantine IS NOT NULL", "--json")[1])
+    assert [(row["clip_id"], row["quarantine"]) for row in shown] == [("c003", why)]
 
 
 def test_a_project_keeps_its_source_and_the_world_and_footage_do_not_mix(say: Say, tmp_path: Path) -> None:
