@@ -13,9 +13,13 @@ DEVIATIONS = 3.0
 class RunningNorm:
     """Mean and variance of norms, of which recent ones weigh most; the first ones all weigh alike."""
 
+    mean: float
+    variance: float
+    count: int
+
     def __init__(self, decay: float = DECAY) -> None:
         self.decay = decay
-        self.mean, self.variance, self.count = 0.0, 0.0, 0
+        self.forget()
 
     def add(self, norm: float) -> None:
         weight = max(1.0 - self.decay, 1.0 / (self.count + 1))
@@ -23,6 +27,10 @@ class RunningNorm:
         self.mean += weight * apart
         self.variance = (1.0 - weight) * (self.variance + weight * apart**2)
         self.count += 1
+
+    def forget(self) -> None:
+        """Begins anew, where gradients become those of something else."""
+        self.mean, self.variance, self.count = 0.0, 0.0, 0
 
     @property
     def is_known(self) -> bool:

@@ -50,7 +50,7 @@ class SkippedSteps:
         self.section, self.context, self.above = section, context, above
         self.count = 0
         self._on_end = 0
-        self._norms = RunningNorm()
+        self.norms = RunningNorm()
 
     def is_whole(self, step: int, norm: float, losses: Tensor | None = None, clip_ids: Sequence[str] = ()) -> bool:
         """Tells whether a step may be taken; one that may not is named in a warning, with its clips.
@@ -66,7 +66,7 @@ class SkippedSteps:
         wrong = self._wrong_with(norm)
         if wrong is None:
             self._on_end = 0
-            self._norms.add(norm)
+            self.norms.add(norm)
             return True
         self.count, self._on_end = self.count + 1, self._on_end + 1
         told = list(zip(clip_ids, losses.tolist() if losses is not None else [0.0] * len(clip_ids), strict=True))
@@ -87,16 +87,16 @@ class SkippedSteps:
 
     def state(self) -> Tensor:
         """Answers all that the next steps depend on, for a checkpoint."""
-        return torch.cat([torch.tensor([self.count, self._on_end], dtype=torch.float64), self._norms.state()])
+        return torch.cat([torch.tensor([self.count, self._on_end], dtype=torch.float64), self.norms.state()])
 
     def restore(self, state: Tensor) -> None:
         self.count, self._on_end = (int(number) for number in state[:2].tolist())
-        self._norms.restore(state[2:])
+        self.norms.restore(state[2:])
 
     def _wrong_with(self, norm: float) -> str | None:
         if not math.isfinite(norm):
             return "not finite"
-        usual = self._norms.mean if self.above is not None and self._norms.is_known else 0.0
+        usual = self.norms.mean if self.above is not None and self.norms.is_known else 0.0
         return f"{norm / usual:.0f} times the usual" if usual and norm > (self.above or 0.0) * usual else None
 
 

@@ -101,6 +101,9 @@ def train_vae(
         losses, figures = vae_losses(settings, clips, passed, looked_at)
         loss = losses.mean()
         judge = adversary if adversary is not None and adversary.judges(step) else None
+        if judge is not None and step == settings.adversarial_from_step:
+            for norms in (skipped.norms, clip.norms):  # what is usual without a judge is not with one
+                norms.forget()
         if judge is not None:
             added, more = judge.loss(passed[0], losses, whole, model.last_layer)
             loss, figures = loss + added, figures | more

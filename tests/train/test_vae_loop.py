@@ -237,6 +237,19 @@ def test_a_resumed_training_accuses_each_clip_once_and_judges_as_an_unbroken_one
     assert read_metrics(torn / "metrics.jsonl") == read_metrics(whole / "metrics.jsonl")
 
 
+def test_what_is_usual_is_learned_anew_when_the_judge_comes(tmp_path: Path) -> None:
+    frames = some_frames(4)
+    judged = {"adversarial_weight": 0.5, "adversarial_from_step": 4, "discriminator_channels": 8}
+    train_vae(settings(**judged), fresh_model(frames), batches_of(frames), Checkpoints(tmp_path), TrainContext.local(tmp_path))
+    found = Checkpoints(tmp_path).newest()
+    assert found is not None
+    of_two_steps, same = found[1]["clip"], found[1]["skipped"][2:]
+    told = [metrics["gradient_norm"] for step, metrics in read_metrics(tmp_path / "metrics.jsonl") if step > 4]
+    expected = torch.tensor([sum(told) / 2, ((told[0] - told[1]) / 2) ** 2, 2], dtype=torch.float64)
+    torch.testing.assert_close(of_two_steps, expected)
+    torch.testing.assert_close(same, expected)
+
+
 def test_a_training_that_only_skips_gives_up(tmp_path: Path) -> None:
     frames = some_frames(4)
     model = fresh_model(frames)
