@@ -58,10 +58,10 @@ class Recipe:
 
 
 RECIPES = {
-    "ours": Recipe(False, "muon", (0.002,), 4, linear_start=True),
-    "wan": Recipe(True, "adamw", (0.0005, 0.001, 0.002), 1),
-    "wan with muon": Recipe(True, "muon", (0.001, 0.003), 1),
-    "ours without the linear start": Recipe(False, "muon", (0.002,), 4),
+    "ours": Recipe(False, "muon", (0.001, 0.003), 2, linear_start=True),
+    "wan": Recipe(True, "adamw", (0.0005, 0.001, 0.002), 1, num_frames=9),  # twice the steps of 17 frames in the same time
+    "wan with muon": Recipe(True, "muon", (0.001, 0.003), 1, num_frames=9),
+    "ours without the linear start": Recipe(False, "muon", (0.001, 0.003), 2),
 }
 
 
