@@ -25,12 +25,12 @@ from uuid import UUID
 from prefect import flow
 from prefect.runtime import flow_run
 
+from flows.environment import quiet_environment
 from tests.flows.serving import free_port, serving
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RUNS, QUICK_RUNS = 100, 8
 AT_ONCE = 4
-RETRIES = 20  # a server on SQLite answers 503 while another writes
 EACH_SECONDS = 20  # how long a run may take before all is given up
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
@@ -45,12 +45,11 @@ def line(ledger: str) -> None:
 def measure(runs: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="kin-queue-") as place, served(Path(place)):
         from prefect.client.orchestration import get_client
-        from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+        from prefect.settings import PREFECT_API_URL, temporary_settings
 
         ledger = Path(place) / "ledger"
         ledger.touch()
-        settings = {PREFECT_API_URL: os.environ["PREFECT_API_URL"], PREFECT_CLIENT_MAX_RETRIES: RETRIES}
-        with temporary_settings(settings), get_client(sync_client=True) as client:
+        with temporary_settings({PREFECT_API_URL: os.environ["PREFECT_API_URL"]}), get_client(sync_client=True) as client:
             deployment = deploy(client, Path(place), ledger)
             begin = time.perf_counter()
             with ThreadPoolExecutor(8) as pool:  # asked twice where the database was busy, so each has a key
@@ -111,10 +110,8 @@ def served(place: Path) -> Iterator[None]:
     os.environ |= {
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_HOME": str(place / "prefect"),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_LOGGING_LEVEL": "WARNING",
-        "DO_NOT_TRACK": "1",
     }
+    quiet_environment(place)  # as `kinora up` starts the server
     health = f"{os.environ['PREFECT_API_URL']}/health"
     own = {"KINORA_CONFIG": str(place / "pipelines.yaml")}
     server = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]

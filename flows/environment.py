@@ -20,6 +20,7 @@ def quiet_environment(root: Path) -> None:
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the command says errors itself; the server keeps all logs
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",  # marking all runs that wait keeps SQLite locked for minutes
         "OMP_WAIT_POLICY": "passive",
         "GOMP_SPINCOUNT": "0",
         "MPLCONFIGDIR": str(root / "cache" / "matplotlib"),

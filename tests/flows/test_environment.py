@@ -113,6 +113,7 @@ def test_the_environment_is_quiet_stays_below_the_root_and_yields_to_the_person(
     quiet_environment(tmp_path / "runs")
     assert os.environ["PREFECT_HOME"] == str(tmp_path / "runs" / "prefect")
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert os.environ["PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED"] == "false"
     assert TELEMETRY_OFF.items() <= os.environ.items()
     assert os.environ["PREFECT_LOGGING_LEVEL"] == "DEBUG"
     assert not (tmp_path / "runs").exists()
