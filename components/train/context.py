@@ -28,7 +28,8 @@ class TrainContext:
             parameters, names and state.
         begin: begin(step) notes that a worker takes its first step now, after so many that a checkpoint had.
         sharded: each worker keeps a part of the large models and of what is kept beside them, where `wrap` would leave it all of them.
-        quarantine: quarantine(step, reason, clip_ids) notes the clips that a step was skipped for.
+        quarantine: quarantine(step, reason, clip_ids) notes the clips that a step was skipped for, and with no reason that one was
+            taken after such.
     """
 
     rank: int
@@ -39,7 +40,7 @@ class TrainContext:
     wrap: Callable[["nn.Module"], "nn.Module"]
     begin: Callable[[int], None] = lambda step: None
     sharded: bool = False
-    quarantine: Callable[[int, str, Sequence[str]], None] = lambda step, reason, clip_ids: None
+    quarantine: Callable[[int, str | None, Sequence[str]], None] = lambda step, reason, clip_ids: None
 
     @classmethod
     def local(cls, folder: Path, device: str = "cpu", threads: int = 1) -> "TrainContext":

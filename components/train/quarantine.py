@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 NAME = "quarantined.jsonl"
-MAX_SKIPPED_ON_END = 20  # so many skipped steps on end tell of the weights, not of the clips
+Line = tuple[int, str | None, tuple[str, ...]]  # step, why it was skipped, its clips
 
 
 class QuarantineFile:
-    """A JSON line a skipped step, each step once: a resumed training drops the lines of steps that it is going to take again."""
+    """A JSON line a step, each step once: a resumed training drops the lines of steps that it is going to take again."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
@@ -24,8 +24,8 @@ class QuarantineFile:
             beside.write_text("".join(map(_written, kept)))
             os.replace(beside, self.path)
 
-    def append(self, step: int, reason: str, clip_ids: Sequence[str]) -> None:
-        """Writes down a step that was skipped, why, and its clips; a line that a kill cut before it is taken out."""
+    def append(self, step: int, reason: str | None, clip_ids: Sequence[str]) -> None:
+        """Writes down a step that was skipped, why, and its clips; without a reason, the first one that was taken after such."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         torn = self.path.is_file() and not self.path.read_bytes().endswith(b"\n")
         with self.path.open("a") as handle:
@@ -35,39 +35,37 @@ class QuarantineFile:
 def read_quarantine(path: Path) -> dict[str, str]:
     """Answers why a clip is to be put aside, by its id: the first step that was skipped for it.
 
-    Where a training gave up after too many skipped steps on end, the weights were at fault, so those steps accuse no clip.
+    A clip is accused once a step was taken after those that were skipped: where none could be, the weights were at fault.
     """
-    lines = {line[0]: line for line in _lines(path)}
-    steps = sorted(lines)
     found: dict[str, str] = {}
-    for at, step in enumerate(steps):
-        first, last = at, at
-        while first and steps[first - 1] == steps[first] - 1:
-            first -= 1
-        while last + 1 < len(steps) and steps[last + 1] == steps[last] + 1:
-            last += 1
-        if last - first + 1 < MAX_SKIPPED_ON_END:
-            for clip_id in lines[step][2]:
-                found.setdefault(clip_id, f"step {step}: {lines[step][1]}")
+    waiting: list[Line] = []
+    for line in sorted(_lines(path), key=lambda line: line[0]):
+        waiting.append(line)
+        if line[1] is None:
+            for step, reason, clip_ids in waiting:
+                for clip_id in clip_ids:
+                    found.setdefault(clip_id, f"step {step}: {reason}")
+            waiting = []
     return found
 
 
-def _written(line: tuple[int, str, tuple[str, ...]]) -> str:
+def _written(line: Line) -> str:
     step, reason, clip_ids = line
     return json.dumps({"step": step, "reason": reason, "clip_ids": list(clip_ids)}) + "\n"
 
 
-def _lines(path: Path) -> list[tuple[int, str, tuple[str, ...]]]:
-    """Answers step, reason and clips of the whole lines of a file; one that a kill cut is left out."""
+def _lines(path: Path) -> list[Line]:
+    """Answers the whole lines of a file; one that a kill cut is left out."""
     try:
         text = Path(path).read_text()
     except FileNotFoundError:
         return []
-    found = []
+    found: list[Line] = []
     for line in text.splitlines():
         try:
             read = json.loads(line)
-            found.append((int(read["step"]), str(read["reason"]), tuple(map(str, read["clip_ids"]))))
+            reason = None if read["reason"] is None else str(read["reason"])
+            found.append((int(read["step"]), reason, tuple(map(str, read["clip_ids"]))))
         except (ValueError, KeyError, TypeError):
             continue
     return found

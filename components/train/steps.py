@@ -10,11 +10,11 @@ from torch import Tensor
 
 from components.train.context import TrainContext
 from components.train.norms import RunningNorm
-from components.train.quarantine import MAX_SKIPPED_ON_END
 from components.train.shares import told_by_all
 
 logger = logging.getLogger("kinora")
 
+MAX_SKIPPED_ON_END = 20
 CLIPS_NAMED = 4  # of a bad step, in its warning
 OUT_OF_LINE = 5.0  # a loss so many times the middle one of its batch
 
@@ -65,6 +65,8 @@ class SkippedSteps:
         """
         wrong = self._wrong_with(norm)
         if wrong is None:
+            if self._on_end and self.context is not None:
+                self.context.quarantine(step + 1, None, ())  # the weights are sound, so the clips were not
             self._on_end = 0
             self.norms.add(norm)
             return True

@@ -57,6 +57,8 @@ def test_a_clip_that_was_put_aside_stays_so_until_other_settings_judge_it(projec
     assert put_aside(project, "train_vae", checkpoints) == 0
     file = QuarantineFile(checkpoints / NAME)
     file.append(7, WHY, [one, other, "a clip that was taken down since"])
+    assert put_aside(project, "train_vae", checkpoints) == 0
+    file.append(8, None, [])
     assert put_aside(project, "train_vae", checkpoints) == 3
     expected = dict.fromkeys((one, other), f"train_vae, step 7: {WHY}")
     assert aside(project) == expected

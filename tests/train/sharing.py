@@ -40,6 +40,7 @@ def accuse(context: TrainContext) -> None:
     losses, names = [([1.0, 2.0, 1.5], ("a", "b", "c")), ([1.0, 1e4], ("d", "a clip of the other worker"))][context.rank]
     assert not skipped.is_whole(3, math.inf, torch.tensor(losses), names)
     assert not skipped.is_whole(8, math.nan, torch.ones(len(names)), names)
+    assert skipped.is_whole(9, 1.0, torch.ones(len(names)), names)
 
 
 def transformer(folder: Path, context: TrainContext) -> None:

@@ -17,4 +17,5 @@ def test_rank_0_alone_writes_down_the_clips_of_a_skipped_step(tmp_path: Path) ->
         context = of_worker(rank, 2, "cpu", 1, folder / "metrics.jsonl", lambda model: model)
         context.begin(3)
         context.quarantine(4, "its gradient is not finite", ["a", "b"])
+        context.quarantine(5, None, [])
         assert read_quarantine(folder / NAME).keys() == ({"a", "b"} if rank == 0 else set())

@@ -99,7 +99,19 @@ def test_the_clips_out_of_line_are_blamed_and_all_where_none_is(losses: list[flo
 def test_a_clip_that_fills_up_a_batch_is_blamed_once(tmp_path: Path) -> None:
     skipped = SkippedSteps("vae", TrainContext.local(tmp_path))
     skipped.is_whole(6, math.inf, torch.tensor([1.0, 1.0, 1.0]), ("a", "b", "a"))
+    assert read_quarantine(tmp_path / NAME) == {}, "it may be the weights"
+    skipped.is_whole(7, 1.0, torch.ones(1), ("c",))
     assert read_quarantine(tmp_path / NAME) == dict.fromkeys("ab", "step 7: its gradient is not finite")
+
+
+def test_a_training_that_goes_on_after_a_skipped_step_still_accuses_its_clips(tmp_path: Path) -> None:
+    skipped, resumed = (SkippedSteps("vae", TrainContext.local(tmp_path)) for _ in range(2))
+    skipped.is_whole(6, math.nan, torch.ones(1), ("a",))
+    resumed.restore(skipped.state())
+    assert resumed.is_whole(7, 1.0, torch.ones(1), ("b",))
+    assert resumed.is_whole(8, 1.0, torch.ones(1), ("c",))
+    assert read_quarantine(tmp_path / NAME).keys() == {"a"}
+    assert len((tmp_path / NAME).read_text().splitlines()) == 2
 
 
 def test_a_cpu_computes_in_float32() -> None:
