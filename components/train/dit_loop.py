@@ -92,8 +92,8 @@ def train_dit(
         last = done == settings.steps
         if last or done % settings.report_every == 0:
             context.report(done, {**tally.take(context), "skipped_steps": skipped.count, "learning_rate": learning_rate})
-        if last or done % settings.checkpoint_every == 0:
-            state = training_tensors(model, kept.parts, optimizer) if context.rank == 0 or context.sharded else {}
+        if (last or done % settings.checkpoint_every == 0) and (context.rank == 0 or context.sharded):
+            state = training_tensors(model, kept.parts, optimizer)
             if context.rank == 0:
                 checkpoints.save(done, state, {"threads": context.threads})
         if done % settings.sample_every == 0 and not last:

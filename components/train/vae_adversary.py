@@ -38,6 +38,15 @@ class Adversary:
         self.optimizer = adamw_for(self.net, settings.discriminator_learning_rate, betas=BETAS)
         self._wrapped = context.wrap(self.net)
 
+    @classmethod
+    def of(cls, settings: "Vae", context: TrainContext, tensors: Mapping[str, Tensor]) -> "Adversary | None":
+        """Answers one that goes on from a checkpoint's tensors, if there are any; None where it weighs nothing."""
+        if not settings.adversarial_weight:
+            return None
+        adversary = cls(settings, context)
+        adversary.load(tensors)
+        return adversary
+
     def judges(self, step: int) -> bool:
         """Tells whether the stage has begun at a step, counted from 0."""
         return step >= self.settings.adversarial_from_step

@@ -77,9 +77,7 @@ def train_vae(
     kept = Average(average, ResidualBlock, context)
     optimizer = muon_for(model, settings.learning_rate, settings.weight_decay, adamw=ADAMW)
     load_optimizer_tensors(optimizer, dict(model.named_parameters()), tensors)
-    adversary = Adversary(settings, context) if settings.adversarial_weight else None
-    if adversary is not None:
-        adversary.load(tensors)
+    adversary = Adversary.of(settings, context, tensors)
     skipped, clip = SkippedSteps("vae", context, settings.skip_above), AdaptiveClip(settings.max_grad_norm, settings.adaptive_clip)
     if tensors:
         skipped.restore(tensors["skipped"])
@@ -125,9 +123,9 @@ def train_vae(
             shown = kept.whole()
             if on_sample is not None and context.rank == 0:
                 on_sample(done, shown)
-        if last or done % settings.checkpoint_every == 0:
-            state = _state(model, kept, optimizer, adversary) if context.rank == 0 or context.sharded else {}
-            state |= {"skipped": skipped.state(), "clip": clip.norms.state()}
+        if (last or done % settings.checkpoint_every == 0) and (context.rank == 0 or context.sharded):
+            state = training_tensors(model, kept.parts, optimizer) | {"skipped": skipped.state(), "clip": clip.norms.state()}
+            state |= adversary.state() if adversary is not None else {}
             if context.rank == 0:
                 meta = {"size": vars(model.size), "threads": context.threads, "world_size": context.world_size}
                 checkpoints.save(done, state, meta)
@@ -184,8 +182,3 @@ def _resume(checkpoints: Checkpoints, model: VideoVae, average: VideoVae) -> tup
     load_weights(tensors, model, average)
     logger.info("the video VAE goes on from step %d", step)
     return step, tensors
-
-
-def _state(model: VideoVae, average: Average, optimizer: torch.optim.Optimizer, adversary: Adversary | None) -> dict[str, Tensor]:
-    state = training_tensors(model, average.parts, optimizer)
-    return state if adversary is None else state | adversary.state()

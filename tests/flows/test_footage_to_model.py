@@ -141,7 +141,7 @@ def test_mlflow_keeps_metrics_by_step_pictures_and_sample_videos(project: Projec
         steps = dict(database.execute(f"{query} group by r.name").fetchall())
     assert {name.rpartition("-")[0]: count for name, count in steps.items()} == {"train_captioner": 5, "train_vae": 5, "train_dit": 5}
     kept = {path.relative_to(project.artifacts / project.name).as_posix().split("/", 2)[2] for path in project.artifacts.rglob("*.*")}
-    assert "samples/train_vae.png" in kept
+    assert {"samples/train_vae.png", "samples/step_000010.png", "samples/step_000010.mp4"} <= kept  # of the VAE, at its end
     assert "evaluation/samples.png" in kept
     videos = {f"evaluation/{path.name}" for path in project.samples.glob("*.mp4")}
     assert len(videos) == 8
