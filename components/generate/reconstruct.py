@@ -18,7 +18,7 @@ from components.media.write import write_stream
 from components.models.pixels import to_frames, to_pixels
 from components.models.tiles import LARGE_PIXELS, StreamingVae, decode_stream, encode_stream, tile_of
 
-CHUNK_FRAMES = 16
+FIRST_FRAMES, CHUNK_FRAMES = 17, 8  # of the first chunk, whose memory is enough for all that come after it, and of the others
 GAP_PIXELS = 8
 
 
@@ -100,7 +100,7 @@ def _chunks(source: Path, vae: StreamingVae, waiting: deque[np.ndarray], device:
         raise UnusableFile("it has no picture that can be decoded")
     pictures = (frame.resized(first.height, first.width) for frame in chain([first], frames))
     count = 0
-    while chunk := list(islice(pictures, CHUNK_FRAMES if count else CHUNK_FRAMES + 1)):  # the first frame has a patch of its own
+    while chunk := list(islice(pictures, CHUNK_FRAMES if count else FIRST_FRAMES)):
         waiting.extend(chunk)
         count, last = count + len(chunk), chunk[-1]
         yield _clip(chunk, vae.side, device)

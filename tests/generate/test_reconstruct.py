@@ -67,7 +67,7 @@ def test_few_frames_are_held_however_long_a_file_is(vae: VideoVae, tmp_path: Pat
         nonlocal read
         for frame in read_frames(source):
             read += 1
-            assert read - written <= 2 * module.CHUNK_FRAMES
+            assert read - written <= 2 * module.FIRST_FRAMES
             yield frame
 
     def count(done: int) -> None:
