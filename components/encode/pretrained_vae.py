@@ -363,7 +363,9 @@ def _kind(name: str) -> Any:
     try:
         import diffusers
     except ImportError as error:
-        raise PretrainedVaeError(f"an {name} needs diffusers, which is not installed; hint: `pip install 'kinora[pretrained]'`") from error
+        raise PretrainedVaeError(
+            f"an {name} needs diffusers, which is not installed; hint: `pip install 'diffusers>=0.42,<0.43'`"
+        ) from error
     return getattr(diffusers, name)
 
 

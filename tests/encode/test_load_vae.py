@@ -66,5 +66,5 @@ for ask in (lambda: take({folder!r}), lambda: load_vae({str(tmp_path / "ours")!r
         print(error)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    said = "an AutoencoderKLWan needs diffusers, which is not installed; hint: `pip install 'kinora[pretrained]'`"
+    said = "an AutoencoderKLWan needs diffusers, which is not installed; hint: `pip install 'diffusers>=0.42,<0.43'`"
     assert done.stdout.splitlines() == [said, said]
