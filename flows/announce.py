@@ -6,7 +6,6 @@ from typing import Any
 
 from prefect.artifacts import create_table_artifact
 from prefect.context import FlowRunContext
-from prefect.settings import PREFECT_API_URL
 
 from components.jobs.run import Run
 from components.operations.plan import FLOW_STAGES
@@ -14,6 +13,7 @@ from components.operations.running import announced_run
 from components.stages import STAGES
 from components.store.project import Project
 from components.store.secret_names import without_password
+from flows.embedded import lasting_address
 
 
 def announced(project: Project) -> AbstractContextManager[None]:
@@ -21,7 +21,7 @@ def announced(project: Project) -> AbstractContextManager[None]:
     context = FlowRunContext.get()
     name = context.flow.name if context is not None and context.flow is not None else "stages"
     flow_run = str(context.flow_run.id) if context is not None and context.flow_run is not None else None
-    prefect = without_password(PREFECT_API_URL.value() or "") or None
+    prefect = without_password(lasting_address() or "") or None
     return announced_run(project, name, FLOW_STAGES.get(name, tuple(STAGES)), flow_run=flow_run, prefect=prefect)
 
 

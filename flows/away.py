@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 import httpx
 from prefect.exceptions import PrefectException
-from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from components.store.secret_names import without_password
+from flows.embedded import lasting_address
 
 logger = logging.getLogger("kinora")
 
@@ -48,7 +49,7 @@ def wait_for_prefect() -> None:
 
     A flow that changes its state while the server is away would fail although its work is done.
     """
-    address = PREFECT_API_URL.value()
+    address = lasting_address()
     if not address or _answers(address):  # the embedded server lives and dies with this process
         return
     logger.warning("Prefect is away; the work is done, and its state is told once `%s` answers", without_password(address))

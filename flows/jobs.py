@@ -16,7 +16,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, Fl
 from prefect.client.schemas.objects import TERMINAL_STATES, StateType
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME
+from prefect.settings import PREFECT_HOME
 
 from components.cluster import jobs_api, kubernetes
 from components.cluster.following import Ended, Job
@@ -28,6 +28,7 @@ from components.store import mirror
 from components.store.secret_names import without_password
 from components.store.servers import live_servers
 from flows.away import AWAY, wait_for_prefect
+from flows.embedded import lasting_address
 
 logger = logging.getLogger("kinora")
 
@@ -163,7 +164,7 @@ def jobs_address(root: Path) -> str | None:
 
 def records() -> str:
     """Answers which Prefect keeps the records of this flow, so that another one's reaper leaves its jobs alone."""
-    return without_password(PREFECT_API_URL.value() or "") or f"{socket.gethostname()}:{PREFECT_HOME.value()}"
+    return without_password(lasting_address() or "") or f"{socket.gethostname()}:{PREFECT_HOME.value()}"
 
 
 def job_tag(name: str) -> str:

@@ -2,12 +2,18 @@
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from components.config import load_config
+from components.registry import tracking
+from components.store.project import Project, project_of
+from flows import embedded
+
+LATER = ("lance", "components.cluster.lone_worker")  # what stages import sooner or later, for seconds
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ def run_flow(name: str, settings: RunSettings) -> Sequence[Any]:
 
         with server():
             pass
+    embedded.start()  # where a caller has not yet
     if config.cluster.stages_in == "process":
         start_ray(config, Path(config.root))  # Ray starts while Prefect is imported and its server starts
     try:
@@ -56,6 +63,17 @@ def run_flow(name: str, settings: RunSettings) -> Sequence[Any]:
 
             ray_cluster(Path(config.root))  # likewise
         flow: Callable[..., Sequence[Any]] = getattr(import_module(f"flows.{name}"), name)
-        return flow(**settings.parameters())
+        with embedded.used(
+            lambda: _import_ahead(Project(Path(config.root), project_of(settings.project, settings.source), config.cluster.storage))
+        ):
+            return flow(**settings.parameters())
     finally:
         stop_ray()
+
+
+def _import_ahead(project: Project) -> None:
+    """Imports what the stages will need; a server of Prefect's own starts meanwhile on another core."""
+    tracking.open_ahead(project)
+    for module in LATER:
+        with suppress(ImportError):  # whoever needs it says so
+            import_module(module)

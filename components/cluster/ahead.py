@@ -6,6 +6,7 @@ training starts as it would, only later.
 
 import contextlib
 import importlib
+import json
 import os
 from typing import Any, cast
 
@@ -59,7 +60,6 @@ def _train_environment(settings: dict[str, str]) -> dict[str, str]:
 def _ask_raylet(variables: dict[str, str]) -> None:
     import ray
     from ray._private.grpc_utils import init_grpc_channel
-    from ray.runtime_env import RuntimeEnv
 
     common_pb2, node_manager_pb2, node_manager_pb2_grpc, runtime_environment_pb2 = (
         cast(Any, importlib.import_module(f"ray.core.generated.{name}"))
@@ -67,10 +67,11 @@ def _ask_raylet(variables: dict[str, str]) -> None:
     )
     here = ray.get_runtime_context()
     node: dict[str, Any] = next(node for node in ray.nodes() if node["NodeID"] == here.get_node_id())
+    asked = json.dumps({"env_vars": variables}, sort_keys=True, separators=(",", ":"))  # to the letter as the controller's Ray writes it
     request = node_manager_pb2.PrestartWorkersRequest(
         language=common_pb2.Language.PYTHON,
         job_id=ray.JobID.from_hex(here.get_job_id()).binary(),
-        runtime_env_info=runtime_environment_pb2.RuntimeEnvInfo(serialized_runtime_env=RuntimeEnv(env_vars=variables).serialize()),
+        runtime_env_info=runtime_environment_pb2.RuntimeEnvInfo(serialized_runtime_env=asked),
         keep_alive_duration_secs=KEEP_SECONDS,
         num_workers=1,
     )

@@ -104,6 +104,8 @@ def _take_sigterm_back() -> None:
 
 def start_ray(config: Any, project_root: Path) -> None:
     """Starts Ray beside what this process does next; `ray_session` then waits for it, `stop_ray` ends it."""
+    with _environment(LOCAL_ENVIRONMENT if not os.environ.get("RAY_ADDRESS") else {}):
+        importlib.import_module("ray")  # here: two threads that import undo each other's filters of warnings
     _join(config, project_root)
 
 

@@ -1,17 +1,14 @@
 """What Ray's actors run for the evaluation: generate and judge samples, reconstruct clips. Weights are loaded once an actor."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from components.sections import Config
-
-if TYPE_CHECKING:
-    from components.evaluate.vae_checks import Checked
 
 
 def one_thread() -> None:
@@ -74,13 +71,13 @@ class Reconstructed:
     Attributes:
         frames: uint8 (N, T, H, W, 3).
         moments: sum and sum of squares (2, C) of the latents' channels over `places` places.
-        checked: what was found of the clips that were given to be checked.
+        checked: what `vae_checks.Checked` holds, of the clips that were given to be checked.
     """
 
     frames: np.ndarray
     moments: np.ndarray
     places: int
-    checked: "Checked"
+    checked: dict[str, list[float]]
 
 
 class ReconstructActor:
@@ -110,5 +107,5 @@ class ReconstructActor:
             to_frames(decoded).cpu().numpy(),
             torch.stack([flat.sum(1), flat.square().sum(1)]).cpu().numpy(),
             flat.shape[1],
-            check_vae(self.vae, to_check, self.device),
+            asdict(check_vae(self.vae, to_check, self.device)),
         )

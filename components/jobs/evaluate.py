@@ -36,13 +36,14 @@ def evaluate(run: Run, freshness: Freshness) -> dict[str, Any]:
         raise ValueError("there is no model to measure yet; hint: `kinora run` trains them first")
     reconstructed = measuring.reconstruct(run, conditions, vae)
     ceiling = fidelity.read_accuracy(reconstructed.frames, real.truths, reader) if reader else None
+    pictures = fidelity.reconstruction(real.frames, reconstructed.frames, real.truths if reader else None, reader)
+    of_vae = measuring.evidence_of_reconstructions(conditions, weights_of("train_vae", run.project), reconstructed)
     found = measuring.sample(run, conditions, dit, lambda batch: _keep(run, batch))
     evaluation = measuring.evaluation_of(run, conditions, found, ceiling)
     captioned, measured_by = measuring.captioned(run), conditions.measured_by
-    pictures = fidelity.reconstruction(real.frames, reconstructed.frames, real.truths if reader else None, reader)
     for kind, evidence in {
         "text-to-video": measuring.evidence_of_samples(conditions, weights_of("train_dit", run.project), found, evaluation),
-        "video-vae": measuring.evidence_of_reconstructions(conditions, weights_of("train_vae", run.project), reconstructed),
+        "video-vae": of_vae,
         "captioner": captioner_evidence(weights_of("train_captioner", run.project), measured_by, captioned),
     }.items():
         write_evidence(run.project, kind, evidence)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,6 @@ from components.evaluate.degradations import MUST_RANK
 from components.evaluate.fidelity import Reader
 from components.evaluate.intervals import Share
 from components.evaluate.likeness import likeness
-from components.evaluate.vae_checks import Checked
 from components.jobs.actors import ReconstructActor, Reconstructed, SampleActor
 from components.jobs.caption import READS as CAPTION_READS
 from components.jobs.caption import CaptionRows
@@ -184,13 +183,13 @@ class Reconstructions:
     Attributes:
         frames: uint8 (T, H, W, 3) of each.
         latents_mean, latents_std: of the latents' channels over all of them, (C,).
-        checked: what was found of some of them, and of clips that the renderer drew.
+        checked: what `vae_checks.Checked` holds, of some of them and of clips that the renderer drew.
     """
 
     frames: list[np.ndarray]
     latents_mean: np.ndarray
     latents_std: np.ndarray
-    checked: Checked
+    checked: Mapping[str, list[float]]
 
 
 def reconstruct(run: Run, conditions: Conditions, folder: Path) -> Reconstructions:
@@ -226,7 +225,7 @@ def evidence_of_reconstructions(conditions: Conditions, weights: str, reconstruc
     real = conditions.real
     evidence = vae_evidence(weights, conditions.measured_by, real.rows, real.frames, reconstructed.frames, real.truths, conditions.reader)
     latents = {"mean": reconstructed.latents_mean.tolist(), "std": reconstructed.latents_std.tolist()}
-    return {**evidence, "checked": asdict(reconstructed.checked), "latents": latents}
+    return {**evidence, "checked": dict(reconstructed.checked), "latents": latents}
 
 
 def captioned(run: Run) -> list[dict[str, Any]]:

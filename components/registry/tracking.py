@@ -53,6 +53,13 @@ def client_of(project: Project) -> Any:
     return mlflow.MlflowClient(tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or uri)
 
 
+def open_ahead(project: Project) -> None:
+    """Opens the root's own file of records, which imports MLflow and makes the file; records elsewhere are left for whoever needs them."""
+    if tracking_uri(project).startswith("sqlite:"):
+        with contextlib.suppress(Exception):  # whoever needs it says what is wrong
+            client_of(project).get_experiment_by_name(project.name)
+
+
 def experiment_of(project: Project, client: Any) -> str:
     """Answers the id of the project's experiment, made on first use; on this machine its files lie below the root."""
     from mlflow.exceptions import MlflowException

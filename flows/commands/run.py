@@ -57,6 +57,9 @@ def run(
 
 def _run(flow: str, asked: Invocation) -> None:
     """Runs the flow, which writes the report, and says what became of each stage."""
+    from flows import embedded
+
+    embedded.start()  # while the rest is imported
     from rich.console import Console
 
     from components.report.summary import summary_lines

@@ -1,5 +1,6 @@
 """Trainings that the tests of components/cluster hand to Ray Train by name."""
 
+import contextlib
 import os
 import signal
 import time
@@ -8,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
+from components.cluster.ahead import HOOK
 from components.train.checkpoint import Checkpoints, load_optimizer_tensors, optimizer_tensors
 from components.train.context import TrainContext
 
@@ -31,6 +34,7 @@ def train(payload: dict[str, Any], context: TrainContext) -> None:
     marks = Path(payload["folder"])
     with (marks / "starts").open("a") as handle:
         handle.write(f"{context.rank}/{context.world_size} {os.getpid()} from {step}\n")
+    (marks / "prestarted").write_text(" ".join(map(str, started_ahead())))
     while step < payload["steps"]:
         step += 1
         generator = torch.Generator().manual_seed(step * 1000 + context.rank)
@@ -51,6 +55,17 @@ def train(payload: dict[str, Any], context: TrainContext) -> None:
         context.report(step, {"loss": loss.item()})
         if context.rank == 0 and (step % 5 == 0 or step == payload["steps"]):
             checkpoints.save(step, model.state_dict() | optimizer_tensors(optimizer, dict(model.named_parameters())), {})
+
+
+def started_ahead() -> list[int]:
+    """The processes on this machine that were started for a training of this Ray, by the hook in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            variables = process.environ()
+            if HOOK in variables and variables.get("RAY_AUTH_TOKEN_PATH") == os.environ.get("RAY_AUTH_TOKEN_PATH"):
+                found.append(process.pid)
+    return found
 
 
 def train_transformer(payload: dict[str, Any], context: TrainContext) -> None:

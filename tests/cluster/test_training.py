@@ -68,6 +68,7 @@ def test_a_training_in_ray_equals_one_in_this_process(ray: Path, tmp_path: Path)
     assert [step for step, _ in told] == list(range(1, STEPS + 1))
     assert all(set(metrics) == {"loss"} for _, metrics in told)
     assert list((ray / "ray-train").iterdir()) == []
+    assert (tmp_path / "prestarted").read_text() == (tmp_path / "starts").read_text().split()[1]  # the worker alone: none waits in vain
 
 
 @pytest.mark.slow

@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -133,3 +135,15 @@ def test_a_run_that_is_asked_to_end_says_one_sentence(tmp_path: Path) -> None:
     assert said.splitlines()[-1] == "terminated; the same command resumes where it was"
     assert "Traceback" not in said
     assert "SIGTERM" not in said  # Ray's own handler prints a stack
+    again = start(tmp_path, "run", "train_vae", "--profile", "test", "--set", "vae.steps=600", PREFECT_HOME=str(tmp_path / "prefect"))
+    while json.loads((project.folder / "running" / "train_vae.json").read_text())["pid"] != again.pid:
+        assert again.poll() is None, (tmp_path / "kinora.log").read_text()[-4000:]
+        time.sleep(0.1)
+    time.sleep(3.0)
+    os.killpg(again.pid, signal.SIGINT)  # Ctrl-C in a terminal, which all processes of the group hear
+    assert again.wait(60) == 130
+    said = (tmp_path / "kinora.log").read_text()
+    assert said.splitlines()[-1] == "interrupted; the same command resumes where it was"
+    assert "Traceback" not in said
+    with closing(sqlite3.connect(tmp_path / "prefect" / "prefect.db")) as records:
+        assert records.execute("select state_name from flow_run").fetchall() == [("Crashed",)]  # and does not seem to run for ever
