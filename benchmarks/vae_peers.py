@@ -59,8 +59,9 @@ class Recipe:
 
 RECIPES = {
     "ours": Recipe(False, "muon", (0.001, 0.003), 2, linear_start=True),
-    "wan": Recipe(True, "adamw", (0.0005, 0.001, 0.002), 1, num_frames=9),  # twice the steps of 17 frames in the same time
-    "wan with muon": Recipe(True, "muon", (0.001, 0.003), 1, num_frames=9),
+    # small crops suit Wan better: 143 steps in four minutes where 9 frames of 64x64 alone make 30, and more PSNR
+    "wan": Recipe(True, "adamw", (0.0005, 0.001, 0.002), 4, num_frames=5, crop_size=32),
+    "wan with muon": Recipe(True, "muon", (0.001, 0.003), 4, num_frames=5, crop_size=32),
     "ours without the linear start": Recipe(False, "muon", (0.001, 0.003), 2),
 }
 
@@ -124,7 +125,7 @@ def train(recipe: Recipe, learning_rate: float, clips: Sequence[Tensor], seconds
     begin = last = time.perf_counter()
     if recipe.linear_start:
         fitted = torch.stack(list(clips[:: -(-len(clips) // FITTED_CLIPS)]))
-        model.start_linear(to_pixels(fitted)[..., :SIDE, :SIDE])
+        model.start_linear(fitted.permute(0, 4, 1, 2, 3)[..., :SIDE, :SIDE])
     average = copy.deepcopy(model).requires_grad_(False)
     muon = recipe.optimizer == "muon"
     optimizer = muon_for(model, learning_rate, adamw=ADAMW) if muon else adamw_for(model, learning_rate, settings.weight_decay)

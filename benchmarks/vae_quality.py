@@ -2,10 +2,11 @@
 
 Run: python -m benchmarks.vae_quality [--budgets 2,10,30] [--only ours,wan] [--results FILE] [--checkpoint FOLDER] [--quick]
 
-Both start from random weights and learn from the same real clips of 17 frames, alone on the machine with the same threads, by the same
-losses, batch by batch until the time is up; the learning rate falls to zero by the time that has passed. PSNR is measured on clips of
-other files, and measuring does not count. Wan has its usual AdamW and, beside it, our Muon; ours also goes without the linear start.
-Where a configuration has several learning rates, all are tried at the smallest budget and the best serves the larger ones.
+Both start from random weights and learn from the same real clips of 17 frames by the same losses, batch by batch until the time is up;
+the learning rate falls to zero by the time that has passed. Two configurations run side by side, each in a process of its own with half
+of the CPUs, so what disturbs one disturbs the other. PSNR is measured on clips of other files, and measuring does not count. Wan has its
+usual AdamW and, beside it, our Muon; ours also goes without the linear start. Where a configuration has several learning rates, all are
+tried at the smallest budget and the best serves the larger ones.
 
 Each result is a line of the results file as soon as it is measured, and what stands there is not measured again: a run can be stopped,
 continued, and split by `--only`. The last line is one JSON object.
@@ -14,7 +15,10 @@ continued, and split by `--only`. The last line is one JSON object.
 import argparse
 import json
 import os
+import subprocess
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,7 +40,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, help="what is there is not measured again")
     parser.add_argument("--checkpoint", type=Path, help="folder for ours of the largest budget, which `vae_speed` takes")
     parser.add_argument("--quick", action="store_true", help="a few clips, some seconds each, one learning rate")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 1) // 2), help="of each")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     budgets = [QUICK_SECONDS / 60] if args.quick else sorted(float(value) for value in args.budgets.split(","))
@@ -46,14 +50,48 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         results = args.results or Path(folder) / "results.jsonl"
         results.parent.mkdir(parents=True, exist_ok=True)
-        clips, held_out = real_clips(per_file=2, files=4) if args.quick else real_clips()
-        held_out = held_out[:2] if args.quick else held_out
-        print(f"{len(clips)} clips to learn from, {len(held_out)} of other files to measure on; {args.threads} threads")
-        for name in chosen:
-            for row in measure(name, RECIPES[name], budgets, clips, held_out, results, args):
-                rate, reached = row["learning_rate"], f"{row['psnr']:.2f} dB, {row['steps']} steps"
-                print(f"{name}, {row['minutes']:.3g} minutes, learning rate {rate}: {reached}", flush=True)
+        if len(chosen) == 1:
+            measure_one(chosen[0], budgets, results, args)
+        else:
+            for pair in zip(chosen[::2], [*chosen[1::2], None], strict=False):
+                side_by_side([name for name in pair if name is not None], results, args)
         print(json.dumps(figures(read(results), budgets)))
+
+
+def side_by_side(names: list[str], results: Path, args: argparse.Namespace) -> None:
+    """Measures configurations at once, each by a process of this script."""
+    options = ["--budgets", args.budgets, "--results", str(results), "--threads", str(args.threads), *(["--quick"] if args.quick else [])]
+    options += ["--checkpoint", str(args.checkpoint)] if args.checkpoint else []
+    command = [sys.executable, "-m", "benchmarks.vae_quality", *options]
+    running = [subprocess.Popen([*command, "--only", name], stdout=subprocess.PIPE, text=True) for name in names]
+    try:
+        tellers = [threading.Thread(target=_tell, args=(process,)) for process in running]
+        for teller in tellers:
+            teller.start()
+        for teller in tellers:
+            teller.join()
+        if any(process.wait() for process in running):
+            raise SystemExit(f"one of {', '.join(names)} failed; hint: its lines above say why, and the same command goes on")
+    finally:
+        for process in running:
+            process.kill()
+
+
+def _tell(process: "subprocess.Popen[str]") -> None:
+    """Passes on what a process says, but for the figures at its end."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if not line.startswith("{"):
+            print(line, end="", flush=True)
+
+
+def measure_one(name: str, budgets: list[float], results: Path, args: argparse.Namespace) -> None:
+    clips, held_out = real_clips(per_file=2, files=4) if args.quick else real_clips()
+    held_out = held_out[:2] if args.quick else held_out
+    print(f"{name}: {len(clips)} clips to learn from, {len(held_out)} of other files to measure on; {args.threads} threads", flush=True)
+    for row in measure(name, RECIPES[name], budgets, clips, held_out, results, args):
+        rate, reached = row["learning_rate"], f"{row['psnr']:.2f} dB, {row['steps']} steps"
+        print(f"{name}, {row['minutes']:.3g} minutes, learning rate {rate}: {reached}", flush=True)
 
 
 def measure(

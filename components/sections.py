@@ -290,9 +290,20 @@ class Generate(Section):
 
     num_inference_steps: Positive
     guidance_scale: float
+    guidance_interval: tuple[Share, Share]
+    guidance_rescale: Share
     negative_prompt: str
     timestep_shift: float
-    sampler: Literal["euler", "heun"]
+    sampler: Literal["euler", "heun", "dpmpp_2m", "unipc"]
+
+    @model_validator(mode="after")
+    def _the_interval_rises(self) -> "Generate":
+        low, high = self.guidance_interval
+        if low > high:
+            raise ValueError(
+                f"`generate.guidance_interval` goes from {low} to {high}; it is [low, high], of t from 0, the clip, to 1, noise"
+            )
+        return self
 
 
 class Evaluate(Section):

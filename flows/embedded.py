@@ -46,7 +46,7 @@ _server: _Server | None = None
 def start() -> None:
     """Starts the server beside what this process does next, unless a person named one or has a profile of Prefect's own."""
     global _server
-    home = os.environ["PREFECT_HOME"]
+    home = os.path.expanduser(os.environ.get("PREFECT_HOME", "~/.prefect"))
     if os.environ.get("PREFECT_API_URL") or (Path(home) / "profiles.toml").exists():
         return
     if _server is not None and _server.process.poll() is None and _server.home == home:

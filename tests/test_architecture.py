@@ -26,7 +26,7 @@ HOMES = {
     "scenedetect": ("components/ingest/scenes.py",),
     "av": ("components/media/",),
     "cv2": ("components/media/", "components/measure/"),
-    "diffusers": ("components/encode/pretrained_vae.py",),
+    "diffusers": ("components/encode/pretrained_vae.py", "components/encode/pretrained_weights.py"),
     "transformers": ("components/encode/text.py", "components/caption/vlm.py"),
     "pydantic": ("components/sections.py", "components/config.py", "components/deployments.py"),
     "click": ("flows/",),

@@ -19,6 +19,6 @@ def load_vae(folder: str | Path, device: str = "cpu") -> "VideoVae | PretrainedV
     """
     if "codec" not in load_json(Path(folder), "vae"):
         return load_own(folder, device)
-    from components.encode.pretrained_vae import load_pretrained_vae
+    from components.encode.pretrained_weights import load_pretrained_vae
 
     return load_pretrained_vae(Path(folder), device)

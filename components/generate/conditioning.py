@@ -1,6 +1,7 @@
 """What the diffusion transformer is told at each step: the prompt, and what guidance leads away from."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,26 +28,50 @@ def encode_prompts(coca: "Coca", prompts: Sequence[str], device: str = "cpu") ->
     return embeds[places].to(device), mask[places].to(device)
 
 
-def told_velocity(model: nn.Module, embeds: Tensor, mask: Tensor, guidance_scale: float) -> Velocity:
-    """Answers the velocity of a batch under classifier-free guidance, both halves of it in one pass of the model.
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance.
 
-    From the velocity of the negative prompt it goes `guidance_scale` times the way to that of each prompt; at scale 1 the
-    negative prompt is never asked for.
+    Attributes:
+        scale: how many times the way from the velocity of the negative prompt to that of the prompt is gone; at 1 only the latter is
+            asked for, which takes half as long.
+        interval: of t, from the clip's end at 0 to noise at 1, within which there is guidance.
+        rescale: how far the spread of the velocity goes back to that of the prompt alone, from 0 to 1; it keeps large scales from
+            oversaturating.
+
+    Source: Ho and Salimans, Classifier-Free Guidance (arXiv 2207.12598); Kynkaanniemi et al., Applying Guidance in a Limited Interval
+    (arXiv 2404.07724); Lin et al., Common Diffusion Noise Schedules are Flawed (arXiv 2305.08891), section 3.4.
+    """
+
+    scale: float
+    interval: tuple[float, float] = (0.0, 1.0)
+    rescale: float = 0.0
+
+    def holds_at(self, t: float) -> bool:
+        return self.scale != 1.0 and self.interval[0] <= t <= self.interval[1]
+
+
+def told_velocity(model: nn.Module, embeds: Tensor, mask: Tensor, guidance: Guidance) -> Velocity:
+    """Answers the velocity of a batch under guidance, with and without the prompt in one pass of the model.
 
     Args:
         embeds, mask: (B + 1, S, C) and (B + 1, S): the prompts, and last the negative one.
-
-    Source: Ho and Salimans, Classifier-Free Guidance (arXiv 2207.12598).
     """
     count = len(embeds) - 1
-    if guidance_scale == 1.0:
-        return lambda noisy, t: model(noisy, t.to(noisy).expand(count), embeds[:count], mask[:count])
     both_embeds = torch.cat([embeds[:count], embeds[count:].expand(count, -1, -1)])
     both_mask = torch.cat([mask[:count], mask[count:].expand(count, -1)])
 
     def velocity(noisy: Tensor, t: Tensor) -> Tensor:
+        if not guidance.holds_at(float(t)):
+            return model(noisy, t.to(noisy).expand(count), embeds[:count], mask[:count])
         told, without = model(torch.cat([noisy, noisy]), t.to(noisy).expand(2 * count), both_embeds, both_mask).chunk(2)
-        return without + guidance_scale * (told - without)
+        guided = without + guidance.scale * (told - without)
+        if not guidance.rescale:
+            return guided
+        return guided * torch.lerp(torch.ones(()).to(guided), spread(told) / spread(guided), guidance.rescale)
+
+    def spread(of: Tensor) -> Tensor:
+        return of.std(dim=tuple(range(1, of.ndim)), keepdim=True)
 
     return velocity
 

@@ -11,7 +11,7 @@ import torch
 from components.caption.upsample import rewrite as rewrite_prompt
 from components.diffusion.samplers import SAMPLERS, sampling_timesteps
 from components.encode.load_vae import load_vae
-from components.generate.conditioning import encode_prompts, noise_of, told_velocity
+from components.generate.conditioning import Guidance, encode_prompts, noise_of, told_velocity
 from components.models.dit import DiT, load_dit
 from components.models.pixels import to_frames
 from components.models.tiles import decode_latents
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int, str], None]
 SAMPLES_AT_ONCE = 64
 VIDEO_VAE, TEXT_ENCODER = "video-vae", "text-encoder"
+NEWER_SETTINGS: dict[str, Any] = {"guidance_interval": (0.0, 1.0), "guidance_rescale": 0.0}  # which older models do not note
 
 
 class MismatchedModelError(ValueError):
@@ -85,16 +86,12 @@ class Generator:
         prompts: Sequence[str],
         seeds: Sequence[int],
         *,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        negative_prompt: str | None = None,
-        timestep_shift: float | None = None,
-        sampler: str | None = None,
         num_frames: int | None = None,
         height: int | None = None,
         width: int | None = None,
         rewrite: bool = True,
         progress: Progress | None = None,
+        **sampling: Any,
     ) -> list[Sample]:
         """Generates one video a prompt; what is not given is as the model's notes say.
 
@@ -102,18 +99,15 @@ class Generator:
             seeds: one a prompt; the same seed, prompt and settings make the same video, alone or in a batch.
             num_frames: 1 + a multiple of the VAE's temporal compression; 1 makes an image.
             rewrite: whether prompts are first said as the training captions are.
+            sampling: settings of the section `generate`, by name.
 
         Raises:
             ValueError: an empty prompt, or a length, size or setting that does not fit; the nearest that do are named.
         """
-        given = {
-            "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale,
-            "negative_prompt": negative_prompt,
-            "timestep_shift": timestep_shift,
-            "sampler": sampler,
-        }
-        settings = {key: self.notes["generate"][key] if value is None else value for key, value in given.items()}
+        defaults = NEWER_SETTINGS | self.notes["generate"]
+        if unknown := sampling.keys() - defaults.keys():
+            raise TypeError(f"`{min(unknown)}` is no setting of sampling; there are {', '.join(sorted(defaults))}")
+        settings = defaults | {name: value for name, value in sampling.items() if value is not None}
         clip = self.notes["clip"]
         shape = self._latents_shape(num_frames or clip["num_frames"], height or clip["height"], width or clip["width"])
         if len(seeds) != len(prompts):
@@ -135,7 +129,8 @@ class Generator:
         on_step: Callable[[int, int], None],
     ) -> list[np.ndarray]:
         embeds, mask = encode_prompts(self.coca, [*prompts, settings["negative_prompt"]], self.device)
-        velocity = told_velocity(self.model, embeds, mask, settings["guidance_scale"])
+        guidance = Guidance(settings["guidance_scale"], tuple(settings["guidance_interval"]), settings["guidance_rescale"])
+        velocity = told_velocity(self.model, embeds, mask, guidance)
         timesteps = sampling_timesteps(settings["num_inference_steps"], settings["timestep_shift"])
         walk = SAMPLERS[settings["sampler"]]
         latents = walk(velocity, noise_of(seeds, shape, self.device), timesteps, on_step)  # (B, C, T, H, W)

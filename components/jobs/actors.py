@@ -40,13 +40,10 @@ class SampleActor:
         samples = self.generator.generate(
             [prompt.text for prompt in prompts],
             [prompt.seed for prompt in prompts],
-            num_inference_steps=settings.num_inference_steps,
-            guidance_scale=settings.guidance_scale,
-            negative_prompt=settings.negative_prompt,
-            timestep_shift=settings.timestep_shift,
             num_frames=clip.num_frames,
             height=clip.height,
             width=clip.width,
+            **settings.model_dump(),
         )
         reader = partial(read, preset=self.preset) if self.preset else None
         frames = [sample.frames for sample in samples]

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from components.encode.licences import check_may_change, licence_of
-from components.encode.pretrained_vae import PretrainedVae, save_pretrained_vae, take
+from components.encode.pretrained_vae import PretrainedVae
+from components.encode.pretrained_weights import save_pretrained_vae, take
 from components.sections import Config, Vae
 from components.store.project import Project
 from components.train.checkpoint import Checkpoints

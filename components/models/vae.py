@@ -206,7 +206,7 @@ class VideoVae(nn.Module):
         Latents are scaled by one number, and the first frame's are turned so that a still clip's latents change little over time.
 
         Args:
-            clips: (B, 3, T, H, W) in [-1, 1]; of many patches a sample is taken, always the same one.
+            clips: (B, 3, T, H, W) in [-1, 1], or uint8, brought there clip by clip; of many patches a sample is taken, always the same one.
         """
         channels, frames = self.size.latent_channels, self.frames
         first = _some_patches(clips[:, :, :1], 1, self.side)  # (N, 3 * rs * rs)
@@ -278,7 +278,11 @@ def _some_patches(clips: Tensor, frames: int, side: int) -> Tensor:
     chosen = torch.zeros(len(order), dtype=torch.bool)
     chosen[order[:MAX_FITTED_PATCHES]] = True
     cut = zip(clips.split(1), chosen.view(len(clips), places), strict=True)
-    return torch.cat([to_patches(clip, frames, side).flatten(0, 3)[mine.to(clips.device)] for clip, mine in cut])
+    return torch.cat([to_patches(_pixels(clip), frames, side).flatten(0, 3)[mine.to(clips.device)] for clip, mine in cut])
+
+
+def _pixels(clip: Tensor) -> Tensor:
+    return clip.float() / 127.5 - 1.0 if clip.dtype == torch.uint8 else clip
 
 
 def _by_channel(values: Tensor) -> Tensor:

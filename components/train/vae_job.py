@@ -111,7 +111,7 @@ def _from_principal_components(config: Config, project: Project, shapes: dict[Sh
     for shape in shapes:
         model.check(torch.empty(()).expand(1, 3, *shape))
     sample = sample_of(project, shapes, config.vae.linear_start_clips)
-    model.start_linear(torch.cat([to_pixels(batch.frames) for batch in sample]))
+    model.start_linear(torch.cat([batch.frames for batch in sample]).permute(0, 4, 1, 2, 3))
     return Beginning(model, PCA, save_vae, {})
 
 

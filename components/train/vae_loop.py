@@ -7,7 +7,7 @@ ends with the same bits as one that was not, and one that goes on with another n
 import copy
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -69,78 +69,123 @@ def train_vae(
     Raises:
         UnstableTrainingError: step after step without a gradient to follow.
     """
-    device = torch.device(context.device)
-    model.to(device).to(memory_format=torch.channels_last_3d).train()
+    model.to(context.device).to(memory_format=torch.channels_last_3d).train()
     average = copy.deepcopy(model).requires_grad_(False)
     first, tensors = _resume(checkpoints, model, average)
-    wrapped = spread(model, ResidualBlock, context, ResidualBlock.stream.__name__)
-    kept = Average(average, ResidualBlock, context)
-    optimizer = muon_for(model, settings.learning_rate, settings.weight_decay, adamw=ADAMW)
-    load_optimizer_tensors(optimizer, dict(model.named_parameters()), tensors)
-    adversary = Adversary.of(settings, context, tensors)
-    skipped, clip = SkippedSteps("vae", context, settings.skip_above), AdaptiveClip(settings.max_grad_norm, settings.adaptive_clip)
-    if tensors:
-        skipped.restore(tensors["skipped"])
-        clip.norms.restore(tensors["clip"])
+    training = _Training(settings, model, average, tensors, context, perceptual)
     del tensors
-    share = share_of(context.rank, context.world_size)
     context.begin(first)
     for step, batch in zip(range(first, settings.steps), batches(first), strict=False):
-        generator = torch.Generator().manual_seed(seed_of(settings.seed, step))
-        schedule = linear_schedule(step, settings.steps, settings.warmup_steps)
-        rate = set_learning_rate(optimizer, schedule)
-        here, whole = len(batch.frames), batch.whole or len(batch.frames)
-        view = draw_view(settings, batch.frames.shape[1:4], whole, model.period, model.side, generator)
-        clips = seen(batch.frames, view, share, device)
-        noise = torch.randn((whole, *model.latents_shape(*clips.shape[2:])), generator=generator)[share].to(device)
-        with mixed_precision(device):
-            passed = wrapped(clips, noise)
-        looked_at = _looked_at(settings, perceptual, whole, clips, generator, context)
-        losses, figures = vae_losses(settings, clips, passed, looked_at)
-        loss = losses.mean()
-        judge = adversary if adversary is not None and adversary.judges(step) else None
-        if judge is not None and step == settings.adversarial_from_step:
-            for norms in (skipped.norms, clip.norms):  # what is usual without a judge is not with one
-                norms.forget()
-        if judge is not None:
-            added, more = judge.loss(passed[0], losses, whole, model.last_layer)
-            loss, figures = loss + added, figures | more
-        weighed(loss, here, whole, context).backward()
-        norm = clip_gradients(model.parameters(), clip.ceiling)
-        if skipped.is_whole(step, norm, losses, batch.clip_ids):
-            clip.add(norm)
-            optimizer.step()
-            update_ema(kept.parts, model, settings.ema_decay, step)
-            if judge is not None:
-                figures |= judge.learn(clips, passed[0], whole, schedule)
-        optimizer.zero_grad(set_to_none=True)
+        told = training.step(step, batch)
         done = step + 1
         last = done == settings.steps
         if last or done % settings.report_every == 0:
-            told = mean_over_workers({name: float(weighed(value, here, whole, context)) for name, value in figures.items()}, context)
-            context.report(done, told | {"gradient_norm": norm, "learning_rate": rate, "skipped_steps": float(skipped.count)})
+            context.report(done, mean_over_workers(told.shares(context), context) | told.of_all)
         if last or (settings.sample_every and done % settings.sample_every == 0):
-            shown = kept.whole()
+            shown = training.average.whole()
             if on_sample is not None and context.rank == 0:
                 on_sample(done, shown)
         if (last or done % settings.checkpoint_every == 0) and (context.rank == 0 or context.sharded):
-            state = training_tensors(model, kept.parts, optimizer) | {"skipped": skipped.state(), "clip": clip.norms.state()}
-            state |= adversary.state() if adversary is not None else {}
+            state = training.state()
             if context.rank == 0:
                 meta = {"size": vars(model.size), "threads": context.threads, "world_size": context.world_size}
                 checkpoints.save(done, state, meta)
-    return kept.whole().eval()
+    return training.average.whole().eval()
 
 
-def _looked_at(
-    settings: "Vae", net: nn.Module | None, whole: int, clips: Tensor, generator: torch.Generator, context: TrainContext
-) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """Draws the frames of a step that are compared by their look, and answers what compares them; None where that weighs nothing."""
-    if not settings.perceptual_loss_weight:
-        return None
-    assert net is not None
-    frames = some_frames(whole, clips.shape[2], generator)[share_of(context.rank, context.world_size)]
-    return partial(perceptual_loss, net, frames.to(clips.device))
+@dataclass(frozen=True)
+class _Told:
+    """What a step found.
+
+    Attributes:
+        figures: means over the clips of this worker, `here` of `whole`.
+        of_all: what all workers find alike.
+    """
+
+    figures: dict[str, Tensor]
+    here: int
+    whole: int
+    of_all: dict[str, float]
+
+    def shares(self, context: TrainContext) -> dict[str, float]:
+        return {name: float(weighed(value, self.here, self.whole, context)) for name, value in self.figures.items()}
+
+
+class _Training:
+    """All that a training holds and a checkpoint keeps: the model, its average, the optimiser, the judge, and what is usual of late."""
+
+    def __init__(
+        self,
+        settings: "Vae",
+        model: VideoVae,
+        average: VideoVae,
+        tensors: Mapping[str, Tensor],
+        context: TrainContext,
+        perceptual: nn.Module | None,
+    ) -> None:
+        self.settings, self.model, self.context, self.perceptual = settings, model, context, perceptual
+        self.device, self.share = torch.device(context.device), share_of(context.rank, context.world_size)
+        self.wrapped = spread(model, ResidualBlock, context, ResidualBlock.stream.__name__)
+        self.average = Average(average, ResidualBlock, context)
+        self.optimizer = muon_for(model, settings.learning_rate, settings.weight_decay, adamw=ADAMW)
+        load_optimizer_tensors(self.optimizer, dict(model.named_parameters()), tensors)
+        self.adversary = Adversary.of(settings, context, tensors)
+        self.skipped = SkippedSteps("vae", context, settings.skip_above)
+        self.clip = AdaptiveClip(settings.max_grad_norm, settings.adaptive_clip)
+        if tensors:
+            self.skipped.restore(tensors["skipped"])
+            self.clip.norms.restore(tensors["clip"])
+
+    def state(self) -> dict[str, Tensor]:
+        """Answers what a checkpoint keeps."""
+        state = training_tensors(self.model, self.average.parts, self.optimizer)
+        state |= {"skipped": self.skipped.state(), "clip": self.clip.norms.state()}
+        return state | (self.adversary.state() if self.adversary is not None else {})
+
+    def step(self, step: int, batch: ClipBatch) -> _Told:
+        """Learns from a batch, unless its gradient is out of all proportion."""
+        settings, context = self.settings, self.context
+        generator = torch.Generator().manual_seed(seed_of(settings.seed, step))
+        schedule = linear_schedule(step, settings.steps, settings.warmup_steps)
+        rate = set_learning_rate(self.optimizer, schedule)
+        here, whole = len(batch.frames), batch.whole or len(batch.frames)
+        clips, passed = self._passed(batch, whole, generator)
+        losses, figures = vae_losses(settings, clips, passed, self._looked_at(whole, clips, generator))
+        loss = losses.mean()
+        judge = self.adversary if self.adversary is not None and self.adversary.judges(step) else None
+        if judge is not None:
+            if step == settings.adversarial_from_step:
+                for norms in (self.skipped.norms, self.clip.norms):  # what is usual without a judge is not with one
+                    norms.forget()
+            added, more = judge.loss(passed[0], losses, whole, self.model.last_layer)
+            loss, figures = loss + added, figures | more
+        weighed(loss, here, whole, context).backward()
+        norm = clip_gradients(self.model.parameters(), self.clip.ceiling)
+        if self.skipped.is_whole(step, norm, losses, batch.clip_ids):
+            self.clip.add(norm)
+            self.optimizer.step()
+            update_ema(self.average.parts, self.model, settings.ema_decay, step)
+            if judge is not None:
+                figures |= judge.learn(clips, passed[0], whole, schedule)
+        self.optimizer.zero_grad(set_to_none=True)
+        return _Told(figures, here, whole, {"gradient_norm": norm, "learning_rate": rate, "skipped_steps": float(self.skipped.count)})
+
+    def _passed(self, batch: ClipBatch, whole: int, generator: torch.Generator) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Draws what the step sees, and answers it and what the model makes of it."""
+        model = self.model
+        view = draw_view(self.settings, batch.frames.shape[1:4], whole, model.period, model.side, generator)
+        clips = seen(batch.frames, view, self.share, self.device)
+        noise = torch.randn((whole, *model.latents_shape(*clips.shape[2:])), generator=generator)[self.share].to(self.device)
+        with mixed_precision(self.device):
+            return clips, self.wrapped(clips, noise)
+
+    def _looked_at(self, whole: int, clips: Tensor, generator: torch.Generator) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """Draws the frames of a step that are compared by their look, and answers what compares them; None where that weighs nothing."""
+        if not self.settings.perceptual_loss_weight:
+            return None
+        assert self.perceptual is not None
+        frames = some_frames(whole, clips.shape[2], generator)[self.share]
+        return partial(perceptual_loss, self.perceptual, frames.to(clips.device))
 
 
 @torch.no_grad()

@@ -33,6 +33,52 @@ def test_gaussian_clips_come_out_with_their_spread():
     assert heun(velocity, noise, sampling_timesteps(40)).std().item() == pytest.approx(spread * noise.std().item(), rel=0.01)
 
 
+def error_on_gaussian_clips(sampler, steps):
+    """How far the end is from the exact one where clips are normal around 2 with spread 0.5: 2 + spread * noise."""
+
+    def velocity(x, t):
+        gain = (1 - t) * 0.25 / ((1 - t) ** 2 * 0.25 + t**2)
+        return (x - 2.0 - gain * (x - (1 - t) * 2.0)) / t
+
+    noise = torch.linspace(-2, 2, 9, dtype=torch.float64).view(-1, 1, 1, 1, 1)
+    reached = sampler(velocity, noise, sampling_timesteps(steps, shift=3.0).double())
+    return (reached - (2.0 + 0.5 * noise)).abs().max().item()
+
+
+@pytest.mark.parametrize(("name", "order"), [("euler", 1), ("heun", 2), ("dpmpp_2m", 2), ("unipc", 2)])
+def test_twice_the_steps_divide_the_error_as_the_order_says(name, order):
+    coarse, fine = (error_on_gaussian_clips(SAMPLERS[name], steps) for steps in (256, 512))
+    assert 0.75 * 2**order < coarse / fine < 1.5 * 2**order
+
+
+def test_at_ten_calls_the_multistep_rules_are_nearest_and_the_corrector_helps():
+    errors = {name: error_on_gaussian_clips(SAMPLERS[name], 10) for name in ("euler", "dpmpp_2m", "unipc")}
+    errors["heun"] = error_on_gaussian_clips(heun, 5)  # two calls a step
+    assert errors["unipc"] < errors["dpmpp_2m"] < min(errors["euler"], errors["heun"])
+
+
+@pytest.mark.parametrize("sampler", [SAMPLERS["dpmpp_2m"], SAMPLERS["unipc"]])
+def test_the_multistep_rules_ask_once_a_step(sampler):
+    asked = []
+    sampler(lambda x, t: asked.append(t) or x, NOISE, sampling_timesteps(6))
+    assert len(asked) == 6
+
+
+@pytest.mark.parametrize(("name", "theirs"), [("dpmpp_2m", "DPMSolverMultistepScheduler"), ("unipc", "UniPCMultistepScheduler")])
+def test_the_multistep_rules_walk_as_diffusers_does(name, theirs):
+    diffusers = pytest.importorskip("diffusers")
+    velocity = lambda x, t: torch.tanh(x) + t * x  # noqa: E731
+    options = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "solver_order": 2, "final_sigmas_type": "zero"}
+    scheduler = getattr(diffusers, theirs)(**options)
+    scheduler.set_timesteps(8)
+    timesteps = torch.cat([scheduler.sigmas[:-1], torch.zeros(1)]).double()
+    sample = NOISE.double()
+    for t, sigma in zip(scheduler.timesteps, timesteps[:-1], strict=True):
+        sample = scheduler.step(velocity(sample, sigma), t, sample).prev_sample
+    ours = SAMPLERS[name](velocity, NOISE.double(), timesteps)
+    torch.testing.assert_close(ours, sample, atol=1e-4, rtol=1e-4)
+
+
 def test_steps_run_from_noise_to_the_clip_and_are_counted():
     timesteps = sampling_timesteps(5, shift=3.0)
     assert timesteps[0] == 1

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from components.encode.load_vae import load_vae
-from components.encode.pretrained_vae import PretrainedVaeError, take
+from components.encode.pretrained_vae import PretrainedVaeError
+from components.encode.pretrained_weights import take
 from components.models.sizes import VAE_SIZES
 from components.models.vae import VideoVae, save_vae
 from components.models.weights import save_folder
@@ -58,7 +59,7 @@ class Refuse:
             raise ImportError(name)
 sys.meta_path.insert(0, Refuse())
 from components.encode.load_vae import load_vae
-from components.encode.pretrained_vae import take
+from components.encode.pretrained_weights import take
 for ask in (lambda: take({folder!r}), lambda: load_vae({str(tmp_path / "ours")!r})):
     try:
         ask()

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from components.encode.load_vae import load_vae
-from components.encode.pretrained_vae import WHOLE, PretrainedVae, PretrainedVaeError, save_pretrained_vae, take
+from components.encode.pretrained_vae import WHOLE, PretrainedVae, PretrainedVaeError
+from components.encode.pretrained_weights import save_pretrained_vae, take
 from components.models.tiles import decode_latents, decode_stream, encode_clip, encode_stream
 from components.models.weights import load_json
 

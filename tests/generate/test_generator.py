@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from components.caption.upsample import build_style
 from components.config import load_config
-from components.generate.conditioning import encode_prompts, noise_of, told_velocity
+from components.generate.conditioning import Guidance, encode_prompts, noise_of, told_velocity
 from components.generate.generator import Generator, MismatchedModelError
 from components.generate.preview import preview
 from components.media.read import decode_clip
@@ -100,9 +101,51 @@ def test_guidance_one_is_the_prompt_alone(generator):
     noisy, t = torch.randn(2, 16, 3, 4, 4), torch.tensor(0.7)
     told = generator.model(noisy, t.expand(2), embeds[:2], mask[:2])
     without = generator.model(noisy, t.expand(2), embeds[2:].expand(2, -1, -1), mask[2:].expand(2, -1))
-    torch.testing.assert_close(told_velocity(generator.model, embeds, mask, 1.0)(noisy, t), told)
-    twice = told_velocity(generator.model, embeds, mask, 2.0)(noisy, t)
+    torch.testing.assert_close(told_velocity(generator.model, embeds, mask, Guidance(1.0))(noisy, t), told)
+    twice = told_velocity(generator.model, embeds, mask, Guidance(2.0))(noisy, t)
     torch.testing.assert_close(twice, without + 2.0 * (told - without), atol=1e-4, rtol=1e-4)
+
+
+def test_outside_its_interval_guidance_is_the_prompt_alone_and_is_not_paid_for(generator):
+    embeds, mask = encode_prompts(generator.coca, [*CAPTIONS, ""])
+    noisy, asked = torch.randn(2, 16, 3, 4, 4), []
+
+    def model(x, *told):
+        asked.append(len(x))
+        return generator.model(x, *told)
+
+    velocity = told_velocity(model, embeds, mask, Guidance(4.0, (0.2, 0.6)))
+    for t, guided in ((0.1, False), (0.2, True), (0.6, True), (0.7, False)):
+        t = torch.tensor(t, dtype=torch.float64)
+        found, alone = velocity(noisy, t), generator.model(noisy, t.float().expand(2), embeds[:2], mask[:2])
+        assert torch.allclose(found, alone, atol=1e-4) != guided
+        assert asked[-1] == (4 if guided else 2)
+
+
+def test_rescaled_guidance_keeps_its_direction_and_has_the_spread_of_the_prompt_alone(generator):
+    embeds, mask = encode_prompts(generator.coca, [*CAPTIONS, ""])
+    noisy, t = torch.randn(2, 16, 3, 4, 4), torch.tensor(0.7)
+    alone, guided, half, whole = (
+        told_velocity(generator.model, embeds, mask, guidance)(noisy, t)
+        for guidance in (Guidance(1.0), Guidance(8.0), Guidance(8.0, rescale=0.5), Guidance(8.0, rescale=1.0))
+    )
+    for one in range(2):
+        assert whole[one].std().item() == pytest.approx(alone[one].std().item(), rel=1e-4)
+        torch.testing.assert_close(half[one], (guided[one] + whole[one]) / 2)
+        torch.testing.assert_close(whole[one] / whole[one].std(), guided[one] / guided[one].std(), atol=1e-4, rtol=1e-4)
+
+
+def test_a_model_that_notes_no_interval_yet_still_generates(generator):
+    newer = ("guidance_interval", "guidance_rescale")
+    before = {name: value for name, value in generator.notes["generate"].items() if name not in newer}
+    old = replace(generator, notes={**generator.notes, "generate": before})
+    made, expected = (one.generate([CAPTIONS[0]], [1])[0].frames for one in (old, generator))
+    assert np.array_equal(made, expected)
+
+
+def test_a_setting_that_is_none_is_refused(generator):
+    with pytest.raises(TypeError, match="`guidance` is no setting of sampling; there are guidance_interval, "):
+        generator.generate([CAPTIONS[0]], [1], guidance=2.0)
 
 
 def test_noise_depends_on_the_seed_alone():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from components.models.pixels import to_pixels
 from components.models.sizes import VAE_SIZES, VaeSize
 from components.models.vae import VideoVae, load_vae, principal_axes, save_vae
 
@@ -110,6 +111,16 @@ def test_the_linear_start_is_the_principal_components_of_patches() -> None:
         best = ((rows - mean) @ axes[:8].T @ axes[:8] + mean).reshape(patches.shape)
         expected = best.transpose(0, 4, 1, 5, 2, 6, 3, 7).reshape(40, 3, -1, 32, 32)
         np.testing.assert_allclose(reconstruction[:, :, frames], expected, atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_linear_start_is_the_same_from_frames_as_they_are_decoded() -> None:
+    frames = torch.randint(0, 256, (6, 9, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    from_pixels, from_bytes = VideoVae(SIZE), VideoVae(SIZE)
+    from_pixels.start_linear(to_pixels(frames))
+    from_bytes.start_linear(frames.permute(0, 4, 1, 2, 3))
+    assert torch.equal(from_pixels.later_out.weight, from_bytes.later_out.weight)
+    assert torch.equal(from_pixels.first_in.weight, from_bytes.first_in.weight)
 
 
 @torch.no_grad()

@@ -109,7 +109,8 @@ def test_mlflow_runs_a_registered_vae_from_code_and_safetensors(
     import mlflow
     import pandas as pd
 
-    from components.encode.pretrained_vae import WanVae, save_pretrained_vae
+    from components.encode.pretrained_vae import WanVae
+    from components.encode.pretrained_weights import save_pretrained_vae
     from components.media.read import decode_clip
     from components.media.write import encode_clip
     from components.models.sizes import VAE_SIZES
