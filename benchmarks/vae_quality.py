@@ -39,12 +39,12 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(RECIPES), help=f"of {', '.join(RECIPES)}")
     parser.add_argument("--results", type=Path, help="what is there is not measured again")
     parser.add_argument("--checkpoint", type=Path, help="folder for ours of the largest budget, which `vae_speed` takes")
-    parser.add_argument("--quick", action="store_true", help="a few clips, some seconds each, one learning rate")
+    parser.add_argument("--quick", action="store_true", help="two configurations, a few clips, some seconds each, one learning rate")
     parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 1) // 2), help="of each")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     budgets = [QUICK_SECONDS / 60] if args.quick else sorted(float(value) for value in args.budgets.split(","))
-    chosen = args.only.split(",")
+    chosen = args.only.split(",")[: 2 if args.quick else None]
     if unknown := [name for name in chosen if name not in RECIPES]:
         raise SystemExit(f"`{unknown[0]}` is no configuration; hint: one of {', '.join(RECIPES)}")
     with tempfile.TemporaryDirectory() as folder:
@@ -87,7 +87,7 @@ def _tell(process: "subprocess.Popen[str]") -> None:
 
 def measure_one(name: str, budgets: list[float], results: Path, args: argparse.Namespace) -> None:
     clips, held_out = real_clips(per_file=2, files=4) if args.quick else real_clips()
-    held_out = held_out[:2] if args.quick else held_out
+    held_out = held_out[:1] if args.quick else held_out
     print(f"{name}: {len(clips)} clips to learn from, {len(held_out)} of other files to measure on; {args.threads} threads", flush=True)
     for row in measure(name, RECIPES[name], budgets, clips, held_out, results, args):
         rate, reached = row["learning_rate"], f"{row['psnr']:.2f} dB, {row['steps']} steps"
