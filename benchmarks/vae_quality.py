@@ -29,7 +29,7 @@ from torch import Tensor
 from benchmarks.vae_peers import RECIPES, Recipe, mean_psnr, million_parameters, real_clips, train
 from components.models.vae import save_vae
 
-BAR_DB = 2.0
+BAR_DB, BAR_MINUTES = 2.0, 30
 QUICK_SECONDS = 4.0
 
 
@@ -86,6 +86,7 @@ def _tell(process: "subprocess.Popen[str]") -> None:
 
 
 def measure_one(name: str, budgets: list[float], results: Path, args: argparse.Namespace) -> None:
+    """Measures one configuration in this process, and says each result."""
     clips, held_out = real_clips(per_file=2, files=4) if args.quick else real_clips()
     held_out = held_out[:1] if args.quick else held_out
     print(f"{name}: {len(clips)} clips to learn from, {len(held_out)} of other files to measure on; {args.threads} threads", flush=True)
@@ -136,7 +137,12 @@ def figures(rows: list[dict[str, Any]], budgets: list[float]) -> dict[str, Any]:
     }
     if ("ours", budgets[-1]) in best and ("wan", budgets[-1]) in best:
         above = round(best["ours", budgets[-1]] - best["wan", budgets[-1]], 2)
-        told["psnr of ours above wan, largest budget"] = {"value": above, "bar": BAR_DB, "holds": above >= BAR_DB}
+        judged = budgets[-1] >= BAR_MINUTES  # before that ours is little more than its linear start
+        told["psnr of ours above wan, largest budget"] = {
+            "value": above,
+            "bar": BAR_DB if judged else None,
+            "holds": above >= BAR_DB if judged else None,
+        }
     return told
 
 

@@ -11,8 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +18,6 @@ from pathlib import Path
 
 HOST = "127.0.0.1"
 APP = "prefect.server.api.server:create_app"
-REPOSITORY = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}  # as Prefect starts its own
 STARTUP_SECONDS = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
 LOOK_SECONDS = 0.1
@@ -44,7 +41,11 @@ _server: _Server | None = None
 
 
 def start() -> None:
-    """Starts the server beside what this process does next, unless a person named one or has a profile of Prefect's own."""
+    """Starts the server beside what this process does next, unless a person named one or has a profile of Prefect's own.
+
+    Raises:
+        EmbeddedServerError: its process ended at once.
+    """
     global _server
     home = os.path.expanduser(os.environ.get("PREFECT_HOME", "~/.prefect"))
     if os.environ.get("PREFECT_API_URL") or (Path(home) / "profiles.toml").exists():
@@ -52,9 +53,11 @@ def start() -> None:
     if _server is not None and _server.process.poll() is None and _server.home == home:
         return
     stop()
+    from components.cluster.session import python_path  # not above: the server's own process needs none of it
+
     process = subprocess.Popen(
         [sys.executable, "-m", __name__],
-        env=os.environ | ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))},
+        env=os.environ | ENVIRONMENT | {"PYTHONPATH": python_path()},
         stdin=subprocess.PIPE,  # which ends when this process does, however it does
         stdout=subprocess.PIPE,
         text=True,
@@ -62,6 +65,8 @@ def start() -> None:
     )
     assert process.stdout is not None
     port = process.stdout.readline().strip()
+    if not port:
+        raise _ended(process.wait())
     _server = _Server(process, f"http://{HOST}:{port}/api", home)
     atexit.register(stop)  # before Prefect's own, which runs first and sends what it still has
 
@@ -114,12 +119,12 @@ def lasting_address() -> str | None:
 
 
 def _wait(server: _Server) -> None:
+    from components.operations.server_kinds import answers
+
     until = time.monotonic() + float(os.environ.get(STARTUP_SECONDS, "120"))
-    while not _answers(server):
+    while answers(f"{server.address}/health") is None:
         if (code := server.process.poll()) is not None:
-            raise EmbeddedServerError(
-                f"Prefect's server ended with {code} as it started; hint: the lines above say why, or `kinora doctor`"
-            )
+            raise _ended(code)
         if time.monotonic() > until:
             raise EmbeddedServerError(
                 f"Prefect's server did not answer in time; hint: is this machine very busy? More seconds by {STARTUP_SECONDS}"
@@ -127,13 +132,8 @@ def _wait(server: _Server) -> None:
         time.sleep(LOOK_SECONDS)
 
 
-def _answers(server: _Server) -> bool:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        opener.open(f"{server.address}/health", timeout=1.0).close()
-    except (urllib.error.URLError, OSError):
-        return False
-    return True
+def _ended(code: int) -> EmbeddedServerError:
+    return EmbeddedServerError(f"Prefect's server ended with {code} as it started; hint: the lines above say why, or `kinora doctor`")
 
 
 def _serve() -> None:

@@ -13,7 +13,7 @@ from components.registry import tracking
 from components.store.project import Project, project_of
 from flows import embedded
 
-LATER = ("lance", "components.cluster.lone_worker")  # what stages import sooner or later, for seconds
+LATER = ("components.store.schema", "components.cluster.lone_worker")  # what stages import sooner or later, for seconds
 
 
 @dataclass(frozen=True)

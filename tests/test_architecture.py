@@ -46,6 +46,7 @@ LIGHT_MODULES = (
     "components.models.sizes",
     "flows.__main__",
     "flows.runner",
+    "flows.embedded",
     "flows.environment",
 )
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "pickle5", "jsonpickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
@@ -169,6 +170,12 @@ print({set(HEAVY)!r} & set(sys.modules))
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "set()", done.stdout + done.stderr[-2000:]
+
+
+def test_the_driver_of_an_evaluation_imports_no_torch() -> None:
+    script = "import sys, components.jobs.evaluate, components.jobs.actors; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "False", done.stdout + done.stderr[-2000:]
 
 
 def unpickling(source: ast.Module) -> list[int]:

@@ -102,10 +102,8 @@ def _seen_halfway(seen: list[Tensor], ratios: list[float], index: int) -> Tensor
     """Answers where the clip will be seen in the middle of step `index`; at either end of the walk, where it is seen now."""
     if index < 1 or index + 2 == len(ratios):
         return seen[-1]
-    back = (ratios[index] - ratios[index - 1]) / (
-        ratios[index + 1] - ratios[index]
-    )  # the last step's length, infinite from pure noise, by this one's
-    return seen[-1] + (seen[-1] - seen[-2]) / (2.0 * back)
+    last, this = ratios[index] - ratios[index - 1], ratios[index + 1] - ratios[index]  # steps' lengths, infinite from pure noise
+    return seen[-1] + (seen[-1] - seen[-2]) / (2.0 * last / this)
 
 
 def _seen_on_the_way(seen: list[Tensor], ratios: list[float], index: int) -> Tensor:

@@ -103,6 +103,7 @@ class Generator:
 
         Raises:
             ValueError: an empty prompt, or a length, size or setting that does not fit; the nearest that do are named.
+            TypeError: there is no such setting.
         """
         defaults = NEWER_SETTINGS | self.notes["generate"]
         if unknown := sampling.keys() - defaults.keys():

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from components.models.causal_conv import CausalConv3d
 from components.models.layers import CausalNet, channels_first, channels_last, check_length, check_sides, from_patches, to_patches, zero_
+from components.models.pixels import to_pixels
 from components.models.sizes import VaeSize
 from components.models.weights import load_json, load_tensors, save_folder
 
@@ -278,11 +279,11 @@ def _some_patches(clips: Tensor, frames: int, side: int) -> Tensor:
     chosen = torch.zeros(len(order), dtype=torch.bool)
     chosen[order[:MAX_FITTED_PATCHES]] = True
     cut = zip(clips.split(1), chosen.view(len(clips), places), strict=True)
-    return torch.cat([to_patches(_pixels(clip), frames, side).flatten(0, 3)[mine.to(clips.device)] for clip, mine in cut])
+    return torch.cat([to_patches(_in_floats(clip), frames, side).flatten(0, 3)[mine.to(clips.device)] for clip, mine in cut])
 
 
-def _pixels(clip: Tensor) -> Tensor:
-    return clip.float() / 127.5 - 1.0 if clip.dtype == torch.uint8 else clip
+def _in_floats(clip: Tensor) -> Tensor:
+    return to_pixels(channels_last(clip)) if clip.dtype == torch.uint8 else clip
 
 
 def _by_channel(values: Tensor) -> Tensor:
