@@ -1,7 +1,7 @@
 """OpenCLIP's own modules, imported one by one.
 
-`import open_clip` brings in torchvision and timm, about 12 seconds of one core, for things that a CoCa never calls. Its model,
-loss and tokenizer files need none of it, so they are loaded from the installed package under a name of our own; a test holds
+`import open_clip` brings in torchvision, timm and transformers, about 12 seconds of one core, for things that a CoCa never calls. Its
+model, loss and tokenizer files need none of it, so they are loaded from the installed package under a name of our own; a test holds
 their numbers against the whole package's.
 """
 
@@ -15,6 +15,7 @@ from types import ModuleType
 
 SHELL = "open_clip_parts"
 UNUSED = ("torchvision", "torchvision.ops", "torchvision.ops.misc", "timm")
+HIDDEN = "transformers"
 
 
 @cache
@@ -41,10 +42,13 @@ def part(name: str) -> ModuleType:
 def _without_unused() -> Iterator[None]:
     """Stands empty modules in for torchvision and timm while open_clip's files are read, unless they are there already.
 
-    Of torchvision those files take one class, which only frozen ResNets use; without timm they go on by themselves.
+    Of torchvision those files take one class, which only frozen ResNets use; without timm and transformers they go on by themselves.
+    Transformers is hidden even where it is there: it would look for what else is, and find the empty modules.
     """
     from torch import nn
 
+    hidden = {name: sys.modules.pop(name) for name in (HIDDEN,) if name in sys.modules}
+    sys.modules[HIDDEN] = None  # type: ignore[assignment]
     absent = [name for name in UNUSED if name not in sys.modules]
     for name in absent:
         empty = ModuleType(name)
@@ -57,5 +61,6 @@ def _without_unused() -> Iterator[None]:
     try:
         yield
     finally:
-        for name in absent:
+        for name in (*absent, HIDDEN):
             sys.modules.pop(name, None)
+        sys.modules.update(hidden)

@@ -44,7 +44,7 @@ def test_texts_are_encoded_without_the_packages_that_open_clip_brings(tmp_path, 
     script = (
         "import sys\nfrom components.openclip.embed import encode_text\nfrom components.openclip.load import load_coca\n"
         f"encode_text(load_coca({str(tmp_path / 'coca')!r}), ['a red square'])\n"
-        "print([name for name in ('open_clip', 'torchvision', 'timm', 'torch._dynamo') if name in sys.modules])"
+        "print([name for name in ('open_clip', 'torchvision', 'timm', 'transformers', 'torch._dynamo') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=repository, check=True)
     assert done.stdout.strip() == "[]"
