@@ -163,6 +163,16 @@ def _notes(container: InputContainer, stream: VideoStream, first: Frame) -> list
     return notes
 
 
+def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """Answers what a file says of itself: title, comment and the like.
+
+    Raises:
+        UnusableFile: it is no media file.
+    """
+    with open_container(path) as container:
+        return dict(container.metadata)
+
+
 def is_encrypted(path: str | os.PathLike) -> bool:
     """Answers whether an MP4 file's tracks are encrypted: its header then names their format `encv`, which decoders pass over."""
     with Path(path).open("rb") as handle:

@@ -1,7 +1,8 @@
-"""`kinora show`: settings, the funnel, clips and models of a project."""
+"""`kinora show`: settings, the funnel, clips and models of a project, and what made a video."""
 
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
@@ -26,7 +27,7 @@ SHORT = 12  # characters of a digest that a table shows
 
 @click.group()
 def show() -> None:
-    """Print settings, funnel, clips or models."""
+    """Print settings, funnel, clips, models, or what made a video."""
 
 
 @show.command()
@@ -120,6 +121,23 @@ def models(as_json: bool, **options: Any) -> None:
             for version in versions
         ],
     )
+
+
+@show.command()
+@click.argument("file")
+def video(file: str) -> None:
+    """Print what made a video that `kinora generate` wrote: prompt, seed, model and settings."""
+    import json
+
+    from components.media.probe import read_metadata
+
+    if not Path(file).is_file():
+        raise ValueError(f"`{file}` is not a file; hint: name a video that `kinora generate` wrote")
+    try:
+        said = json.loads(read_metadata(file)["comment"])
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"`{file}` does not say what made it; hint: name a video that `kinora generate` wrote") from error
+    print_json(said)
 
 
 def _with_table(asked: Invocation, name: str) -> Invocation:

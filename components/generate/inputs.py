@@ -1,0 +1,100 @@
+"""Reads the images and videos that a person gives, brought to a model's size and frame rate."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from components.media.read import Frame, UnusableFile, cover, read_frames
+
+NOTED_LOSS = 0.02  # of a picture; a smaller part is cut without a word
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What was read: frames uint8 (T, H, W, 3), and a sentence on what did not fit, if anything."""
+
+    frames: np.ndarray
+    note: str | None = None
+
+
+def size_of(source: str | Path | bytes) -> tuple[int, int]:
+    """Answers the size (height, width) of a file's first picture.
+
+    Raises:
+        ValueError: there is no such file, or no picture in it.
+    """
+    first = next(_frames(source))
+    return first.height, first.width
+
+
+def read_image(source: str | Path | bytes, height: int, width: int) -> Fitted:
+    """Reads a picture, or a video's first, so that it covers a size; what hangs over on both sides is cut.
+
+    Raises:
+        ValueError: there is no such file, or no picture in it.
+    """
+    first = next(_frames(source))
+    return Fitted(_covering(first, height, width)[None], _note(source, first, height, width))
+
+
+def read_video(source: str | Path | bytes, height: int, width: int, fps: Fraction | int) -> Fitted:
+    """Reads a video so that it covers a size, at each tick of a frame rate the picture that is nearest in time.
+
+    Raises:
+        ValueError: there is no such file, or no picture in it.
+    """
+    frames = _frames(source)
+    first = held = next(frames)
+    taken: list[np.ndarray] = []
+    for frame in frames:
+        middle = (held.seconds + frame.seconds) / 2 - first.seconds
+        taken += [_covering(held, height, width)] * _ticks(middle, len(taken), fps)
+        held = frame
+    taken += [_covering(held, height, width)] * _ticks(held.seconds - first.seconds, len(taken), fps)
+    return Fitted(np.stack(taken), _note(source, first, height, width))
+
+
+def named(source: str | Path | bytes) -> str:
+    """Answers how a sentence calls a file."""
+    return "the given file" if isinstance(source, bytes) else f"`{source}`"
+
+
+def _ticks(seconds: float, done: int, fps: Fraction | int) -> int:
+    """Answers how many more ticks of a rate there are up to a time, which files round."""
+    return max(0, int(seconds * float(fps) + 1e-3) + 1 - done)
+
+
+def _frames(source: str | Path | bytes) -> Iterator[Frame]:
+    """Yields a file's frames, at least one."""
+    if not isinstance(source, bytes) and not Path(source).is_file():
+        raise ValueError(f"`{source}` is not a file; hint: name a video or an image")
+    hint = "hint: a video or an image that `ffmpeg` plays"
+    try:
+        frames = read_frames(source)
+        first = next(frames, None)
+    except UnusableFile as error:
+        raise ValueError(f"{named(source)} cannot be used: {error}; {hint}") from error
+    if first is None:
+        raise ValueError(f"{named(source)} has no picture that can be decoded; {hint}")
+    yield first
+    yield from frames
+
+
+def _covering(frame: Frame, height: int, width: int) -> np.ndarray:
+    scaled_height, scaled_width, _ = cover(frame.height, frame.width, height, width)
+    y, x = (scaled_height - height) // 2, (scaled_width - width) // 2
+    return frame.resized(scaled_height, scaled_width)[y : y + height, x : x + width]
+
+
+def _note(source: str | Path | bytes, frame: Frame, height: int, width: int) -> str | None:
+    scaled_height, scaled_width, _ = cover(frame.height, frame.width, height, width)
+    lost = 1 - height * width / (scaled_height * scaled_width)
+    if lost <= NOTED_LOSS:
+        return None
+    return (
+        f"{named(source)} is {frame.width}x{frame.height}, another aspect than {width}x{height}: its middle is kept and {lost:.0%} cut; "
+        f"hint: one of {width}:{height} stays whole"
+    )

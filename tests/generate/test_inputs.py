@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.generate.inputs import read_image, read_video, size_of
+from components.media.write import write_video
+
+
+def film(path: Path, frames: np.ndarray, fps: int) -> Path:
+    write_video(path, frames, fps, crf=0, pix_fmt="yuv444p")
+    return path
+
+
+def flat(levels: list[int], height: int = 32, width: int = 32) -> np.ndarray:
+    return np.broadcast_to(np.array(levels, np.uint8)[:, None, None, None], (len(levels), height, width, 3)).copy()
+
+
+@pytest.mark.parametrize(
+    ("fps", "wanted", "picked"),
+    [(8, 8, list(range(12))), (24, 8, [0, 3, 6, 9]), (12, 8, [0, 1, 3, 4, 6, 7, 9, 10]), (4, 8, [0, 0, 1, 1, 2, 2, 3, 3])],
+)
+def test_a_video_is_read_at_another_rate_by_its_nearest_frames(tmp_path: Path, fps: int, wanted: int, picked: list[int]) -> None:
+    levels = [20 * k for k in range(12)]
+    read = read_video(film(tmp_path / "in.mp4", flat(levels), fps), 32, 32, wanted).frames
+    found = [round(float(frame.mean()) / 20) for frame in read]
+    if fps == 12:  # halfway between two frames either is nearest
+        assert len(found) == len(picked)
+        assert all(abs(a - k * 1.5) <= 0.5 for k, a in enumerate(found))
+    else:
+        assert found[: len(picked)] == picked
+
+
+def test_a_picture_of_another_aspect_is_cut_around_its_middle_and_that_is_said(tmp_path: Path) -> None:
+    wide = np.zeros((1, 32, 96, 3), np.uint8)
+    wide[:, :, 32:64] = 255
+    path = film(tmp_path / "wide.mp4", wide, 8)
+    fitted = read_image(path, 32, 32)
+    assert fitted.frames.shape == (1, 32, 32, 3)
+    assert fitted.frames.min() > 200
+    assert fitted.note == f"`{path}` is 96x32, another aspect than 32x32: its middle is kept and 67% cut; hint: one of 32:32 stays whole"
+    assert read_image(path, 16, 48).note is None
+    assert size_of(path) == (32, 96)
+    assert np.array_equal(read_image(path.read_bytes(), 32, 32).frames, fitted.frames)
+
+
+def test_a_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "words.mp4").write_text("no film")
+    with pytest.raises(ValueError, match=r"words.mp4` cannot be used: .*; hint: a video or an image that `ffmpeg` plays"):
+        read_video(tmp_path / "words.mp4", 32, 32, 8)
+    with pytest.raises(ValueError, match=r"nothing.png` is not a file; hint"):
+        read_image(tmp_path / "nothing.png", 32, 32)
+    with pytest.raises(ValueError, match="the given file cannot be used"):
+        size_of(b"no film")
