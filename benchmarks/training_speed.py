@@ -86,19 +86,22 @@ def dit_speed(config: Config, device: str, seconds: float, folder: Path) -> dict
     model = DiT(settings.size, shape[0], TEXT_WIDTH).to(device)
     model.recompute = settings.recompute_activations
     count = settings.batch_size
+    latents = torch.randn(count, *shape)
     batch = DitBatch(
-        torch.randn(count, *shape),
+        latents,
         torch.randn(count, TEXT_TOKENS, TEXT_WIDTH),
         torch.ones(count, TEXT_TOKENS, dtype=torch.bool),
         tuple(f"clip{i}" for i in range(count)),
+        torch.full((count,), clip.fps / config.vae.size.temporal_compression_ratio),
     )
     one = flops_of(
         model,
         device,
-        batch.latents[:1].to(device),
+        latents[:1].to(device),
         torch.full((1,), 0.5, device=device),
         batch.text_embeds[:1].to(device),
         batch.text_mask[:1].to(device),
+        torch.ones(1, device=device),
     )
     timed = Timed(batch, device, seconds)
     run(lambda context: train_dit(settings, model, timed, torch.zeros(2, TEXT_WIDTH), Checkpoints(folder), context), device, folder)

@@ -114,7 +114,9 @@ class Trained:
 
 
 def train(recipe: Recipe, learning_rate: float, clips: Sequence[Tensor], seconds: float, seed: int = 0) -> Trained:
-    """Trains from scratch for so many seconds on a CPU, the linear start among them; the rate falls to zero as they pass.
+    """Trains from scratch for so many seconds of each thread's CPU time, the linear start among them; the rate falls to zero as they pass.
+
+    What else the machine does takes none of them.
 
     Args:
         clips: uint8 (T, H, W, 3), all of one shape.
@@ -122,7 +124,7 @@ def train(recipe: Recipe, learning_rate: float, clips: Sequence[Tensor], seconds
     settings, skipped = settings_of(recipe.crop_size), SkippedSteps("vae")
     torch.manual_seed(seed)
     model = new_model(recipe.wan).train()
-    begin = last = time.perf_counter()
+    begin = last = _seconds_a_thread()
     if recipe.linear_start:
         fitted = torch.stack(list(clips[:: -(-len(clips) // FITTED_CLIPS)]))
         model.start_linear(fitted.permute(0, 4, 1, 2, 3)[..., :SIDE, :SIDE])
@@ -130,7 +132,7 @@ def train(recipe: Recipe, learning_rate: float, clips: Sequence[Tensor], seconds
     muon = recipe.optimizer == "muon"
     optimizer = muon_for(model, learning_rate, adamw=ADAMW) if muon else adamw_for(model, learning_rate, settings.weight_decay)
     step, longest = 0, 0.0
-    while (passed := time.perf_counter() - begin) + longest < seconds:
+    while (passed := _seconds_a_thread() - begin) + longest < seconds:
         generator = torch.Generator().manual_seed(seed_of(seed, step))
         set_learning_rate(optimizer, linear_schedule(int(SCHEDULE_STEPS * passed / seconds), SCHEDULE_STEPS, WARMUP_STEPS))
         batch = batch_of(clips, recipe, settings, generator)
@@ -141,9 +143,13 @@ def train(recipe: Recipe, learning_rate: float, clips: Sequence[Tensor], seconds
             optimizer.step()
             update_ema(average, model, settings.ema_decay, step)
         optimizer.zero_grad(set_to_none=True)
-        now = time.perf_counter()
+        now = _seconds_a_thread()
         step, longest, last = step + 1, now - last if step else 0.0, now
-    return Trained(average.eval(), step, time.perf_counter() - begin)
+    return Trained(average.eval(), step, _seconds_a_thread() - begin)
+
+
+def _seconds_a_thread() -> float:
+    return time.process_time() / torch.get_num_threads()
 
 
 def batch_of(clips: Sequence[Tensor], recipe: Recipe, settings: Any, generator: torch.Generator) -> Tensor:

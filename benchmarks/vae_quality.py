@@ -2,11 +2,11 @@
 
 Run: python -m benchmarks.vae_quality [--budgets 2,10,30] [--only ours,wan] [--results FILE] [--checkpoint FOLDER] [--quick]
 
-Both start from random weights and learn from the same real clips of 17 frames by the same losses, batch by batch until the time is up;
-the learning rate falls to zero by the time that has passed. Two configurations run side by side, each in a process of its own with half
-of the CPUs, so what disturbs one disturbs the other. PSNR is measured on clips of other files, and measuring does not count. Wan has its
-usual AdamW and, beside it, our Muon; ours also goes without the linear start. Where a configuration has several learning rates, all are
-tried at the smallest budget and the best serves the larger ones.
+Both start from random weights and learn from the same real clips of 17 frames by the same losses, batch by batch until the time is up; the
+learning rate falls to zero by the time that has passed. Time is CPU time a thread, so what else runs counts little. Two configurations run
+side by side, each in a process of its own with half of the CPUs, so what disturbs one disturbs the other. PSNR is measured on clips of
+other files, and measuring does not count. Wan has its usual AdamW and, beside it, our Muon; ours also goes without the linear start. Where
+a configuration has several learning rates, all are tried at the smallest budget and the best serves the larger ones.
 
 Each result is a line of the results file as soon as it is measured, and what stands there is not measured again: a run can be stopped,
 continued, and split by `--only`. The last line is one JSON object.

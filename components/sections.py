@@ -260,6 +260,17 @@ class Encode(Actors):
     batch_size: Positive
 
 
+class Tasks(Section):
+    """How often a clip in training lets the model keep which frames; see `components.diffusion.tasks`."""
+
+    text: Share
+    first_frame: Share
+    prefix: Share
+    suffix: Share
+    first_and_last: Share
+    key_frames: Share
+
+
 class Dit(Section):
     """Training of the diffusion transformer by flow matching."""
 
@@ -271,6 +282,7 @@ class Dit(Section):
     ema_decay: Share
     max_grad_norm: float
     caption_dropout: Share
+    tasks: Tasks
     max_epochs: Positive
     recompute_activations: bool
     clip_loss_weight: float

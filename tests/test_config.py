@@ -130,7 +130,7 @@ def test_no_setting_has_a_second_default_in_python() -> None:
         (None, "dit=3", "`dit` = 3: "),
         (None, "dit..steps=3", "`dit.`"),
         (None, "dit.steps.more=3", "`dit.steps` = "),
-        (None, "dit.size=huge", "`huge` is not a size; the sizes are tiny, demo, base"),
+        (None, "dit.size=huge", "`huge` is not a size; the sizes are tiny, demo, 1.3b, 5b, 14b"),
         (None, "clip.num_frames=10", "`clip.num_frames` must be 1 + a multiple of 4, not 10; the nearest are 9 and 13"),
         (None, "clip.height=30", "`clip.height` must be a multiple of 8, not 30; the nearest are 24 and 32"),
         (None, "clip.width=5", "`clip.width` must be a multiple of 8, not 5; the nearest is 8"),

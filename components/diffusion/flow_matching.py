@@ -16,9 +16,9 @@ def interpolate(latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
 
     Args:
         latents, noise: (B, C, T, H, W).
-        t: (B,), in [0, 1].
+        t: (B,), in [0, 1], or (B, T), by frame; a frame at 0 is kept.
     """
-    return torch.lerp(latents, noise, _per_clip(t, latents))
+    return torch.lerp(latents, noise, _spread(t, latents))
 
 
 def velocity_of(latents: Tensor, noise: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def velocity_of(latents: Tensor, noise: Tensor) -> Tensor:
 
 def clip_from_velocity(noisy: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
     """Answers the clip that a velocity points to: where the straight path that it belongs to began."""
-    return noisy - _per_clip(t, noisy) * velocity
+    return noisy - _spread(t, noisy) * velocity
 
 
 def velocity_loss(predicted: Tensor, latents: Tensor, noise: Tensor, t: Tensor, clip_weight: float = 0.0) -> Tensor:
@@ -36,19 +36,31 @@ def velocity_loss(predicted: Tensor, latents: Tensor, noise: Tensor, t: Tensor, 
 
     At clip_weight 0 every t weighs alike as a velocity; at 1 the loss is the error of the clip that the velocity points to,
     which weighs large t, where the prompt decides what is drawn, above small t, where details are cleaned.
+
+    Args:
+        t: (B,), or (B, T), by frame; frames at 0 are kept ones, which nobody asks for.
     """
-    error = (predicted.float() - velocity_of(latents, noise).float()).square().mean(dim=tuple(range(1, latents.ndim)))  # (B,)
-    return error * t.float() ** (2 * clip_weight) if clip_weight else error
+    error = (predicted.float() - velocity_of(latents, noise).float()).square()  # (B, C, T, H, W)
+    if t.ndim == 1:
+        error = error.mean(dim=(1, 2, 3, 4))
+        return error * t.float() ** (2 * clip_weight) if clip_weight else error
+    weights = (t > 0) * t.float() ** (2 * clip_weight)  # (B, T)
+    return (error.mean(dim=(1, 3, 4)) * weights).sum(dim=1) / (t > 0).sum(dim=1).clamp(min=1)
 
 
 def sample_timesteps(
-    count: int, generator: torch.Generator, mean: float = 0.0, std: float = 1.0, shift: float = 1.0, device: str = "cpu"
+    count: int,
+    generator: torch.Generator,
+    mean: float = 0.0,
+    std: float = 1.0,
+    shift: float | Tensor = 1.0,
+    device: str = "cpu",
 ) -> Tensor:
     """Draws logit-normal timesteps, one from each of `count` equally likely strata, in random order.
 
     Args:
         mean, std: of logit(t); a larger mean trains more on noise.
-        shift: moves every t towards noise as `shift_timesteps` does.
+        shift: moves every t towards noise as `shift_timesteps` does; one for all, or one each, (count,).
 
     Returns:
         (count,), within (0, 1).
@@ -58,16 +70,27 @@ def sample_timesteps(
     return shift_timesteps(torch.sigmoid(mean + std * normal), shift).to(device)
 
 
-def shift_timesteps(t: Tensor, shift: float) -> Tensor:
+def shift_timesteps(t: Tensor, shift: float | Tensor) -> Tensor:
     """Moves timesteps towards noise: shift * t / (1 + (shift - 1) * t); 1 leaves them, 0 and 1 stay where they are.
 
     Raises:
-        ValueError: the shift is not above zero.
+        ValueError: a shift is not above zero.
     """
-    if not shift > 0:
+    if not bool(torch.as_tensor(shift > 0).all()):
         raise ValueError(f"`timestep_shift` must be above 0, not {shift}; 1 leaves the steps evenly spaced")
     return shift * t / (1.0 + (shift - 1.0) * t)
 
 
-def _per_clip(t: Tensor, latents: Tensor) -> Tensor:
-    return t.to(latents.dtype).view(-1, *[1] * (latents.ndim - 1))
+def shift_of(shift: float, tokens: int, reference: int) -> float:
+    """Answers the shift of clips of so many tokens, where clips of `reference` tokens have `shift`.
+
+    The more tokens say the same, the more noise it takes to hide what they say: the shift grows with the root of their number.
+
+    Source: Esser et al., Scaling Rectified Flow (arXiv 2403.03206), section 5.3.2.
+    """
+    return shift * math.sqrt(tokens / reference)
+
+
+def _spread(t: Tensor, latents: Tensor) -> Tensor:
+    """Answers timesteps (B,) or (B, T) as they meet latents (B, C, T, H, W)."""
+    return t.to(latents.dtype).view(len(t), 1, -1, 1, 1)

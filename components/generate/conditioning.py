@@ -51,7 +51,7 @@ class Guidance:
         return self.scale != 1.0 and self.interval[0] <= t <= self.interval[1]
 
 
-def told_velocity(model: nn.Module, embeds: Tensor, mask: Tensor, guidance: Guidance) -> Velocity:
+def told_velocity(model: nn.Module, embeds: Tensor, mask: Tensor, guidance: Guidance, latents_fps: float) -> Velocity:
     """Answers the velocity of a batch under guidance, with and without the prompt in one pass of the model.
 
     Args:
@@ -63,8 +63,9 @@ def told_velocity(model: nn.Module, embeds: Tensor, mask: Tensor, guidance: Guid
 
     def velocity(noisy: Tensor, t: Tensor) -> Tensor:
         if not guidance.holds_at(float(t)):
-            return model(noisy, t.to(noisy).expand(count), embeds[:count], mask[:count])
-        told, without = model(torch.cat([noisy, noisy]), t.to(noisy).expand(2 * count), both_embeds, both_mask).chunk(2)
+            return model(noisy, t.to(noisy).expand(count), embeds[:count], mask[:count], latents_fps)
+        both = torch.cat([noisy, noisy]), t.to(noisy).expand(2 * count), both_embeds, both_mask
+        told, without = model(*both, latents_fps).chunk(2)
         guided = without + guidance.scale * (told - without)
         if not guidance.rescale:
             return guided

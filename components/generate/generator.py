@@ -1,5 +1,6 @@
 """Generates video from prompts with a finished text-to-video folder; needs torch, no Ray, Prefect, Lance or MLflow."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from components.caption.upsample import rewrite as rewrite_prompt
+from components.diffusion.flow_matching import shift_of
 from components.diffusion.samplers import SAMPLERS, sampling_timesteps
 from components.encode.load_vae import load_vae
 from components.generate.conditioning import Guidance, encode_prompts, noise_of, told_velocity
@@ -131,8 +133,9 @@ class Generator:
     ) -> list[np.ndarray]:
         embeds, mask = encode_prompts(self.coca, [*prompts, settings["negative_prompt"]], self.device)
         guidance = Guidance(settings["guidance_scale"], tuple(settings["guidance_interval"]), settings["guidance_rescale"])
-        velocity = told_velocity(self.model, embeds, mask, guidance)
-        timesteps = sampling_timesteps(settings["num_inference_steps"], settings["timestep_shift"])
+        velocity = told_velocity(self.model, embeds, mask, guidance, self.fps / self.vae.period)
+        shift = shift_of(settings["timestep_shift"], math.prod(shape[1:]), self.notes["contract"]["shift_places"])
+        timesteps = sampling_timesteps(settings["num_inference_steps"], shift)
         walk = SAMPLERS[settings["sampler"]]
         latents = walk(velocity, noise_of(seeds, shape, self.device), timesteps, on_step)  # (B, C, T, H, W)
         return list(to_frames(decode_latents(self.vae, latents)).cpu().numpy())

@@ -1,7 +1,12 @@
 """Multi-head attention with normalised queries and keys, over a sequence itself or towards another one."""
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from components.models.packing import Run, join
+from components.models.rotary import rotate
 
 
 class Attention(nn.Module):
@@ -32,16 +37,34 @@ class Attention(nn.Module):
         Args:
             mask: (B, S), True where there is something to attend to.
         """
-        source = x if context is None else context
-        query = self.query(x).unflatten(-1, (self.num_heads, -1))  # (B, L, heads, D / heads)
-        key, value = self.key_value(source).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)  # (B, S, heads, D / heads)
-        attended = F.scaled_dot_product_attention(
-            self.query_norm(query).transpose(1, 2),
-            self.key_norm(key).transpose(1, 2),
-            value.transpose(1, 2),
-            attn_mask=None if mask is None else mask[:, None, None, :],
-        )  # (B, heads, L, D / heads)
-        return self.out(attended.transpose(1, 2).flatten(2))
+        query, key, value = self._heads(x, x if context is None else context)
+        return self.out(attend(query, key, value, mask).flatten(2))
+
+    def within_clips(self, x: Tensor, runs: Sequence[Run], cosines: Tensor, sines: Tensor) -> Tensor:
+        """Attends from each token of packed clips, x (N, D), to all of its own clip, at rotary positions (N, 1, D / heads / 2)."""
+        query, key, value = self._heads(x, x)
+        query, key = rotate(query, cosines, sines), rotate(key, cosines, sines)
+        return self.out(join([attend(*(run.of_tokens(part) for part in (query, key, value))) for run in runs]).flatten(1))
+
+    def to_text(self, x: Tensor, runs: Sequence[Run], text: Tensor, mask: Tensor) -> Tensor:
+        """Attends from each token of packed clips, x (N, D), to the text of its clip, of (clips, S, C) and mask (clips, S)."""
+        query, key, value = self._heads(x, text)
+        looks = [attend(run.of_tokens(query), run.of_clips(key), run.of_clips(value), run.of_clips(mask)) for run in runs]
+        return self.out(join(looks).flatten(1))
+
+    def _heads(self, x: Tensor, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Answers normalised queries of x (..., D) and keys, and values, of a source (..., C), each (..., heads, D / heads)."""
+        query = self.query(x).unflatten(-1, (self.num_heads, -1))
+        key, value = self.key_value(source).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)
+        return self.query_norm(query), self.key_norm(key), value
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attends from (B, L, heads, d) to (B, S, heads, d), where a mask (B, S) is True: (B, L, heads, d)."""
+    attended = F.scaled_dot_product_attention(
+        query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=None if mask is None else mask[:, None, None, :]
+    )
+    return attended.transpose(1, 2)
 
 
 class HeadNorm(nn.RMSNorm):

@@ -5,9 +5,10 @@ block; Li and He, Just image Transformers (arXiv 2511.13720), for the network th
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from components.models.attention import Attention, FeedForward
+from components.models.packing import Run, join, runs_of_batches
+from components.models.rotary import token_angles, token_places
 from components.models.sizes import DitSize
 from components.models.weights import load_json, load_tensors
 
@@ -29,6 +32,9 @@ class DiT(nn.Module):
 
     The network says which clip it sees in the noise; the velocity that it answers leads there. A clip has far fewer degrees of
     freedom than noise has, so this needs a narrower network than to carry the noise through.
+
+    Clips of several sizes are packed into one sequence without padding, where each sees itself alone; a batch of one size is the
+    simplest pack.
 
     Args:
         size: width, depth and patches.
@@ -55,38 +61,79 @@ class DiT(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, noisy: Tensor, t: Tensor, text_embeds: Tensor, text_mask: Tensor) -> Tensor:
-        """Answers the velocity, noise - latents.
+    @overload
+    def forward(self, noisy: Tensor, t: Tensor, text_embeds: Tensor, text_mask: Tensor, latents_fps: Tensor | float) -> Tensor: ...
+
+    @overload
+    def forward(
+        self, noisy: Sequence[Tensor], t: Sequence[Tensor], text_embeds: Tensor, text_mask: Tensor, latents_fps: Tensor | float
+    ) -> list[Tensor]: ...
+
+    def forward(
+        self,
+        noisy: Tensor | Sequence[Tensor],
+        t: Tensor | Sequence[Tensor],
+        text_embeds: Tensor,
+        text_mask: Tensor,
+        latents_fps: Tensor | float,
+    ) -> Tensor | list[Tensor]:
+        """Answers the velocity, noise - latents, of a batch of clips of one size, or of clips of several sizes, packed.
 
         Args:
-            noisy: (B, C, T, H, W), latents on their way to noise.
-            t: (B,), or (B, L) with a timestep for each token, in the order of `patchify`.
+            noisy: (B, C, T, H, W), latents on their way to noise; or (C, T, H, W) of each clip, those of one size best side by side.
+            t: (B,), or with a timestep for each frame of tokens (B, T / pt), or for each token (B, L), in the order of `patchify`; or the
+                same of each clip, 0-d, (T / pt,) or (L,).
             text_embeds: (B, S, text_width).
             text_mask: (B, S), True on the text's own tokens.
+            latents_fps: latent frames a second, (B,) or the same for all.
 
         Returns:
-            (B, C, T, H, W).
+            (B, C, T, H, W), or (C, T, H, W) of each clip.
         """
-        batch = len(noisy)
-        padded = pad_to_patches(noisy, self.size.patch_size)
-        grid = token_grid(padded.shape[2:], self.size.patch_size)
-        x = self.patch_in(patchify(padded, self.size.patch_size)) + positions(grid, self.size.hidden_size, noisy.device)  # (B, L, D)
-        text = self.text_refiner(text_embeds, text_mask)  # (B, S, text_size)
-        told = self.text_in(masked_mean(text, text_mask))[:, None]  # (B, 1, D)
-        t_tokens = t.view(batch, -1)  # (B, 1) or (B, L)
-        condition = F.silu(self.time_in(frequencies(1000.0 * t_tokens, TIME_FREQUENCIES)) + told)
-        modulation = self.modulation(condition).unflatten(-1, (NUM_MODULATIONS, -1))  # (B, 1 or L, 6, D)
+        if isinstance(noisy, Tensor) and isinstance(t, Tensor):
+            return self._velocities([noisy], [t.view(len(noisy), -1)], text_embeds, text_mask, latents_fps)[0]
+        same = [list(group) for _, group in groupby(range(len(noisy)), key=lambda place: (noisy[place].shape, t[place].numel()))]
+        stacked = [torch.stack([noisy[place] for place in group]) for group in same]
+        times = [torch.stack([t[place].view(-1) for place in group]) for group in same]
+        answers = self._velocities(stacked, times, text_embeds, text_mask, latents_fps)
+        return [velocity for answer in answers for velocity in answer]
+
+    def _velocities(
+        self, noisy: list[Tensor], t: list[Tensor], text_embeds: Tensor, text_mask: Tensor, latents_fps: Tensor | float
+    ) -> list[Tensor]:
+        """Answers the velocities of batches (B_i, C, T, H, W) at timesteps (B_i, 1 or frames or L), in one sequence of all their tokens."""
+        patch_size = self.size.patch_size
+        padded = [pad_to_patches(clips, patch_size) for clips in noisy]
+        grids = [token_grid(clips.shape[2:], patch_size) for clips in padded]
+        runs = runs_of_batches([len(clips) for clips in noisy], [math.prod(grid) for grid in grids])
+        fps = torch.as_tensor(latents_fps, dtype=torch.float32, device=text_mask.device).expand(len(text_mask))
+        places = join([token_places(grid, run.of_clips(patch_size[0] / fps)) for run, grid in zip(runs, grids, strict=True)])  # (N, 3)
+        x = self.patch_in(join([patchify(clips, patch_size) for clips in padded])) + positions(places, self.size.hidden_size)  # (N, D)
+        angles = token_angles(places, self.size.hidden_size // self.size.num_heads)[:, None]  # (N, 1, head_size / 2)
+        cosines, sines = angles.cos(), angles.sin()
+        text = self.text_refiner(text_embeds, text_mask)  # (clips, S, text_size)
+        told = self.text_in(masked_mean(text, text_mask))[:, None]  # (clips, 1, D)
+        conditions = [self._condition(times, run.of_clips(told)) for run, times in zip(runs, t, strict=True)]  # (B_i, n_i, D) each
+        modulations = [self.modulation(condition).unflatten(-1, (NUM_MODULATIONS, -1)) for condition in conditions]
         for block in self.blocks:
             if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(block, x, modulation, text, text_mask, use_reentrant=False)
+                x = checkpoint(block, x, runs, modulations, cosines, sines, text, text_mask, use_reentrant=False)
             else:
-                x = block(x, modulation, text, text_mask)
-        shift, scale = self.modulation_out(condition).chunk(2, dim=-1)
-        patches = self.patch_out(modulate(x, shift, scale))  # (B, L, C * pt * ph * pw)
-        clip = unpatchify(patches, grid, self.size.patch_size)
-        away = unpatchify(t_tokens.clamp(min=MIN_T)[..., None].expand_as(patches), grid, self.size.patch_size)
-        frames, height, width = noisy.shape[2:]
-        return ((padded - clip) / away)[:, :, :frames, :height, :width]
+                x = block(x, runs, modulations, cosines, sines, text, text_mask)
+        x = modulate(x, runs, [self.modulation_out(condition).unflatten(-1, (2, -1)) for condition in conditions], 0)
+        patches = self.patch_out(x)  # (N, C * pt * ph * pw)
+        answers = []
+        for run, clips, seen, grid, times in zip(runs, noisy, padded, grids, t, strict=True):
+            frames, height, width = clips.shape[2:]
+            clip = unpatchify(run.of_tokens(patches), grid, patch_size)
+            each = times.repeat_interleave(run.length // times.shape[1], dim=1)  # (B_i, L)
+            away = unpatchify(each.clamp(min=MIN_T)[..., None].expand(*each.shape, patches.shape[-1]), grid, patch_size)
+            answers.append(((seen - clip) / away)[:, :, :frames, :height, :width])
+        return answers
+
+    def _condition(self, t: Tensor, told: Tensor) -> Tensor:
+        """Answers what each timestep (B, n) and the text (B, 1, D) say to all blocks, (B, n, D)."""
+        return F.silu(self.time_in(frequencies(1000.0 * t, TIME_FREQUENCIES)) + told)
 
 
 class Block(nn.Module):
@@ -97,7 +144,7 @@ class Block(nn.Module):
         self.attention = Attention(size.hidden_size, size.num_heads)
         self.text_norm = nn.LayerNorm(size.hidden_size)
         self.text_attention = Attention(size.hidden_size, size.num_heads, size.text_size)
-        self.feed_forward = FeedForward(size.hidden_size, int(size.mlp_ratio * size.hidden_size))
+        self.feed_forward = FeedForward(size.hidden_size, round(size.mlp_ratio * size.hidden_size))
         bias = torch.zeros(NUM_MODULATIONS, size.hidden_size)
         bias[2] = bias[5] = 1.0  # the gates start open: the projections behind them start small
         self.modulation_bias = nn.Parameter(bias)
@@ -105,12 +152,20 @@ class Block(nn.Module):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Tensor, modulation: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
-        """x (B, L, D), modulation (B, 1 or L, 6, D), text (B, S, C), text_mask (B, S) -> (B, L, D)."""
-        shift, scale, gate, ff_shift, ff_scale, ff_gate = (modulation + self.modulation_bias).unbind(dim=-2)
-        x = torch.addcmul(x, gate, self.attention(modulate(x, shift, scale)))
-        x = x + self.text_attention(self.text_norm(x), text, text_mask)
-        return torch.addcmul(x, ff_gate, self.feed_forward(modulate(x, ff_shift, ff_scale)))
+    def forward(
+        self, x: Tensor, runs: Sequence[Run], modulations: Sequence[Tensor], cosines: Tensor, sines: Tensor, text: Tensor, text_mask: Tensor
+    ) -> Tensor:
+        """Answers what packed tokens x (N, D) become.
+
+        Args:
+            modulations: of each run, (clips, 1 or frames or L, 6, D).
+            cosines, sines: (N, 1, head_size / 2), of the tokens' rotary angles.
+            text: (clips, S, C); text_mask: (clips, S).
+        """
+        own = [modulation + self.modulation_bias for modulation in modulations]
+        x = gated(x, runs, own, 2, self.attention.within_clips(modulate(x, runs, own, 0), runs, cosines, sines))
+        x = x + self.text_attention.to_text(self.text_norm(x), runs, text, text_mask)
+        return gated(x, runs, own, 5, self.feed_forward(modulate(x, runs, own, 3)))
 
 
 class TextRefiner(nn.Module):
@@ -146,9 +201,32 @@ class RefinerBlock(nn.Module):
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Normalises tokens (B, L, D), then scales by 1 + scale and shifts, both (B, 1 or L, D)."""
-    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), 1.0 + scale)
+def modulate(x: Tensor, runs: Sequence[Run], modulations: Sequence[Tensor], place: int) -> Tensor:
+    """Normalises packed tokens (N, D), adds the shift at a place of their run's modulations, after scaling by 1 + the one behind it.
+
+    Args:
+        modulations: of each run, (clips, n, places, D): a timestep holds for the whole clip, for a frame or for a token.
+    """
+    normal = F.layer_norm(x, x.shape[-1:])
+    changed = []
+    for run, modulation in zip(runs, modulations, strict=True):
+        shift, scale = modulation[:, :, None, place], modulation[:, :, None, place + 1]  # (clips, n, 1, D)
+        changed.append(torch.addcmul(shift, _by_timestep(normal, run, modulation), 1.0 + scale).flatten(1, 2))
+    return join(changed)
+
+
+def gated(x: Tensor, runs: Sequence[Run], modulations: Sequence[Tensor], place: int, added: Tensor) -> Tensor:
+    """Adds to packed tokens (N, D) others, times the gate at a place of their run's modulations."""
+    sums = []
+    for run, modulation in zip(runs, modulations, strict=True):
+        of_run, more = _by_timestep(x, run, modulation), _by_timestep(added, run, modulation)
+        sums.append(torch.addcmul(of_run, modulation[:, :, None, place], more).flatten(1, 2))
+    return join(sums)
+
+
+def _by_timestep(x: Tensor, run: Run, modulation: Tensor) -> Tensor:
+    """Answers a run's tokens by the timesteps that they share, (N, D) -> (clips, n, L / n, D)."""
+    return run.of_tokens(x).unflatten(1, (modulation.shape[1], -1))
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
@@ -164,20 +242,14 @@ def frequencies(places: Tensor, count: int, longest: float = 10000.0) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-def positions(grid: tuple[int, int, int], hidden_size: int, device: torch.device | str = "cpu") -> Tensor:
-    """Answers a sine-cosine code of each token's frame, row and column, computed for whatever grid there is: (1, L, D)."""
+def positions(places: Tensor, hidden_size: int) -> Tensor:
+    """Answers a sine-cosine code of each token's place, (N, 3) -> (N, D).
+
+    Rotary positions alone tell tokens of pure noise apart only by what others make of them, which is learned late.
+    """
     count = hidden_size // 6  # frequencies an axis; what does not divide stays zero
-    axes = [frequencies(torch.arange(length, device=device), count, longest=100.0) for length in grid]  # (length, 2 * count) each
-    frames, rows, columns = grid
-    code = torch.cat(
-        [
-            axes[0][:, None, None].expand(frames, rows, columns, -1),
-            axes[1][None, :, None].expand(frames, rows, columns, -1),
-            axes[2][None, None].expand(frames, rows, columns, -1),
-        ],
-        dim=-1,
-    )
-    return F.pad(code, (0, hidden_size - code.shape[-1])).flatten(0, 2)[None]
+    code = frequencies(places, count, longest=100.0).flatten(1)
+    return F.pad(code, (0, hidden_size - code.shape[-1]))
 
 
 def token_grid(lengths: torch.Size | tuple[int, ...], patch_size: tuple[int, int, int]) -> tuple[int, int, int]:

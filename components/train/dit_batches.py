@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,11 +23,16 @@ READY = f"{TRAINING} AND latents IS NOT NULL AND text_embeds IS NOT NULL"
 
 @dataclass(frozen=True)
 class Encoded:
-    """Training clips in memory: latents (C, T, H, W) and text_embeds (S, C) of each, float16, ordered by clip id."""
+    """Training clips in memory: latents (C, T, H, W) and text_embeds (S, C) of each, float16, ordered by clip id.
+
+    Attributes:
+        latents_fps: latent frames a second of each.
+    """
 
     clip_ids: tuple[str, ...]
     latents: Sequence[np.ndarray]
     text_embeds: Sequence[np.ndarray]
+    latents_fps: Sequence[float]
 
     @property
     def shapes(self) -> dict[tuple[int, ...], list[int]]:
@@ -44,12 +50,20 @@ def read_encoded(project: "Project") -> Encoded:
         ValueError: there are none.
     """
     table = clips(project)
-    clip_ids = table.keys(READY)
-    if not clip_ids:
+    rows = table.read(["clip_id", "fps", "num_frames"], READY)
+    clip_ids = tuple(row["clip_id"] for row in rows)
+    if not rows:
         raise ValueError(
             "no clip of the training split has latents and text embeddings; hint: `kinora run encode`, and `kinora show funnel`"
         )
-    return Encoded(tuple(clip_ids), table.read_tensor("latents", clip_ids), table.read_tensor("text_embeds", clip_ids))
+    latents, text_embeds = table.read_tensor("latents", clip_ids), table.read_tensor("text_embeds", clip_ids)
+    rates = [_latents_fps(row["fps"], row["num_frames"], of_clip.shape[1]) for row, of_clip in zip(rows, latents, strict=True)]
+    return Encoded(clip_ids, latents, text_embeds, rates)
+
+
+def _latents_fps(fps: str, num_frames: int, latent_frames: int) -> float:
+    """Answers how many latent frames pass in a second; of a single frame, the rate that it has."""
+    return float(Fraction(fps)) * (1.0 if num_frames == 1 else (latent_frames - 1) / (num_frames - 1))
 
 
 def dit_batches(
@@ -79,17 +93,19 @@ def dit_batches(
         epoch, place = divmod(first, steps_an_epoch)
         while True:
             for rows in epoch_of(epoch)[place:]:
-                yield _collate(encoded, rows[share_of(rank, world_size)], batch_size)
+                places = range(batch_size)[share_of(rank, world_size)]
+                yield _collate(encoded, rows[list(places)], tuple(places), batch_size)
             epoch, place = epoch + 1, 0
 
     return batches, steps_an_epoch
 
 
-def _collate(encoded: Encoded, rows: np.ndarray, whole: int) -> DitBatch:
+def _collate(encoded: Encoded, rows: np.ndarray, places: tuple[int, ...], whole: int) -> DitBatch:
     """Stacks clips of one shape, in float32; text is padded to the batch's longest."""
     latents = np.stack([encoded.latents[row] for row in rows]).astype(np.float32)
     embeds, mask = pad_text([torch.from_numpy(encoded.text_embeds[row].astype(np.float32)) for row in rows])
-    return DitBatch(torch.from_numpy(latents), embeds, mask, tuple(encoded.clip_ids[row] for row in rows), whole)
+    rates = torch.tensor([encoded.latents_fps[row] for row in rows])
+    return DitBatch(torch.from_numpy(latents), embeds, mask, tuple(encoded.clip_ids[row] for row in rows), rates, places, whole)
 
 
 def pad_text(texts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

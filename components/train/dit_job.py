@@ -1,7 +1,9 @@
 """The diffusion transformer's training as Ray Train calls it: reads cached latents, trains, exports a folder that generates alone."""
 
+import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import subprocess
@@ -94,13 +96,19 @@ def train(
     model.recompute = settings.recompute_activations
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     logger.info("the diffusion transformer has %.1f million parameters; an epoch is %d steps", millions, steps_an_epoch)
-    return train_dit(settings, model, batches, _empty_prompt(exported.parts["text-encoder"]), checkpoints, context, on_sample)
+    empty_prompt = _empty_prompt(exported.parts["text-encoder"])
+    return train_dit(settings, model, batches, empty_prompt, checkpoints, context, on_sample, notes["contract"]["shift_places"])
 
 
 def _empty_prompt(text_encoder: Path) -> Tensor:
     """Answers what the text encoder makes of the empty prompt, (S, C), rounded as the table's embeddings are."""
     embeds, mask = encode_text(load_coca(text_encoder), [""])
     return embeds[0][mask[0]].half().float().clone()
+
+
+def digest_of(embeds: Tensor) -> str:
+    """Answers the sha256 of embeddings, rounded as the table's are."""
+    return hashlib.sha256(embeds.half().numpy().tobytes()).hexdigest()
 
 
 def notes_of(config: Config, encoded: Encoded, parts: Mapping[str, Path]) -> dict[str, Any]:
@@ -117,6 +125,8 @@ def notes_of(config: Config, encoded: Encoded, parts: Mapping[str, Path]) -> dic
         "generate": config.generate.model_dump(mode="json"),
         "training": config.dit.model_dump(mode="json"),
         "contract": {
+            "shift_places": max(math.prod(shape[1:]) for shape in encoded.shapes),
+            "empty_prompt": digest_of(_empty_prompt(parts["text-encoder"])),
             "latents_mean": vae["latents_mean"],
             "latents_std": vae["latents_std"],
             "text_width": text_width,

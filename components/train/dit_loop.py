@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from components.diffusion.flow_matching import interpolate, sample_timesteps, velocity_loss
+from components.diffusion.flow_matching import interpolate, sample_timesteps, shift_of, shift_timesteps, velocity_loss
+from components.diffusion.tasks import deal_tasks, kept_frames
 from components.models.dit import Block
 from components.train.checkpoint import Checkpoints, load_optimizer_tensors, load_weights, training_tensors
 from components.train.context import TrainContext
 from components.train.optim import adamw_for, clip_gradients, linear_schedule, set_learning_rate, update_ema
 from components.train.sharding import Average, spread
-from components.train.shares import mean_over_workers, share_of, weighed
+from components.train.shares import mean_over_workers, weighed
 from components.train.steps import SkippedSteps, mixed_precision, seed_of
 
 if TYPE_CHECKING:
@@ -32,16 +33,21 @@ logger = logging.getLogger("kinora")
 
 @dataclass(frozen=True)
 class DitBatch:
-    """Clips of one shape: latents (B, C, T, H, W), text_embeds (B, S, C), text_mask (B, S), and their ids.
+    """This worker's clips of a step, with text_embeds (B, S, C), text_mask (B, S), and their ids.
 
     Attributes:
-        whole: clips of the batch over all workers, of which these are a share; None when there are no more.
+        latents: (B, C, T, H, W) of clips of one shape, or (C, T, H, W) of each, packed into one sequence.
+        latents_fps: latent frames a second, (B,).
+        places: of its clips among those of all workers; None: it has all of them.
+        whole: clips over all workers; None when there are no more.
     """
 
-    latents: Tensor
+    latents: Tensor | tuple[Tensor, ...]
     text_embeds: Tensor
     text_mask: Tensor
     clip_ids: tuple[str, ...]
+    latents_fps: Tensor
+    places: tuple[int, ...] | None = None
     whole: int | None = None
 
 
@@ -53,6 +59,7 @@ def train_dit(
     checkpoints: Checkpoints,
     context: TrainContext,
     on_sample: Callable[[int, nn.Module], None] | None = None,
+    shift_places: int | None = None,
 ) -> nn.Module:
     """Trains to `settings.steps`, from the newest checkpoint when there is one, and answers the average of the weights.
 
@@ -60,6 +67,8 @@ def train_dit(
         batches: answers the batches from a step on, the same ones whenever it is asked.
         empty_prompt: (S, C), the embeddings of the empty prompt, which stand in for a dropped caption.
         on_sample: called on rank 0 with (steps done, averaged model) every `settings.sample_every` steps.
+        shift_places: of latents (frames x height x width) that `settings.timestep_shift` is meant for, others have theirs by `shift_of`;
+            None: all have it.
 
     Raises:
         UnstableTrainingError: step after step without a finite gradient.
@@ -77,9 +86,8 @@ def train_dit(
     tally, skipped = _Tally(), SkippedSteps("dit")
     context.begin(first)
     for step, batch in zip(range(first, settings.steps), batches(first), strict=False):
-        generator = torch.Generator().manual_seed(seed_of(settings.seed, step))
         learning_rate = set_learning_rate(optimizer, linear_schedule(step, settings.steps, settings.warmup_steps))
-        losses = _losses(settings, wrapped, batch, empty_prompt, generator, context)
+        losses = _losses(settings, wrapped, batch, empty_prompt, seed_of(settings.seed, step), context, shift_places)
         loss = weighed(losses.mean(), len(losses), batch.whole or len(losses), context)
         loss.backward()
         norm = clip_gradients(model.parameters(), settings.max_grad_norm)
@@ -104,20 +112,68 @@ def train_dit(
 
 
 def _losses(
-    settings: "Dit", model: nn.Module, batch: DitBatch, empty_prompt: Tensor, generator: torch.Generator, context: TrainContext
+    settings: "Dit",
+    model: nn.Module,
+    batch: DitBatch,
+    empty_prompt: Tensor,
+    seed: int,
+    context: TrainContext,
+    shift_places: int | None,
 ) -> Tensor:
-    """Answers the loss of each clip of a share, (B,), at its part of the timesteps, noise and dropped captions of the whole batch."""
+    """Answers the loss of each clip of a share, (B,), at its part of what is drawn for the whole batch."""
     device = torch.device(context.device)
-    latents = batch.latents.to(device)
-    whole, share = batch.whole or len(latents), share_of(context.rank, context.world_size)
-    times = sample_timesteps(whole, generator, settings.timestep_mean, settings.timestep_std, settings.timestep_shift)
-    t = times[share].to(device)
-    noise = torch.randn((whole, *latents.shape[1:]), generator=generator)[share].to(device)
-    dropped = (torch.rand(whole, generator=generator) < settings.caption_dropout)[share].to(device)
-    embeds, mask = drop_captions(batch.text_embeds.to(device), batch.text_mask.to(device), dropped, empty_prompt)
+    drawn = draw(settings, batch, seed, shift_places)
+    embeds, mask = drop_captions(batch.text_embeds.to(device), batch.text_mask.to(device), drawn.dropped.to(device), empty_prompt)
+    fps, clip_weight = batch.latents_fps.to(device), settings.clip_loss_weight
+    if isinstance(batch.latents, Tensor):
+        latents, noise, t = (batch.latents.to(device), *(torch.stack(parts).to(device) for parts in (drawn.noise, drawn.t)))
+        with mixed_precision(device):
+            velocity = model(interpolate(latents, noise, t), t[:, :: drawn.pace], embeds, mask, fps)
+        return velocity_loss(velocity, latents, noise, t, clip_weight)
+    clips = [
+        (x.to(device)[None], e.to(device)[None], t.to(device)[None]) for x, e, t in zip(batch.latents, drawn.noise, drawn.t, strict=True)
+    ]
     with mixed_precision(device):
-        velocity = model(interpolate(latents, noise, t), t, embeds, mask)
-    return velocity_loss(velocity, latents, noise, t, settings.clip_loss_weight)
+        velocities = model([interpolate(x, e, t)[0] for x, e, t in clips], [t[0, :: drawn.pace] for _, _, t in clips], embeds, mask, fps)
+    return torch.cat([velocity_loss(v[None], x, e, t, clip_weight) for v, (x, e, t) in zip(velocities, clips, strict=True)])
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a step draws for the clips of a share.
+
+    Attributes:
+        t: of each latent frame of each clip, (T,); 0 where one is kept.
+        noise: of each clip, (C, T, H, W).
+        dropped: (B,), True where a caption goes.
+        pace: latent frames to a frame of tokens.
+    """
+
+    t: list[Tensor]
+    noise: list[Tensor]
+    dropped: Tensor
+    pace: int
+
+
+def draw(settings: "Dit", batch: DitBatch, seed: int, shift_places: int | None) -> Drawn:
+    """Draws a step: what is dealt out among all clips from the step's seed, what is a clip's own from that and its place among them."""
+    count = len(batch.clip_ids)
+    whole, places, pace = batch.whole or count, batch.places or tuple(range(count)), settings.size.patch_size[0]
+    generator = torch.Generator().manual_seed(seed)
+    times = sample_timesteps(whole, generator, settings.timestep_mean, settings.timestep_std)
+    dropped = torch.rand(whole, generator=generator) < settings.caption_dropout
+    tasks = deal_tasks(dict(settings.tasks), whole, generator)
+    t, noise = [], []
+    for place, latents in zip(places, batch.latents, strict=True):
+        own = torch.Generator().manual_seed(seed_of(seed, place))
+        _, frames, height, width = latents.shape
+        shift = (
+            settings.timestep_shift if shift_places is None else shift_of(settings.timestep_shift, frames * height * width, shift_places)
+        )
+        kept = kept_frames(tasks[place], -(-frames // pace), own).repeat_interleave(pace)[:frames]
+        t.append(torch.where(kept, 0.0, shift_timesteps(times[place], shift)))
+        noise.append(torch.randn(latents.shape, generator=own))
+    return Drawn(t, noise, dropped[list(places)], pace)
 
 
 def drop_captions(embeds: Tensor, mask: Tensor, dropped: Tensor, empty_prompt: Tensor) -> tuple[Tensor, Tensor]:

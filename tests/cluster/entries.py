@@ -87,7 +87,7 @@ def train_transformer(payload: dict[str, Any], context: TrainContext) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             generator = torch.Generator().manual_seed(step)
             latents, text = torch.randn(4, 16, 3, 8, 8, generator=generator), torch.randn(4, 6, 32, generator=generator)
-            yield DitBatch(latents, text, torch.ones(4, 6, dtype=torch.bool), ("a", "b", "c", "d"))
+            yield DitBatch(latents, text, torch.ones(4, 6, dtype=torch.bool), ("a", "b", "c", "d"), torch.full((4,), 2.0))
 
     torch.manual_seed(0)
     model = DiT(DitSize(hidden_size=128, depth=2, num_heads=2, patch_size=(1, 2, 2), text_size=64), 16, 32)
@@ -108,7 +108,9 @@ def train_shared(payload: dict[str, Any], context: TrainContext) -> None:
         handle.write(f"{context.rank}/{context.world_size}\n")
     random = np.random.default_rng(0)
     latents = [random.normal(size=(4, 2, 4, 4)).astype(np.float16) for _ in range(9)]
-    encoded = Encoded(tuple(f"clip{row}" for row in range(9)), latents, [random.normal(size=(3, 8)).astype(np.float16) for _ in range(9)])
+    encoded = Encoded(
+        tuple(f"clip{row}" for row in range(9)), latents, [random.normal(size=(3, 8)).astype(np.float16) for _ in range(9)], [2.0] * 9
+    )
     shares, _ = dit_batches(encoded, 5, 0, context.rank, context.world_size)
 
     def batches(first: int) -> Iterator[DitBatch]:

@@ -47,6 +47,7 @@ def folder(tmp_path_factory):
         "clip": {"num_frames": 9, "height": 32, "width": 32, "fps": 8},
         "generate": load_config("test").generate.model_dump(mode="json"),
         "contract": {
+            "shift_places": 3 * 4 * 4,
             "latents_mean": vae.latents_mean.tolist(),
             "latents_std": vae.latents_std.tolist(),
             "text_width": coca.text_width,
@@ -99,10 +100,10 @@ def test_one_frame_and_other_sizes_can_be_asked_for(generator):
 def test_guidance_one_is_the_prompt_alone(generator):
     embeds, mask = encode_prompts(generator.coca, [*CAPTIONS, ""])
     noisy, t = torch.randn(2, 16, 3, 4, 4), torch.tensor(0.7)
-    told = generator.model(noisy, t.expand(2), embeds[:2], mask[:2])
-    without = generator.model(noisy, t.expand(2), embeds[2:].expand(2, -1, -1), mask[2:].expand(2, -1))
-    torch.testing.assert_close(told_velocity(generator.model, embeds, mask, Guidance(1.0))(noisy, t), told)
-    twice = told_velocity(generator.model, embeds, mask, Guidance(2.0))(noisy, t)
+    told = generator.model(noisy, t.expand(2), embeds[:2], mask[:2], 2.0)
+    without = generator.model(noisy, t.expand(2), embeds[2:].expand(2, -1, -1), mask[2:].expand(2, -1), 2.0)
+    torch.testing.assert_close(told_velocity(generator.model, embeds, mask, Guidance(1.0), 2.0)(noisy, t), told)
+    twice = told_velocity(generator.model, embeds, mask, Guidance(2.0), 2.0)(noisy, t)
     torch.testing.assert_close(twice, without + 2.0 * (told - without), atol=1e-4, rtol=1e-4)
 
 
@@ -114,10 +115,10 @@ def test_outside_its_interval_guidance_is_the_prompt_alone_and_is_not_paid_for(g
         asked.append(len(x))
         return generator.model(x, *told)
 
-    velocity = told_velocity(model, embeds, mask, Guidance(4.0, (0.2, 0.6)))
+    velocity = told_velocity(model, embeds, mask, Guidance(4.0, (0.2, 0.6)), 2.0)
     for t, guided in ((0.1, False), (0.2, True), (0.6, True), (0.7, False)):
         t = torch.tensor(t, dtype=torch.float64)
-        found, alone = velocity(noisy, t), generator.model(noisy, t.float().expand(2), embeds[:2], mask[:2])
+        found, alone = velocity(noisy, t), generator.model(noisy, t.float().expand(2), embeds[:2], mask[:2], 2.0)
         assert torch.allclose(found, alone, atol=1e-4) != guided
         assert asked[-1] == (4 if guided else 2)
 
@@ -126,7 +127,7 @@ def test_rescaled_guidance_keeps_its_direction_and_has_the_spread_of_the_prompt_
     embeds, mask = encode_prompts(generator.coca, [*CAPTIONS, ""])
     noisy, t = torch.randn(2, 16, 3, 4, 4), torch.tensor(0.7)
     alone, guided, half, whole = (
-        told_velocity(generator.model, embeds, mask, guidance)(noisy, t)
+        told_velocity(generator.model, embeds, mask, guidance, 2.0)(noisy, t)
         for guidance in (Guidance(1.0), Guidance(8.0), Guidance(8.0, rescale=0.5), Guidance(8.0, rescale=1.0))
     )
     for one in range(2):

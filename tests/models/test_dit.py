@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from components.models.dit import DiT, dit_size, load_dit, pad_to_patches, patchify, positions, token_grid, unpatchify
+from components.models.rotary import token_places
 from components.models.sizes import DIT_SIZES, DitSize
 from components.models.weights import DamagedFolderError, save_folder
 
@@ -34,19 +35,19 @@ def test_velocity_has_the_shape_of_the_latents_for_one_frame_and_any_size():
     model = make()
     for shape in ((1, 4, 4), (1, 2, 8), (3, 4, 6), (2, 5, 3)):
         noisy, t, text, mask = inputs(2, *shape)
-        assert model(noisy, t, text, mask).shape == noisy.shape
+        assert model(noisy, t, text, mask, 2.0).shape == noisy.shape
 
 
 def test_an_untrained_model_sees_the_mean_clip_in_everything():
     """Its last layer is zero and latents have mean zero, so the velocity is the one that leads to zero."""
     noisy, t, text, mask = inputs()
-    velocity = DiT(SIZE, 4, 16)(noisy, t.clamp(min=0.1), text, mask)
+    velocity = DiT(SIZE, 4, 16)(noisy, t.clamp(min=0.1), text, mask, 2.0)
     torch.testing.assert_close(noisy - t.clamp(min=0.1).view(-1, 1, 1, 1, 1) * velocity, torch.zeros_like(noisy), atol=1e-5, rtol=0)
 
 
 def test_gradients_reach_every_parameter():
     model = make()
-    model(*inputs()).square().mean().backward()
+    model(*inputs(), 2.0).square().mean().backward()
     silent = [name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.abs().sum() > 0]
     assert silent == []
 
@@ -55,7 +56,7 @@ def test_the_same_timestep_for_every_token_is_the_timestep_of_the_clip():
     model = make()
     noisy, t, text, mask = inputs()
     each = t[:, None].expand(-1, 3 * 2 * 3)
-    torch.testing.assert_close(model(noisy, each, text, mask), model(noisy, t, text, mask), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(model(noisy, each, text, mask, 2.0), model(noisy, t, text, mask, 2.0), atol=1e-5, rtol=1e-4)
 
 
 def test_a_token_of_its_own_timestep_changes_the_answer():
@@ -63,25 +64,65 @@ def test_a_token_of_its_own_timestep_changes_the_answer():
     noisy, t, text, mask = inputs()
     each = t[:, None].repeat(1, 18)
     each[:, :6] = 0.0  # the first frame is kept
-    assert (model(noisy, each, text, mask) - model(noisy, t, text, mask)).abs().max() > 1e-3
+    assert (model(noisy, each, text, mask, 2.0) - model(noisy, t, text, mask, 2.0)).abs().max() > 1e-3
+
+
+def test_a_timestep_a_frame_is_that_of_each_of_its_tokens():
+    model = make()
+    noisy, _, text, mask = inputs()
+    by_frame = torch.tensor([[0.0, 0.5, 0.9], [0.3, 0.0, 0.0]])
+    by_token = by_frame.repeat_interleave(2 * 3, dim=1)
+    torch.testing.assert_close(model(noisy, by_frame, text, mask, 2.0), model(noisy, by_token, text, mask, 2.0), atol=1e-5, rtol=1e-4)
+
+
+def test_packed_clips_are_what_each_is_alone():
+    """Forward and backward, at one timestep a clip, a frame or a token."""
+    model = make()
+    shapes = [(3, 4, 6), (3, 4, 6), (1, 4, 4), (2, 5, 3), (3, 4, 6)]
+    _, _, text, mask = inputs(5)
+    clips = [torch.randn(4, *shape, generator=torch.Generator().manual_seed(place)) for place, shape in enumerate(shapes)]
+    t = [torch.tensor(0.3), torch.rand(3), torch.tensor([0.7]), torch.rand(2 * 3 * 2), torch.tensor([0.0, 0.4, 0.4])]
+    fps = torch.tensor([2.0, 4.0, 1.0, 6.0, 2.0])
+    packed = model(clips, t, text, mask, fps)
+    sum(velocity.square().mean() for velocity in packed).backward()
+    gradients = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    for place, (clip, velocity) in enumerate(zip(clips, packed, strict=True)):
+        each = slice(place, place + 1)
+        alone = model(clip[None], t[place].view(1, -1), text[each], mask[each], fps[each])
+        assert velocity.shape == clip.shape
+        torch.testing.assert_close(velocity, alone[0], atol=1e-5, rtol=1e-5)
+        alone.square().mean().backward()
+    for one, parameter in zip(gradients, model.parameters(), strict=True):
+        torch.testing.assert_close(one, parameter.grad, atol=1e-5, rtol=1e-3)
+
+
+def test_the_frame_rate_changes_the_answer_of_a_video_and_not_that_of_an_image():
+    model = make()
+    noisy, t, text, mask = inputs()
+    assert (model(noisy, t, text, mask, 2.0) - model(noisy, t, text, mask, 4.0)).abs().max() > 1e-4
+    image = noisy[:, :, :1]
+    torch.testing.assert_close(model(image, t, text, mask, 2.0), model(image, t, text, mask, 4.0))
 
 
 def test_clips_of_a_batch_do_not_see_each_other():
     model = make()
     noisy, t, text, mask = inputs(3)
-    torch.testing.assert_close(model(noisy, t, text, mask)[1:2], model(noisy[1:2], t[1:2], text[1:2], mask[1:2]), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        model(noisy, t, text, mask, 2.0)[1:2], model(noisy[1:2], t[1:2], text[1:2], mask[1:2], 2.0), atol=1e-5, rtol=1e-4
+    )
 
 
 def test_text_behind_the_mask_does_not_matter_and_text_before_it_does():
     model = make()
     noisy, t, text, mask = inputs()
-    answer = model(noisy, t, text, mask)
+    answer = model(noisy, t, text, mask, 2.0)
     behind, before = text.clone(), text.clone()
     behind[:, 4:] = 7.0
     before[:, 3] = 7.0
-    torch.testing.assert_close(model(noisy, t, behind, mask), answer)
-    torch.testing.assert_close(model(noisy, t, text[:, :4], mask[:, :4]), answer, atol=1e-5, rtol=1e-4)
-    assert (model(noisy, t, before, mask) - answer).abs().max() > 1e-3
+    torch.testing.assert_close(model(noisy, t, behind, mask, 2.0), answer)
+    torch.testing.assert_close(model(noisy, t, text[:, :4], mask[:, :4], 2.0), answer, atol=1e-5, rtol=1e-4)
+    assert (model(noisy, t, before, mask, 2.0) - answer).abs().max() > 1e-3
 
 
 def test_frames_see_each_other_in_both_directions():
@@ -90,7 +131,7 @@ def test_frames_see_each_other_in_both_directions():
     for frame in (0, 2):
         other = noisy.clone()
         other[:, :, frame] += 1.0
-        apart = (model(other, t, text, mask) - model(noisy, t, text, mask)).abs().amax(dim=(0, 1, 3, 4))
+        apart = (model(other, t, text, mask, 2.0) - model(noisy, t, text, mask, 2.0)).abs().amax(dim=(0, 1, 3, 4))
         assert (apart > 1e-5).all()
 
 
@@ -113,18 +154,17 @@ def test_odd_sides_are_padded_with_zeros_behind():
     assert padded.sum() == 2 * 3 * 5
 
 
-def test_places_of_a_larger_grid_begin_with_those_of_a_smaller_one():
-    small, large = positions((1, 2, 2), 48), positions((3, 4, 5), 48).view(3, 4, 5, 48)
-    torch.testing.assert_close(small.view(2, 2, 48), large[0, :2, :2])
-    flat = large.flatten(0, 2)
-    assert torch.pdist(flat).min() > 0.1  # no two places look alike
+def test_no_two_places_look_alike_and_those_of_a_larger_grid_begin_with_those_of_a_smaller_one():
+    small, large = (positions(token_places(grid, torch.tensor([0.25]))[0], 48) for grid in ((1, 2, 2), (3, 4, 5)))
+    torch.testing.assert_close(small.view(2, 2, 48), large.view(3, 4, 5, 48)[0, :2, :2])
+    assert torch.pdist(large).min() > 0.1
 
 
 def test_what_is_computed_again_on_the_way_back_changes_no_gradient():
     kept, again = make(), make()
     again.recompute = True
     for model in (kept, again):
-        model(*inputs()).square().mean().backward()
+        model(*inputs(), 2.0).square().mean().backward()
     for one, other in zip(kept.parameters(), again.parameters(), strict=True):
         assert torch.equal(one.grad, other.grad)
 
@@ -148,10 +188,19 @@ def test_a_saved_model_answers_the_same(tmp_path):
     loaded, read = load_dit(tmp_path / "dit")
     assert read == notes
     assert dit_size(read["size"]) == SIZE
-    assert torch.equal(loaded(*inputs()), model(*inputs()))
+    assert torch.equal(loaded(*inputs(), 2.0), model(*inputs(), 2.0))
     (tmp_path / "dit" / "dit.safetensors").write_bytes(b"cut")
     with pytest.raises(DamagedFolderError, match=r"dit\.safetensors"):
         load_dit(tmp_path / "dit")
+
+
+@pytest.mark.parametrize(("name", "published"), [("1.3b", 1.42e9), ("5b", 5.0e9), ("14b", 14.3e9)])
+def test_the_published_sizes_have_as_many_parameters_as_their_models(name, published):
+    """Wan's checkpoints, without what is not in its blocks' shapes: the text refiner here."""
+    with torch.device("meta"):
+        model = DiT(DIT_SIZES[name], 48 if name == "5b" else 16, 4096)
+    refiner = sum(parameter.numel() for parameter in model.text_refiner.parameters())
+    assert abs(sum(parameter.numel() for parameter in model.parameters()) - refiner - published) < 0.02 * published
 
 
 @pytest.mark.parametrize("name", DIT_SIZES)

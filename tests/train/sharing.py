@@ -53,7 +53,7 @@ def transformer(folder: Path, context: TrainContext) -> None:
     random = np.random.default_rng(0)
     latents = [random.normal(size=(4, 2, 4, 4)).astype(np.float16) for _ in range(9)]
     texts = [random.normal(size=(3 + row % 3, 8)).astype(np.float16) for row in range(9)]
-    encoded = Encoded(tuple(f"clip{row}" for row in range(9)), latents, texts)
+    encoded = Encoded(tuple(f"clip{row}" for row in range(9)), latents, texts, [2.0] * 9)
     batches, _ = dit_batches(encoded, 5, 0, context.rank, context.world_size)
     torch.manual_seed(0)
     model = DiT(DitSize(hidden_size=64, depth=2, num_heads=2, patch_size=(1, 2, 2), text_size=32), latent_channels=4, text_width=8)

@@ -11,6 +11,7 @@ ENCODED = Encoded(
     tuple(f"clip{row:02}" for row in range(13)),
     [np.full(shape, row, np.float16) for row, shape in enumerate(SHAPES)],
     [np.full((3 + row % 2, 5), row, np.float16) for row in range(13)],
+    [1.0 + row for row in range(13)],
 )
 
 
@@ -30,6 +31,7 @@ def test_an_epoch_shows_every_clip_and_batches_hold_one_shape():
         assert batch.latents.shape[1:] == SHAPES[rows[0]]
         assert batch.latents[:, 0, 0, 0, 0].tolist() == rows
         assert batch.text_embeds[:, 0, 0].tolist() == rows
+        assert batch.latents_fps.tolist() == [1.0 + row for row in rows]
         assert batch.text_mask.sum(1).tolist() == [3 + row % 2 for row in rows]
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from components.diffusion.samplers import euler, sampling_timesteps
+from components.diffusion.tasks import TASKS
 from components.models.dit import DiT
 from components.models.sizes import DitSize
 from components.train.checkpoint import Checkpoints
@@ -15,7 +16,9 @@ SIZE = DitSize(hidden_size=64, depth=2, num_heads=2, patch_size=(1, 2, 2), text_
 LATENTS = torch.randn(4, 4, 2, 4, 4, generator=torch.Generator().manual_seed(0))
 TEXT = torch.randn(4, 3, 8, generator=torch.Generator().manual_seed(1))
 MASK = torch.ones(4, 3, dtype=torch.bool)
+FPS = torch.full((4,), 2.0)
 EMPTY = torch.zeros(2, 8)
+TEXT_ALONE = dict.fromkeys(TASKS, 0.0) | {"text": 1.0}
 
 
 def settings(**changes):
@@ -26,7 +29,9 @@ def settings(**changes):
             "weight_decay": 0.0,
             "ema_decay": 0.9,
             "max_grad_norm": 1.0,
+            "size": SIZE,
             "caption_dropout": 0.1,
+            "tasks": TEXT_ALONE,
             "clip_loss_weight": 1.0,
             "timestep_mean": 0.5,
             "timestep_std": 1.0,
@@ -49,7 +54,7 @@ def batches(repeat: int = 1, poison: int | None = None):
             latents = LATENTS[order].clone()
             if step == poison:
                 latents[1] = float("nan")
-            yield DitBatch(latents, TEXT[order], MASK[order], tuple(f"clip{row}" for row in order.tolist()))
+            yield DitBatch(latents, TEXT[order], MASK[order], tuple(f"clip{row}" for row in order.tolist()), FPS.repeat(repeat))
             step += 1
 
     return given
@@ -66,7 +71,7 @@ def test_four_prompts_bring_back_their_four_clips(tmp_path):
     model = train(tmp_path, batches(repeat=8), steps=250, checkpoint_every=250, report_every=50, ema_decay=0.95)
     noise = torch.randn(LATENTS.shape, generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
-        made = euler(lambda x, t: model(x, t.expand(4), TEXT, MASK), noise, sampling_timesteps(12, 2.0))
+        made = euler(lambda x, t: model(x, t.expand(4), TEXT, MASK, FPS), noise, sampling_timesteps(12, 2.0))
     apart = (made[:, None] - LATENTS[None]).square().mean(dim=(2, 3, 4, 5))  # (made, clip)
     assert apart.diagonal().max() < 0.1
     assert (apart + 10 * torch.eye(4)).min() > 1.0

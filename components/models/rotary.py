@@ -1,0 +1,63 @@
+"""Rotary positions in time and space: queries and keys are turned by angles that grow with the second, the row and the column.
+
+What two tokens make of each other then depends on how far apart they are, so clips of other lengths, sizes and frame rates than those
+of the training look familiar.
+
+Source: Su et al., RoFormer (arXiv 2104.09864); Wan (arXiv 2503.20314) for how a head is shared out among the axes.
+"""
+
+import torch
+from torch import Tensor
+
+UNITS_A_SECOND = 4.0  # along time: one a latent frame at 16 frames a second and a compression of 4
+LONGEST = 10000.0
+
+
+def head_shares(head_size: int) -> tuple[int, int, int]:
+    """Answers how many channels of a head time, rows and columns turn; time has what does not divide.
+
+    Raises:
+        ValueError: a head too small, or odd.
+    """
+    space = 2 * (head_size // 6)
+    if head_size % 2 or not space:
+        raise ValueError(f"a head of {head_size} channels cannot turn along three axes; hint: an even number from 6 on")
+    return head_size - 2 * space, space, space
+
+
+def token_places(grid: tuple[int, int, int], seconds_a_frame: Tensor) -> Tensor:
+    """Answers where each token of clips lies: in time, in quarters of a second, its row and its column.
+
+    Args:
+        grid: tokens along time, height and width.
+        seconds_a_frame: (B,), between two tokens along time.
+
+    Returns:
+        (B, L, 3), float32.
+    """
+    times, rows, columns = (torch.arange(length, device=seconds_a_frame.device, dtype=torch.float32) for length in grid)
+    times = times * (UNITS_A_SECOND * seconds_a_frame.float())[:, None]  # (B, frames)
+    shape = (len(times), *grid)
+    axes = times[:, :, None, None].expand(shape), rows[:, None].expand(shape), columns.expand(shape)
+    return torch.stack(axes, dim=-1).flatten(1, 3)
+
+
+def token_angles(places: Tensor, head_size: int) -> Tensor:
+    """Answers by how much each pair of channels of a head is turned at each place: (..., 3) -> (..., head_size / 2), in radians."""
+    rates = [_rates(share // 2, places.device) for share in head_shares(head_size)]
+    return torch.cat([places[..., axis, None] * of_axis for axis, of_axis in enumerate(rates)], dim=-1)
+
+
+def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Turns each pair of channels, of which one lies in the first half of a head and one in the second.
+
+    Args:
+        heads: (..., heads, head_size).
+        cosines, sines: (..., 1, head_size / 2), of the angles.
+    """
+    first, second = heads.chunk(2, dim=-1)
+    return torch.cat([first * cosines - second * sines, second * cosines + first * sines], dim=-1)
+
+
+def _rates(count: int, device: torch.device) -> Tensor:
+    return LONGEST ** -(torch.arange(count, device=device, dtype=torch.float32) / count)
