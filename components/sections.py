@@ -277,6 +277,8 @@ class Dit(Section):
     size: Annotated[DitSize, _named(DIT_SIZES)]
     steps: Positive
     batch_size: Positive
+    tokens_per_batch: Positive | None
+    packing: bool
     learning_rate: float
     weight_decay: float
     ema_decay: Share

@@ -15,7 +15,7 @@ from components.train.context import fitted_steps
 
 NEWEST = 5  # lines of the same kind of work that an expectation is the middle of
 WHOLE = ("evaluate", "promote")  # what these take does not depend on how many rows are new
-SHAPING = ("size", "batch_size", "num_seen_prompts", "num_unseen_prompts", "num_inference_steps")
+SHAPING = ("size", "batch_size", "tokens_per_batch", "num_seen_prompts", "num_unseen_prompts", "num_inference_steps")
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,8 @@ def planned_steps(config: Config, stage: str, clips: int) -> int:
         return 1  # it is measured
     settings = getattr(config, STAGES[stage].sections[0])
     most = getattr(settings, "max_epochs", None)
+    if getattr(settings, "tokens_per_batch", None) is not None:
+        return int(settings.steps)
     return int(settings.steps if most is None else fitted_steps(settings.steps, most, settings.batch_size, clips))
 
 

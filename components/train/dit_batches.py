@@ -1,5 +1,7 @@
 """What the diffusion transformer learns from: cached latents and text embeddings of the table, and the batches drawn from them."""
 
+import logging
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,11 +14,13 @@ from torch import Tensor
 
 from components.store.filters import TRAINING
 from components.store.tables import clips
+from components.train.buckets import Filling, steps_an_epoch, steps_of, unfilled
 from components.train.dit_loop import DitBatch
-from components.train.shares import check_shares, share_of
 
 if TYPE_CHECKING:
     from components.store.project import Project
+
+logger = logging.getLogger("kinora")
 
 READY = f"{TRAINING} AND latents IS NOT NULL AND text_embeds IS NOT NULL"
 
@@ -67,45 +71,40 @@ def _latents_fps(fps: str, num_frames: int, latent_frames: int) -> float:
 
 
 def dit_batches(
-    encoded: Encoded, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+    encoded: Encoded, filling: Filling, patch_size: tuple[int, int, int], seed: int, rank: int = 0
 ) -> tuple[Callable[[int], Iterator[DitBatch]], int]:
     """Answers the batches from a step on, and how many make an epoch; each depends on (seed, step) alone, a worker's is its share.
 
-    A batch holds clips of one shape, `batch_size` over all workers. Every epoch shuffles the clips of each shape and the order
-    of batches; a shape's last batch is filled up from the start of its shuffled clips.
+    Args:
+        filling: which clips make a step.
+        patch_size: of a token, in places of latents.
 
     Raises:
-        ValueError: the batch has fewer clips than there are workers.
+        ValueError: a step has fewer clips than there are workers.
     """
-    check_shares(batch_size, world_size, "dit.batch_size")
-    shapes = [np.array(rows) for rows in encoded.shapes.values()]
-    steps_an_epoch = sum(-(-len(rows) // batch_size) for rows in shapes)
-
-    def epoch_of(epoch: int) -> list[np.ndarray]:
-        random = np.random.default_rng([seed, epoch])
-        drawn = []
-        for rows in shapes:
-            count = -(-len(rows) // batch_size)
-            drawn += np.split(np.resize(random.permutation(rows), count * batch_size), count)
-        return [drawn[place] for place in random.permutation(len(drawn))]
+    shapes = encoded.shapes
+    of_shape = {shape: math.prod(-(-length // patch) for length, patch in zip(shape[1:], patch_size, strict=True)) for shape in shapes}
+    tokens = [of_shape[latents.shape] for latents in encoded.latents]
+    filling.check(max(tokens))
 
     def batches(first: int) -> Iterator[DitBatch]:
-        epoch, place = divmod(first, steps_an_epoch)
-        while True:
-            for rows in epoch_of(epoch)[place:]:
-                places = range(batch_size)[share_of(rank, world_size)]
-                yield _collate(encoded, rows[list(places)], tuple(places), batch_size)
-            epoch, place = epoch + 1, 0
+        for step in steps_of(filling, tokens, shapes, seed, first):
+            yield _collate(encoded, step.rows, step.places[rank].tolist(), filling.packed)
 
-    return batches, steps_an_epoch
+    logger.info(
+        "%d shapes of latents; %.1f %% of the steps' tokens stay unused", len(shapes), 100 * unfilled(filling, tokens, shapes, seed)
+    )
+    return batches, steps_an_epoch(filling, tokens, shapes, seed)
 
 
-def _collate(encoded: Encoded, rows: np.ndarray, places: tuple[int, ...], whole: int) -> DitBatch:
-    """Stacks clips of one shape, in float32; text is padded to the batch's longest."""
-    latents = np.stack([encoded.latents[row] for row in rows]).astype(np.float32)
-    embeds, mask = pad_text([torch.from_numpy(encoded.text_embeds[row].astype(np.float32)) for row in rows])
-    rates = torch.tensor([encoded.latents_fps[row] for row in rows])
-    return DitBatch(torch.from_numpy(latents), embeds, mask, tuple(encoded.clip_ids[row] for row in rows), rates, places, whole)
+def _collate(encoded: Encoded, rows: np.ndarray, places: Sequence[int], packed: bool) -> DitBatch:
+    """Gathers a worker's clips in float32, those of one shape as one tensor; text is padded to the batch's longest."""
+    mine = [int(rows[place]) for place in places]
+    clips = [torch.from_numpy(encoded.latents[row].astype(np.float32)) for row in mine]
+    embeds, mask = pad_text([torch.from_numpy(encoded.text_embeds[row].astype(np.float32)) for row in mine])
+    rates = torch.tensor([encoded.latents_fps[row] for row in mine])
+    names = tuple(encoded.clip_ids[row] for row in mine)
+    return DitBatch(tuple(clips) if packed else torch.stack(clips), embeds, mask, names, rates, tuple(places), len(rows))
 
 
 def pad_text(texts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ from components.openclip.load import load_coca
 from components.sections import Config
 from components.store.project import Project
 from components.store.tables import clips
+from components.train.buckets import Filling
 from components.train.checkpoint import Checkpoints
 from components.train.context import TrainContext, fitted_steps
 from components.train.dit_batches import READY, Encoded, dit_batches, read_encoded
@@ -88,9 +89,11 @@ def train(
 ) -> nn.Module:
     """Builds the model from its seed, trains it on encoded clips and answers the average of its weights."""
     settings, notes = config.dit, exported.notes
-    steps = fitted_steps(settings.steps, settings.max_epochs, settings.batch_size, len(encoded.clip_ids))
-    settings = settings.model_copy(update={"steps": steps})
-    batches, steps_an_epoch = dit_batches(encoded, settings.batch_size, settings.seed, context.rank, context.world_size)
+    if settings.tokens_per_batch is None:
+        steps = fitted_steps(settings.steps, settings.max_epochs, settings.batch_size, len(encoded.clip_ids))
+        settings = settings.model_copy(update={"steps": steps})
+    filling = Filling(settings.batch_size, settings.tokens_per_batch, settings.packing, context.world_size)
+    batches, steps_an_epoch = dit_batches(encoded, filling, settings.size.patch_size, settings.seed, context.rank)
     torch.manual_seed(settings.seed)
     model = DiT(settings.size, notes["latent_channels"], notes["text_width"])
     model.recompute = settings.recompute_activations

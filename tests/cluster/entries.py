@@ -99,6 +99,7 @@ def train_shared(payload: dict[str, Any], context: TrainContext) -> None:
     """The diffusion transformer's own loop and batches; it waits at two steps until the test has changed the cluster."""
     from components.models.dit import DiT
     from components.models.sizes import DitSize
+    from components.train.buckets import Filling
     from components.train.dit_batches import Encoded, dit_batches
     from components.train.dit_loop import DitBatch, train_dit
     from tests.train.test_dit_loop import settings
@@ -111,7 +112,7 @@ def train_shared(payload: dict[str, Any], context: TrainContext) -> None:
     encoded = Encoded(
         tuple(f"clip{row}" for row in range(9)), latents, [random.normal(size=(3, 8)).astype(np.float16) for _ in range(9)], [2.0] * 9
     )
-    shares, _ = dit_batches(encoded, 5, 0, context.rank, context.world_size)
+    shares, _ = dit_batches(encoded, Filling(5, world_size=context.world_size), (1, 2, 2), 0, context.rank)
 
     def batches(first: int) -> Iterator[DitBatch]:
         for step, batch in enumerate(shares(first), start=first):

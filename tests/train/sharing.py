@@ -46,6 +46,7 @@ def accuse(context: TrainContext) -> None:
 def transformer(folder: Path, context: TrainContext) -> None:
     from components.models.dit import DiT
     from components.models.sizes import DitSize
+    from components.train.buckets import Filling
     from components.train.dit_batches import Encoded, dit_batches
     from components.train.dit_loop import train_dit
     from tests.train.test_dit_loop import settings
@@ -54,7 +55,7 @@ def transformer(folder: Path, context: TrainContext) -> None:
     latents = [random.normal(size=(4, 2, 4, 4)).astype(np.float16) for _ in range(9)]
     texts = [random.normal(size=(3 + row % 3, 8)).astype(np.float16) for row in range(9)]
     encoded = Encoded(tuple(f"clip{row}" for row in range(9)), latents, texts, [2.0] * 9)
-    batches, _ = dit_batches(encoded, 5, 0, context.rank, context.world_size)
+    batches, _ = dit_batches(encoded, Filling(5, world_size=context.world_size), (1, 2, 2), 0, context.rank)
     torch.manual_seed(0)
     model = DiT(DitSize(hidden_size=64, depth=2, num_heads=2, patch_size=(1, 2, 2), text_size=32), latent_channels=4, text_width=8)
     chosen = settings(steps=STEPS, report_every=1, checkpoint_every=3, caption_dropout=0.4)

@@ -1,11 +1,14 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from components.train.buckets import Filling
 from components.train.dit_batches import Encoded, dit_batches, pad_text
 
+PATCH = (1, 2, 2)
 SHAPES = [(4, 3, 2, 2)] * 10 + [(4, 1, 2, 2)] * 3
 ENCODED = Encoded(
     tuple(f"clip{row:02}" for row in range(13)),
@@ -15,13 +18,16 @@ ENCODED = Encoded(
 )
 
 
-def names(first: int, count: int, **kwargs) -> list[tuple[str, ...]]:
-    batches, _ = dit_batches(ENCODED, 4, seed=3, **kwargs)
+FOUR = Filling(4)
+
+
+def names(first: int, count: int, filling: Filling = FOUR, rank: int = 0) -> list[tuple[str, ...]]:
+    batches, _ = dit_batches(ENCODED, filling, PATCH, 3, rank)
     return [batch.clip_ids for batch in itertools.islice(batches(first), count)]
 
 
 def test_an_epoch_shows_every_clip_and_batches_hold_one_shape():
-    batches, steps_an_epoch = dit_batches(ENCODED, 4, seed=3)
+    batches, steps_an_epoch = dit_batches(ENCODED, Filling(4), PATCH, 3)
     epoch = list(itertools.islice(batches(0), steps_an_epoch))
     assert steps_an_epoch == 4
     assert {name for batch in epoch for name in batch.clip_ids} == set(ENCODED.clip_ids)
@@ -41,17 +47,35 @@ def test_a_later_start_gives_the_same_batches_and_epochs_differ():
     assert whole[:4] != whole[4:8]
 
 
+@pytest.mark.parametrize("filling", [Filling(4), Filling(4, tokens=12), Filling(4, tokens=12, packed=True)])
 @pytest.mark.parametrize("world_size", [2, 3, 4])
-def test_workers_share_each_batch_whether_it_divides_or_not(world_size: int):
-    together, apart = names(0, 6), [names(0, 6, rank=rank, world_size=world_size) for rank in range(world_size)]
+def test_workers_share_each_step_and_its_clips_do_not_depend_on_how_many_they_are(world_size: int, filling: Filling):
+    together = names(0, 9, filling)
+    apart = [names(0, 9, replace(filling, world_size=world_size), rank) for rank in range(world_size)]
     for step in range(6):
         assert sorted(together[step]) == sorted(name for part in apart for name in part[step])
-        assert max(len(part[step]) for part in apart) - min(len(part[step]) for part in apart) <= 1
+        assert all(part[step] for part in apart)
 
 
-def test_a_batch_with_too_few_clips_for_the_workers_is_refused():
-    with pytest.raises(ValueError, match=r"`dit.batch_size` of 4 leaves some of 5 workers without a clip; hint: .*dit.batch_size=5"):
-        dit_batches(ENCODED, 4, seed=0, world_size=5)
+def test_a_worker_knows_the_places_of_its_clips_among_all():
+    for filling in (Filling(5, world_size=2), Filling(1, tokens=15, packed=True, world_size=2)):
+        whole = names(0, 4, replace(filling, world_size=1))
+        for rank in range(2):
+            batches, _ = dit_batches(ENCODED, filling, PATCH, 3, rank)
+            for names_of_all, batch in zip(whole, batches(0), strict=False):
+                alone = {batch.places[place]: name for place, name in enumerate(batch.clip_ids)}
+                assert batch.whole == len(names_of_all)
+                if not filling.packed:
+                    assert all(names_of_all[place] == name for place, name in alone.items())
+
+
+def test_packed_clips_keep_their_shapes_and_those_of_one_lie_side_by_side():
+    batches, _ = dit_batches(ENCODED, Filling(1, tokens=13, packed=True), PATCH, 3)
+    for batch in itertools.islice(batches(0), 6):
+        rows = [ENCODED.clip_ids.index(name) for name in batch.clip_ids]
+        assert [tuple(latents.shape) for latents in batch.latents] == [SHAPES[row] for row in rows]
+        assert [latents[0, 0, 0, 0].item() for latents in batch.latents] == rows
+        assert len(list(itertools.groupby(SHAPES[row] for row in rows))) == len({SHAPES[row] for row in rows})
 
 
 def test_text_is_padded_behind():

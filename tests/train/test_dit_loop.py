@@ -1,16 +1,18 @@
+import itertools
 import logging
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from components.diffusion.flow_matching import interpolate, velocity_loss
 from components.diffusion.samplers import euler, sampling_timesteps
 from components.diffusion.tasks import TASKS
 from components.models.dit import DiT
 from components.models.sizes import DitSize
 from components.train.checkpoint import Checkpoints
 from components.train.context import TrainContext, read_metrics
-from components.train.dit_loop import DitBatch, drop_captions, train_dit
+from components.train.dit_loop import DitBatch, _losses, draw, drop_captions, train_dit
 
 SIZE = DitSize(hidden_size=64, depth=2, num_heads=2, patch_size=(1, 2, 2), text_size=32)
 LATENTS = torch.randn(4, 4, 2, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -79,19 +81,24 @@ def test_four_prompts_bring_back_their_four_clips(tmp_path):
     assert losses[-1] < 0.3 * losses[0]
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
-    class Killed(Exception):
-        pass
+class Killed(Exception):
+    pass
 
-    def dying(first: int):
-        for step, batch in enumerate(batches()(first), start=first):
+
+def dying(batches):
+    def given(first: int):
+        for step, batch in enumerate(batches(first), start=first):
             if step == 7:
                 raise Killed
             yield batch
 
+    return given
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
     whole = train(tmp_path / "whole")
     with pytest.raises(Killed):
-        train(tmp_path / "killed", dying)
+        train(tmp_path / "killed", dying(batches()))
     assert Checkpoints(tmp_path / "killed").newest()[0] == 4
     resumed = train(tmp_path / "killed")
     for name, value in whole.state_dict().items():
@@ -101,6 +108,66 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
     assert kept.keys() == again.keys()
     assert all(torch.equal(kept[name], again[name]) for name in kept)
     assert [step for step, _ in read_metrics(tmp_path / "killed" / "metrics.jsonl")] == [3, 6, 9, 12]
+
+
+def packed(repeat: int = 1):
+    """Clips of two sizes, side by side."""
+
+    def given(first: int):
+        for step in itertools.count(first):
+            order = torch.randperm(4, generator=torch.Generator().manual_seed(step)).repeat(repeat).sort().values
+            clips = tuple(LATENTS[row, :, : 1 + row % 2] for row in order)
+            names = tuple(f"clip{row}" for row in order.tolist())
+            yield DitBatch(clips, TEXT[order], MASK[order], names, FPS.repeat(repeat))
+
+    return given
+
+
+def test_packed_clips_train_as_each_by_itself_does(tmp_path):
+    """One step of plain gradients: the loss of a pack is the mean of the losses of its clips, each drawn by its place."""
+    chosen = settings(tasks=dict.fromkeys(TASKS, 1.0), caption_dropout=0.5)
+    torch.manual_seed(0)
+    model, batch = DiT(SIZE, latent_channels=4, text_width=8), next(packed()(0))
+    torch.nn.init.normal_(model.patch_out.weight, std=0.1)
+    context = TrainContext.local(tmp_path)
+    together = _losses(chosen, model, batch, EMPTY, 3, context, 16)
+    alone = []
+    for place, clip in enumerate(batch.latents):
+        one = slice(place, place + 1)
+        share = DitBatch(clip[None], TEXT[place][None], MASK[one], (f"clip{place}",), FPS[one], (place,), 4)
+        assert batch.clip_ids[place] == share.clip_ids[0]
+        alone.append(_losses(chosen, model, share, EMPTY, 3, context, 16))
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-4)
+
+
+def test_packed_training_learns_and_goes_on_to_the_same_bits(tmp_path):
+    whole = train(tmp_path / "whole", packed())
+    with pytest.raises(Killed):
+        train(tmp_path / "killed", dying(packed()))
+    resumed = train(tmp_path / "killed", packed())
+    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
+def test_kept_frames_stay_clean_and_count_for_nothing():
+    chosen, batch = settings(tasks=TEXT_ALONE | {"text": 0.0, "first_frame": 1.0}), next(batches()(0))
+    drawn = draw(chosen, batch, 3, None)
+    assert all(t[0] == 0.0 and t[1] > 0.0 for t in drawn.t)
+    latents, noise, t = batch.latents, torch.stack(drawn.noise), torch.stack(drawn.t)
+    assert torch.equal(interpolate(latents, noise, t)[:, :, 0], latents[:, :, 0])
+    wrong = noise - latents
+    wrong[:, :, 0] = 100.0
+    assert velocity_loss(wrong, latents, noise, t).abs().max() == 0.0
+    wrong[:, :, 1] += 2.0
+    torch.testing.assert_close(velocity_loss(wrong, latents, noise, t), torch.full((4,), 4.0))
+
+
+def test_clips_of_fewer_places_are_trained_at_less_noise():
+    chosen, clips = settings(timestep_shift=3.0), (LATENTS[0], LATENTS[0, :, :1])
+    batch = DitBatch(clips, TEXT[:2], MASK[:2], ("a", "b"), FPS[:2])
+    plain, shifted = draw(settings(), batch, 3, None), draw(chosen, batch, 3, 2 * 4 * 4)
+    for place, shift in enumerate((3.0, 3.0 * 0.5**0.5)):
+        t = plain.t[place]
+        torch.testing.assert_close(shifted.t[place], shift * t / (1 + (shift - 1) * t))
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path):
