@@ -74,7 +74,7 @@ def measure(config: Config, project: Project, seed: int, folder: Path) -> dict[s
 def trained(config: Config, project: Project, encoded: Encoded, folder: Path) -> Path:
     """Trains a model on encoded clips and answers the folder that generates."""
     captions = [row["caption"] for row in clips(project).read(["caption"], f"{TRAINING} AND caption IS NOT NULL")]
-    parts = {"video-vae": _made("train_vae", project), "text-encoder": _made("train_captioner", project)}
+    parts = {"video-vae": made_by("train_vae", project), "text-encoder": made_by("train_captioner", project)}
     exported = Exported(notes_of(config, encoded, parts), build_style(captions), parts)
     context = TrainContext.local(folder, threads=torch.get_num_threads())
     exported.write(folder / "model", train(config, encoded, exported, Checkpoints(folder / "checkpoints"), context))
@@ -93,7 +93,7 @@ def lowest(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {**figures, "train_seconds_longest": {"value": seconds, "bar": None, "holds": None}}
 
 
-def _made(stage: str, project: Project) -> Path:
+def made_by(stage: str, project: Project) -> Path:
     folder = model_folder(stage, project)
     if folder is None:
         raise SystemExit(

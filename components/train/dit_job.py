@@ -86,21 +86,28 @@ def train(
     checkpoints: Checkpoints,
     context: TrainContext,
     on_sample: "Sampling | None" = None,
+    model: nn.Module | None = None,
 ) -> nn.Module:
-    """Builds the model from its seed, trains it on encoded clips and answers the average of its weights."""
+    """Trains a model, or else the one of the settings built from its seed, on encoded clips, and answers the average of its weights."""
     settings, notes = config.dit, exported.notes
     if settings.tokens_per_batch is None:
         steps = fitted_steps(settings.steps, settings.max_epochs, settings.batch_size, len(encoded.clip_ids))
         settings = settings.model_copy(update={"steps": steps})
     filling = Filling(settings.batch_size, settings.tokens_per_batch, settings.packing, context.world_size)
     batches, steps_an_epoch = dit_batches(encoded, filling, settings.size.patch_size, settings.seed, context.rank)
-    torch.manual_seed(settings.seed)
-    model = DiT(settings.size, notes["latent_channels"], notes["text_width"])
-    model.recompute = settings.recompute_activations
+    model = model or build(config, exported)
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     logger.info("the diffusion transformer has %.1f million parameters; an epoch is %d steps", millions, steps_an_epoch)
     empty_prompt = _empty_prompt(exported.parts["text-encoder"])
     return train_dit(settings, model, batches, empty_prompt, checkpoints, context, on_sample, notes["contract"]["shift_places"])
+
+
+def build(config: Config, exported: Exported) -> DiT:
+    """Builds the model of the settings, from its seed."""
+    torch.manual_seed(config.dit.seed)
+    model = DiT(config.dit.size, exported.notes["latent_channels"], exported.notes["text_width"])
+    model.recompute = config.dit.recompute_activations
+    return model
 
 
 def _empty_prompt(text_encoder: Path) -> Tensor:
