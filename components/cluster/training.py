@@ -1,6 +1,7 @@
 """One training as one Ray Train run: named entry in, metrics out line by line, errors in one sentence."""
 
 import contextlib
+import dataclasses
 import fcntl
 import importlib
 import json
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from components.cluster import ahead
+from components.cluster.beside import Beside
 from components.cluster.reserved import hold
 from components.cluster.session import LOCAL_ENVIRONMENT, ray_is_local
 
@@ -221,7 +223,7 @@ def train_worker(config: Mapping[str, Any]) -> dict[str, Any] | None:
                 device = str(get_device())
             wrap, sharded = _wrapper(world_size, device), config["sharded"] and world_size > 1
             context = load(CONTEXT)(rank, world_size, device, config["threads"], Path(config["metrics_file"]), wrap, sharded)
-            load(config["entry"])(dict(config["payload"]), context)
+            load(config["entry"])(dict(config["payload"]), dataclasses.replace(context, beside=Beside() if rank == 0 else None))
     except Exception as error:
         with contextlib.suppress(OSError):
             Path(config["trace_file"]).write_text(traceback.format_exc())

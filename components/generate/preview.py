@@ -1,8 +1,7 @@
-"""Draws a few samples of a model in training: `python -m components.generate.preview FOLDER OUT '["a prompt", ...]'`."""
+"""Draws a few samples of a model in training, beside it."""
 
 import json
 import os
-import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -28,7 +27,3 @@ def main(folder: str, out: str, prompts: str) -> None:
 
     torch.set_num_threads(1)
     preview(Path(folder), Path(out), json.loads(prompts))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

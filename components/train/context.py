@@ -7,12 +7,22 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from components.train.quarantine import NAME, QuarantineFile
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+class Beside(Protocol):
+    """Runs functions beside the training, one at a time."""
+
+    def is_busy(self) -> bool: ...
+
+    def start(self, what: str, entry: str, *arguments: str) -> None: ...
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,7 @@ class TrainContext:
         sharded: each worker keeps a part of the large models and of what is kept beside them, where `wrap` would leave it all of them.
         quarantine: quarantine(step, reason, clip_ids) notes the clips that a step was skipped for, and with no reason that one was
             taken after such.
+        beside: runs on what this worker's machine has to spare, whatever does not belong to the steps; None: nobody does.
     """
 
     rank: int
@@ -41,6 +52,7 @@ class TrainContext:
     begin: Callable[[int], None] = lambda step: None
     sharded: bool = False
     quarantine: Callable[[int, str | None, Sequence[str]], None] = lambda step, reason, clip_ids: None
+    beside: Beside | None = None
 
     @classmethod
     def local(cls, folder: Path, device: str = "cpu", threads: int = 1) -> "TrainContext":

@@ -4,10 +4,7 @@ import hashlib
 import json
 import logging
 import math
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +22,7 @@ from components.store.project import Project
 from components.store.tables import clips
 from components.train.buckets import Filling
 from components.train.checkpoint import Checkpoints
-from components.train.context import TrainContext, fitted_steps
+from components.train.context import Beside, TrainContext, fitted_steps
 from components.train.dit_batches import READY, Encoded, dit_batches, read_encoded
 from components.train.dit_loop import train_dit
 from components.train.travel import travels
@@ -33,7 +30,7 @@ from components.train.travel import travels
 logger = logging.getLogger("kinora")
 
 SAMPLED_PROMPTS = 4
-SAMPLER_MODULE = "components.generate.preview"  # a program of its own, started by name: training never waits for it
+SAMPLER = "components.generate.preview:main"  # a task of its own, started by name: training never waits for it
 
 
 @travels
@@ -50,7 +47,9 @@ def run(payload: Mapping[str, Any], context: TrainContext, checkpoints: Checkpoi
     encoded = read_encoded(project)
     parts = {"video-vae": Path(payload["video_vae"]), "text-encoder": Path(payload["text_encoder"])}
     exported = Exported(notes_of(config, encoded, parts), payload["style"], parts)
-    sampling = Sampling(Path(payload["checkpoints"]) / "samples", exported, _some_captions(project)) if context.rank == 0 else None
+    sampling = None
+    if context.beside is not None:
+        sampling = Sampling(Path(payload["checkpoints"]) / "samples", exported, _some_captions(project), context.beside)
     try:
         average = train(config, encoded, exported, checkpoints, context, sampling)
     finally:
@@ -153,26 +152,21 @@ def _some_captions(project: Project) -> list[str]:
 
 
 class Sampling:
-    """Samples of a training under way: a process of its own at the lowest priority, left out while the last one still runs."""
+    """Samples of a training under way, made beside it at the lowest priority and left out while the last ones are still being made."""
 
-    def __init__(self, folder: Path, exported: Exported, prompts: list[str]) -> None:
-        self.folder, self.exported, self.prompts = folder, exported, prompts
-        self._process: subprocess.Popen[bytes] | None = None
+    def __init__(self, folder: Path, exported: Exported, prompts: list[str], beside: Beside) -> None:
+        self.folder, self.exported, self.prompts, self.beside = folder, exported, prompts, beside
 
     def __call__(self, step: int, model: nn.Module) -> None:
         """Starts sampling from the averaged weights after a step; leaves `step_N.png` and `step_N.mp4` in the folder."""
-        if not self.prompts or (self._process is not None and self._process.poll() is None):
+        if not self.prompts or self.beside.is_busy():
             return
         weights = self.folder / ".weights"
         self.exported.write(weights, model)
-        command = [sys.executable, "-m", SAMPLER_MODULE, str(weights), str(self.folder / f"step_{step:06d}"), json.dumps(self.prompts)]
-        quiet = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        with (self.folder / "log.txt").open("ab") as log:
-            self._process = subprocess.Popen(command, env=quiet, stdout=log, stderr=log)
+        target = self.folder / f"step_{step:06d}"
+        self.beside.start(f"sampling after step {step}", SAMPLER, str(weights), str(target), json.dumps(self.prompts))
 
     def close(self) -> None:
         """Ends what still runs: the samples of the finished model are about to be made."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            self._process.wait()
+        self.beside.close()
         shutil.rmtree(self.folder / ".weights", ignore_errors=True)

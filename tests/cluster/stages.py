@@ -28,3 +28,8 @@ class Double:
 class Refuses:
     def __init__(self) -> None:
         raise ValueError("these weights are not here")
+
+
+def write_and_wait(path: str, seconds: str) -> None:
+    Path(path).write_text(f"threads {os.environ['OMP_NUM_THREADS']}")
+    time.sleep(float(seconds))
