@@ -271,6 +271,14 @@ class Tasks(Section):
     key_frames: Share
 
 
+class TextEncoder(Section):
+    """What makes of a prompt what the diffusion transformer is told: the captioner's text tower, or a pretrained one of transformers."""
+
+    pretrained: str | None
+    max_tokens: Positive
+    dtype: Literal["float32", "bfloat16"]
+
+
 class Dit(Section):
     """Training of the diffusion transformer by flow matching."""
 
@@ -423,6 +431,7 @@ class Config(Section):
     captioner: Captioner
     caption: Caption
     vae: Vae
+    text_encoder: TextEncoder
     encode: Encode
     dit: Dit
     generate: Generate

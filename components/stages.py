@@ -12,7 +12,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: `reads` and `writes` are columns of `table`, `sections` the settings its output depends on."""
+    """One stage: `reads` and `writes` are columns of `table`, `sections` the settings its output depends on.
+
+    Attributes:
+        partly: settings that a part of its output depends on, whose `_by` column covers them.
+    """
 
     name: str
     title: str
@@ -22,6 +26,7 @@ class Stage:
     sections: tuple[str, ...]
     upstream: tuple[str, ...]
     revision: int
+    partly: tuple[str, ...] = ()
 
 
 STAGES: dict[str, Stage] = {
@@ -77,6 +82,7 @@ STAGES: dict[str, Stage] = {
             (),
             ("train_vae", "train_captioner", "caption"),
             1,
+            partly=("text_encoder",),
         ),
         Stage(
             "train_dit",

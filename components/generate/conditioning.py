@@ -10,19 +10,17 @@ from torch import Tensor, nn
 from components.diffusion.samplers import Velocity
 
 if TYPE_CHECKING:
-    from components.openclip.load import Coca
+    from components.encode.text import TextEncoder
 
 
-def encode_prompts(coca: "Coca", prompts: Sequence[str], device: str = "cpu") -> tuple[Tensor, Tensor]:
+def encode_prompts(encoder: "TextEncoder", prompts: Sequence[str], device: str = "cpu") -> tuple[Tensor, Tensor]:
     """Encodes prompts as the training captions were, each different one once.
 
     Returns:
         text_embeds (B, S, C), text_mask (B, S).
     """
-    from components.openclip.embed import encode_text
-
     different = list(dict.fromkeys(prompts))
-    embeds, mask = encode_text(coca, different)
+    embeds, mask = encoder(different)
     places = torch.tensor([different.index(prompt) for prompt in prompts])
     embeds = embeds.half().float()  # as the table kept them that the model learned from
     return embeds[places].to(device), mask[places].to(device)

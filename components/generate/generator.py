@@ -13,6 +13,7 @@ from components.caption.upsample import rewrite as rewrite_prompt
 from components.diffusion.flow_matching import shift_of
 from components.diffusion.samplers import SAMPLERS, sampling_timesteps
 from components.encode.load_vae import load_vae
+from components.encode.text import TextEncoder, load_text_encoder
 from components.generate.conditioning import Guidance, encode_prompts, noise_of, told_velocity
 from components.models.dit import DiT, load_dit
 from components.models.pixels import to_frames
@@ -22,7 +23,6 @@ from components.models.weights import digest_folder, load_json
 if TYPE_CHECKING:
     from components.encode.pretrained_vae import PretrainedVae
     from components.models.vae import VideoVae
-    from components.openclip.load import Coca
 
 Progress = Callable[[int, int, str], None]
 SAMPLES_AT_ONCE = 64
@@ -55,7 +55,7 @@ class Generator:
 
     model: DiT
     vae: "VideoVae | PretrainedVae"
-    coca: "Coca"
+    text_encoder: TextEncoder
     style: dict[str, Any]
     notes: dict[str, Any]
     device: str
@@ -69,15 +69,13 @@ class Generator:
             DamagedFolderError: a file is missing, cut or changed.
             MismatchedModelError: the VAE or the text encoder is another than the one of the training.
         """
-        from components.openclip.load import load_coca
-
         folder = Path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(f"there is no model at `{folder}`; hint: `kinora show models` lists those that there are")
         model, notes = load_dit(folder, device)
-        vae, coca = load_vae(folder / VIDEO_VAE, device), load_coca(folder / TEXT_ENCODER, device)
-        _check_contract(notes, vae, coca, folder)
-        return cls(model, vae, coca, load_json(folder, "style"), notes, device)
+        vae, text_encoder = load_vae(folder / VIDEO_VAE, device), load_text_encoder(folder / TEXT_ENCODER, device)
+        _check_contract(notes, vae, text_encoder, folder)
+        return cls(model, vae, text_encoder, load_json(folder, "style"), notes, device)
 
     @property
     def fps(self) -> int:
@@ -131,7 +129,7 @@ class Generator:
         settings: dict[str, Any],
         on_step: Callable[[int, int], None],
     ) -> list[np.ndarray]:
-        embeds, mask = encode_prompts(self.coca, [*prompts, settings["negative_prompt"]], self.device)
+        embeds, mask = encode_prompts(self.text_encoder, [*prompts, settings["negative_prompt"]], self.device)
         guidance = Guidance(settings["guidance_scale"], tuple(settings["guidance_interval"]), settings["guidance_rescale"])
         velocity = told_velocity(self.model, embeds, mask, guidance, self.fps / self.vae.period)
         shift = shift_of(settings["timestep_shift"], math.prod(shape[1:]), self.notes["contract"]["shift_places"])
@@ -152,13 +150,13 @@ class Generator:
         return self.vae.latents_shape(num_frames, height, width)
 
 
-def _check_contract(notes: dict[str, Any], vae: "VideoVae | PretrainedVae", coca: "Coca", folder: Path) -> None:
+def _check_contract(notes: dict[str, Any], vae: "VideoVae | PretrainedVae", text_encoder: TextEncoder, folder: Path) -> None:
     """Compares what the transformer was trained on with what lies beside it."""
     contract = notes["contract"]
     found = {
         "latents_mean": vae.latents_mean.tolist(),
         "latents_std": vae.latents_std.tolist(),
-        "text_width": coca.text_width,
+        "text_width": text_encoder.width,
         "video_vae": digest_folder(folder / VIDEO_VAE),
         "text_encoder": digest_folder(folder / TEXT_ENCODER),
     }

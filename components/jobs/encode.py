@@ -1,6 +1,7 @@
 """Latents and text embeddings of the kept clips, cached in the table for the diffusion transformer."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from components.encode.latents import EncodeLatents
@@ -8,7 +9,15 @@ from components.encode.text import EncodeText
 from components.jobs.actors import one_thread
 from components.jobs.rows import Rows, fixed_batches, map_rows, with_videos
 from components.jobs.run import Run
-from components.operations.freshness import Freshness, latents_maker, model_folder, text_maker
+from components.operations.freshness import (
+    Freshness,
+    latents_maker,
+    model_folder,
+    stale_rows,
+    text_encoder_folder,
+    text_encoder_place,
+    text_maker,
+)
 from components.store import tables
 from components.store.filters import KEPT
 
@@ -39,9 +48,25 @@ class TextRows:
 
 def encode(run: Run, freshness: Freshness) -> dict[str, Any]:
     """Encodes what is missing or was encoded by another VAE or text encoder."""
-    latents = _encode_latents(run, freshness.stale["latents"])
-    texts = _encode_texts(run, freshness.stale["text_embeds"])
+    stale = stale_rows("encode", run.config, run.project) if _take_text_encoder(run) else freshness.stale
+    latents = _encode_latents(run, stale["latents"])
+    texts = _encode_texts(run, stale["text_embeds"])
     return {"summary": f"{latents} clips and {texts} captions encoded", "amount": f"{latents} clips"}
+
+
+def _take_text_encoder(run: Run) -> bool:
+    """Takes the pretrained text encoder that the settings name, once, and answers whether it did: who makes embeddings is known then."""
+    settings = run.config.text_encoder
+    if settings.pretrained is None or text_encoder_folder(run.config, run.project) is not None:
+        return False
+    from components.encode.pretrained_text import save_pretrained_text, take
+
+    run.progress(0, 1, f"taking the text encoder `{settings.pretrained}`")
+    local = Path(settings.pretrained).is_dir()
+    origin = {"origin": {"name": Path(settings.pretrained).name if local else settings.pretrained}}
+    text = take(settings.pretrained, settings.max_tokens, settings.dtype)
+    save_pretrained_text(text_encoder_place(run.config, run.project), text, origin)
+    return True
 
 
 def _encode_latents(run: Run, stale: list[str]) -> int:
@@ -100,7 +125,7 @@ def _encode_texts(run: Run, stale: list[str]) -> int:
     map_rows(
         run,
         TextRows,
-        (str(model_folder("train_captioner", run.project)), settings.device),
+        (str(text_encoder_folder(run.config, run.project)), settings.device),
         batches(),
         write,
         actors=settings.model_copy(update={"num_actors": min(1, settings.num_actors)}),

@@ -16,7 +16,7 @@ from components.jobs.goodput import StepsTaken
 from components.jobs.quarantine import put_aside
 from components.jobs.run import Run
 from components.models.weights import DamagedFolderError, digest_folder, verify_folder
-from components.operations.freshness import Freshness, model_folder, weights_of
+from components.operations.freshness import Freshness, model_folder, text_encoder_folder, weights_of
 from components.operations.history import planned_steps
 from components.operations.readings import dataset_of, note_weights, pin_reading
 from components.registry.tracking import Run as TrackedRun
@@ -60,7 +60,7 @@ def train_vae(run: Run, freshness: Freshness) -> dict[str, Any]:
 def train_dit(run: Run, freshness: Freshness) -> dict[str, Any]:
     """Trains the diffusion transformer, and exports it with the VAE and the text encoder it was trained against."""
     _require_clips(run)
-    stands_on = {"video_vae": model_folder("train_vae", run.project), "text_encoder": model_folder("train_captioner", run.project)}
+    stands_on = {"video_vae": model_folder("train_vae", run.project), "text_encoder": text_encoder_folder(run.config, run.project)}
     weights = {"video-vae": weights_of("train_vae", run.project), "captioner": weights_of("train_captioner", run.project)}
     pinned, read = pin_reading(run.project, freshness, run.config.model_dump(mode="json"), weights)
     captions = tables.clips(pinned).read(["caption"], f"{TRAINING} AND caption IS NOT NULL")

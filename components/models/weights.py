@@ -1,12 +1,12 @@
 """Folders of weights: safetensors and JSON files written in one atomic step, with a manifest of their digests."""
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MANIFEST = "manifest.json"
+LINKED_BYTES = 2**26
+EMPTY_PROMPT = "empty_prompt"  # tensors of a pretrained text encoder's folder: what it makes of no words
 
 
 class DamagedFolderError(ValueError):
@@ -33,7 +35,8 @@ def save_folder(
     Args:
         tensors: tensors by name, by file stem: `{"vae": state_dict}` becomes `vae.safetensors`.
         meta: a JSON value by file stem: `{"vae": {...}}` becomes `vae.json`.
-        folders: whole folders to copy, by name below this one; their own manifests are checked first.
+        folders: whole folders to copy, by name below this one; their own manifests are checked first. Of a large file, which nobody
+            writes to again, it is another name where the disk can.
         files: single files to copy, by name.
     """
     folder = Path(folder)
@@ -44,7 +47,7 @@ def save_folder(
             (draft / f"{stem}.json").write_text(json.dumps(value, indent=1, sort_keys=True))
         for name, source in (folders or {}).items():
             verify_folder(source)
-            shutil.copytree(source, draft / name)
+            shutil.copytree(source, draft / name, copy_function=_linked_or_copied)
         for name, path in (files or {}).items():
             shutil.copyfile(path, draft / name)
     return digest_folder(folder)
@@ -111,7 +114,7 @@ def write_tensors(path: Path, tensors: Mapping[str, "Tensor"]) -> None:
     save_file(flat, path)
 
 
-@contextmanager
+@contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """Lends a draft folder; when the body ends well, its manifest is written last and it takes the place of `folder`.
 
@@ -153,6 +156,14 @@ def _checked(folder: Path, name: str) -> Path:
     if path.stat().st_size != listed[name]["bytes"] or sha256_of(path) != listed[name]["sha256"]:
         raise DamagedFolderError(f"`{path}` is not the file that was written; hint: run the stage that makes it again")
     return path
+
+
+def _linked_or_copied(source: str, target: str) -> None:
+    if os.path.getsize(source) >= LINKED_BYTES:
+        with contextlib.suppress(OSError):
+            os.link(source, target)
+            return
+    shutil.copyfile(source, target)
 
 
 def _take_place(draft: Path, folder: Path) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.models.weights import DamagedFolderError, digest_folder, verify_folder
+from components.models.weights import MANIFEST, DamagedFolderError, digest_folder, verify_folder
 from components.sections import Config
 from components.stages import STAGES, TRAIN_STAGES, digest, maker
 from components.store import tables
@@ -109,7 +109,9 @@ def stage_maker(stage: str, config: Config, project: Project) -> str:
         case "caption":
             return named(stage, (), weights_of("train_captioner", project))
         case "encode":
-            return named(stage, ("caption",), weights_of("train_vae", project), weights_of("train_captioner", project))
+            chosen = config.text_encoder  # a pretrained one is told apart by its settings: its weights are known once it is taken
+            text = weights_of("train_captioner", project) if chosen.pretrained is None else digest(chosen.model_dump(mode="json"))
+            return named(stage, ("caption",), weights_of("train_vae", project), text)
         case "evaluate":
             return named(stage, (), weights_of("train_dit", project))
     raise ValueError(f"`{stage}` is not a stage; the stages are {', '.join(STAGES)}")
@@ -137,6 +139,19 @@ def weights_of(stage: str, project: Project) -> str:
         return ""
 
 
+def text_encoder_place(config: Config, project: Project) -> Path:
+    """Answers the folder that a pretrained text encoder of these settings is taken to."""
+    return project.model("text_encoder", digest(config.text_encoder.model_dump(mode="json")))
+
+
+def text_encoder_folder(config: Config, project: Project) -> Path | None:
+    """Answers the folder of the text encoder that serves: the captioner, or the pretrained one; None before there is one."""
+    if config.text_encoder.pretrained is None:
+        return model_folder("train_captioner", project)
+    folder = text_encoder_place(config, project)
+    return folder if (folder / MANIFEST).is_file() else None
+
+
 def caption_maker(config: Config, project: Project, label_by: str | None) -> str:
     """Answers the `caption_by` of a row: a lent caption keeps the name of its lender."""
     return label_by or stage_maker("caption", config, project)
@@ -149,7 +164,12 @@ def latents_maker(config: Config, project: Project) -> str:
 
 def text_maker(config: Config, project: Project) -> Callable[[str], str]:
     """Answers the function from a row's `caption_by` to the `text_embeds_by` that the serving text encoder gives it."""
-    encoder = maker("encode", config.model_dump(mode="json"), (), weights_of("train_captioner", project))
+    folder = text_encoder_folder(config, project)
+    if config.text_encoder.pretrained is None:
+        weights = weights_of("train_captioner", project)
+    else:
+        weights = digest_folder(folder) if folder is not None else ""
+    encoder = maker("encode", config.model_dump(mode="json"), (), weights)
     return lambda caption_by: digest({"encoder": encoder, "caption": caption_by})
 
 
@@ -187,7 +207,7 @@ def what_changed(stage: str, config: Config, project: Project) -> str:
     if record.get("revision", revision) != revision:
         return f"its code changed, revision {revision} now and {record['revision']} then"
     settings, then = config.model_dump(mode="json"), record.get("settings", {})
-    for section in STAGES[stage].sections:
+    for section in (*STAGES[stage].sections, *STAGES[stage].partly):
         for name, value in settings[section].items():
             if section in then and then[section].get(name) != value:
                 return f"`{section}.{name}` is {value}, was {then[section].get(name)}"
@@ -200,7 +220,7 @@ def what_changed(stage: str, config: Config, project: Project) -> str:
 def stage_settings(stage: str, config: Config) -> dict[str, Any]:
     """Answers the sections that shape a stage, for its record."""
     settings = config.model_dump(mode="json")
-    return {section: settings[section] for section in STAGES[stage].sections}
+    return {section: settings[section] for section in (*STAGES[stage].sections, *STAGES[stage].partly)}
 
 
 def _rows(stage: str, config: Config, project: Project, source: Path | None, manifest: Path | None) -> tuple[int, str]:

@@ -296,9 +296,10 @@ def _log_model(client: Any, project: Project, kind: str, folder: Path, tags: Map
 
 
 def _packages(folder: Path) -> list[str]:
-    """Answers what a model needs to run: diffusers too, where its VAE is one of that."""
+    """Answers what a model needs to run: diffusers or transformers too, where its VAE or text encoder is one of theirs."""
     made = [json.loads(path.read_text()) for path in folder.rglob("vae.json")]
-    return [*PACKAGES, *(["diffusers"] if any("codec" in noted for noted in made) else [])]
+    of_vae = ["diffusers"] if any("codec" in noted for noted in made) else []
+    return [*PACKAGES, *of_vae, *(["transformers"] if any(folder.rglob("text_encoder.json")) else [])]
 
 
 def _signature(kind: str) -> Any:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from components.models.dit import DiT
-from components.models.weights import digest_folder, load_json, save_folder
+from components.models.weights import EMPTY_PROMPT, digest_folder, load_json, load_tensors, save_folder
 from components.openclip.embed import encode_text
 from components.openclip.load import load_coca
 from components.sections import Config
@@ -111,6 +111,8 @@ def build(config: Config, exported: Exported) -> DiT:
 
 def _empty_prompt(text_encoder: Path) -> Tensor:
     """Answers what the text encoder makes of the empty prompt, (S, C), rounded as the table's embeddings are."""
+    if (text_encoder / f"{EMPTY_PROMPT}.safetensors").is_file():  # of one that is another library's
+        return load_tensors(text_encoder, EMPTY_PROMPT)["text_embeds"].half().float()
     embeds, mask = encode_text(load_coca(text_encoder), [""])
     return embeds[0][mask[0]].half().float().clone()
 

@@ -98,7 +98,7 @@ def test_one_frame_and_other_sizes_can_be_asked_for(generator):
 
 
 def test_guidance_one_is_the_prompt_alone(generator):
-    embeds, mask = encode_prompts(generator.coca, [*CAPTIONS, ""])
+    embeds, mask = encode_prompts(generator.text_encoder, [*CAPTIONS, ""])
     noisy, t = torch.randn(2, 16, 3, 4, 4), torch.tensor(0.7)
     told = generator.model(noisy, t.expand(2), embeds[:2], mask[:2], 2.0)
     without = generator.model(noisy, t.expand(2), embeds[2:].expand(2, -1, -1), mask[2:].expand(2, -1), 2.0)
@@ -108,7 +108,7 @@ def test_guidance_one_is_the_prompt_alone(generator):
 
 
 def test_outside_its_interval_guidance_is_the_prompt_alone_and_is_not_paid_for(generator):
-    embeds, mask = encode_prompts(generator.coca, [*CAPTIONS, ""])
+    embeds, mask = encode_prompts(generator.text_encoder, [*CAPTIONS, ""])
     noisy, asked = torch.randn(2, 16, 3, 4, 4), []
 
     def model(x, *told):
@@ -124,7 +124,7 @@ def test_outside_its_interval_guidance_is_the_prompt_alone_and_is_not_paid_for(g
 
 
 def test_rescaled_guidance_keeps_its_direction_and_has_the_spread_of_the_prompt_alone(generator):
-    embeds, mask = encode_prompts(generator.coca, [*CAPTIONS, ""])
+    embeds, mask = encode_prompts(generator.text_encoder, [*CAPTIONS, ""])
     noisy, t = torch.randn(2, 16, 3, 4, 4), torch.tensor(0.7)
     alone, guided, half, whole = (
         told_velocity(generator.model, embeds, mask, guidance, 2.0)(noisy, t)

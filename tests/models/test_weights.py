@@ -1,11 +1,12 @@
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from components.models.weights import DamagedFolderError, digest_folder, load_json, load_tensors, save_folder, verify_folder
+from components.models.weights import LINKED_BYTES, DamagedFolderError, digest_folder, load_json, load_tensors, save_folder, verify_folder
 
 
 def saved(folder: Path, value: float = 1.0) -> str:
@@ -53,6 +54,17 @@ def test_folders_and_files_travel_inside(tmp_path: Path):
     (tmp_path / "t2v" / "video-vae" / "vae.json").write_text("{}")
     with pytest.raises(DamagedFolderError, match="is not the file that was written"):
         verify_folder(tmp_path / "t2v")
+
+
+def test_a_large_file_of_a_part_lies_on_the_disk_once(tmp_path: Path):
+    """As a text encoder of billions of weights does, which each checkpoint's samples and each model are exported with."""
+    large, small = torch.zeros(LINKED_BYTES // 4), torch.zeros(2)
+    save_folder(tmp_path / "encoder", {"large": {"w": large}, "small": {"w": small}}, {})
+    save_folder(tmp_path / "t2v", {}, {}, folders={"text-encoder": tmp_path / "encoder"})
+    names = {name: (tmp_path / "t2v" / "text-encoder" / f"{name}.safetensors").stat().st_nlink for name in ("large", "small")}
+    assert names == {"large": 2, "small": 1}
+    shutil.rmtree(tmp_path / "encoder")
+    verify_folder(tmp_path / "t2v" / "text-encoder")
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "gone", "unlisted"])

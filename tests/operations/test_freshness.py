@@ -50,6 +50,7 @@ def test_everything_is_stale_before_the_first_run(tmp_path: Path) -> None:
         ("curate.min_motion=0.1", "curate", ("ingest",)),
         ("captioner.steps=11", "train_captioner", ("ingest", "curate", "train_vae")),
         ("vae.steps=11", "train_vae", ("ingest", "curate", "train_captioner", "caption")),
+        ("text_encoder.pretrained=some/t5", "encode", ("ingest", "curate", "train_captioner", "caption", "train_vae")),
         ("dit.steps=11", "train_dit", ("ingest", "curate", "train_captioner", "caption", "train_vae", "encode")),
         ("generate.guidance_scale=9", "evaluate", ("ingest", "curate", "train_captioner", "caption", "train_vae", "encode", "train_dit")),
         ("gate.min_vae_psnr=1", "promote", tuple(stage for stage in STAGES if stage != "promote")),
@@ -106,6 +107,18 @@ def test_another_vae_makes_latents_stale_and_text_not(done: Pipeline) -> None:
     done.run("train_vae")
     found = done.assess("encode").stale
     assert (len(found["latents"]), found["text_embeds"]) == (45, [])
+
+
+def test_another_text_encoder_makes_text_stale_and_latents_not(done: Pipeline) -> None:
+    done.config = settings("text_encoder.pretrained=some/t5")
+    found = done.assess("encode").stale
+    assert (found["latents"], len(found["text_embeds"])) == ([], 45)
+    done.run("encode")
+    before = done.config
+    done.config = settings("text_encoder.pretrained=some/t5", "text_encoder.max_tokens=64")
+    record = done.project.record("encode") or {}
+    done.project.write_record("encode", {**record, "settings": stage_settings("encode", before)})
+    assert done.assess("encode").why == "`text_encoder.max_tokens` is 64, was 256"
 
 
 def test_another_captioner_makes_its_own_captions_stale_and_lent_ones_not(done: Pipeline) -> None:
