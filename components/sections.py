@@ -289,8 +289,11 @@ class Dit(Section):
     packing: bool
     learning_rate: float
     weight_decay: float
+    optimizer: Literal["adamw", "muon"]
     ema_decay: Share
     max_grad_norm: float
+    adaptive_clip: bool
+    skip_above: Annotated[float, Field(gt=1.0)] | None
     caption_dropout: Share
     tasks: Tasks
     max_epochs: Positive

@@ -20,7 +20,8 @@ from components.diffusion.tasks import deal_tasks, kept_frames
 from components.models.dit import Block
 from components.train.checkpoint import Checkpoints, load_optimizer_tensors, load_weights, training_tensors
 from components.train.context import TrainContext
-from components.train.optim import adamw_for, clip_gradients, linear_schedule, set_learning_rate, update_ema
+from components.train.norms import AdaptiveClip
+from components.train.optim import Muon, adamw_for, clip_gradients, linear_schedule, muon_for, set_learning_rate, update_ema
 from components.train.sharding import Average, spread
 from components.train.shares import mean_over_workers, weighed
 from components.train.steps import SkippedSteps, mixed_precision, seed_of
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from components.sections import Dit
 
 logger = logging.getLogger("kinora")
+
+ADAMW = ("patch_in.", "patch_out.", "time_in.", "modulation_out.", "text_refiner.into.")  # the first and the last layers
 
 
 @dataclass(frozen=True)
@@ -71,27 +74,33 @@ def train_dit(
             None: all have it.
 
     Raises:
-        UnstableTrainingError: step after step without a finite gradient.
+        UnstableTrainingError: step after step without a gradient to follow.
     """
     device = torch.device(context.device)
     model = model.to(device)
     average = copy.deepcopy(model).requires_grad_(False)
     first, tensors = _resume(checkpoints, model, average)
     wrapped, kept = spread(model, Block, context), Average(average, Block, context)
-    optimizer = adamw_for(model, settings.learning_rate, settings.weight_decay)
+    optimizer = optimizer_for(settings, model)
     load_optimizer_tensors(optimizer, dict(model.named_parameters()), tensors)
+    skipped = SkippedSteps("dit", context, settings.skip_above)
+    clip = AdaptiveClip(settings.max_grad_norm, settings.adaptive_clip)
+    if tensors:
+        skipped.restore(tensors["skipped"])
+        clip.norms.restore(tensors["clip"])
     del tensors
     model.train()
     empty_prompt = empty_prompt.to(device)
-    tally, skipped = _Tally(), SkippedSteps("dit")
+    tally = _Tally()
     context.begin(first)
     for step, batch in zip(range(first, settings.steps), batches(first), strict=False):
         learning_rate = set_learning_rate(optimizer, linear_schedule(step, settings.steps, settings.warmup_steps))
         losses = _losses(settings, wrapped, batch, empty_prompt, seed_of(settings.seed, step), context, shift_places)
         loss = weighed(losses.mean(), len(losses), batch.whole or len(losses), context)
         loss.backward()
-        norm = clip_gradients(model.parameters(), settings.max_grad_norm)
+        norm = clip_gradients(model.parameters(), clip.ceiling)
         if skipped.is_whole(step, norm, losses, batch.clip_ids):
+            clip.add(norm)
             optimizer.step()
             update_ema(kept.parts, model, settings.ema_decay, step)
         optimizer.zero_grad(set_to_none=True)
@@ -102,6 +111,7 @@ def train_dit(
             context.report(done, {**tally.take(context), "skipped_steps": skipped.count, "learning_rate": learning_rate})
         if (last or done % settings.checkpoint_every == 0) and (context.rank == 0 or context.sharded):
             state = training_tensors(model, kept.parts, optimizer)
+            state |= {"skipped": skipped.state(), "clip": clip.norms.state()}
             if context.rank == 0:
                 checkpoints.save(done, state, {"threads": context.threads})
         if done % settings.sample_every == 0 and not last:
@@ -109,6 +119,14 @@ def train_dit(
             if on_sample is not None and context.rank == 0:
                 on_sample(done, shown)
     return kept.whole().eval()
+
+
+def optimizer_for(settings: "Dit", model: nn.Module) -> torch.optim.AdamW | Muon:
+    """Answers the optimiser of the settings; Muon is for what lies between the first and the last layers."""
+    if settings.optimizer == "adamw":
+        return adamw_for(model, settings.learning_rate, settings.weight_decay)
+    biases = [name for name, _ in model.named_parameters() if name.endswith("modulation_bias")]  # no matrices, whatever their shape
+    return muon_for(model, settings.learning_rate, settings.weight_decay, adamw=(*ADAMW, *biases))
 
 
 def _losses(

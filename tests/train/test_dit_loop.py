@@ -10,9 +10,11 @@ from components.diffusion.samplers import euler, sampling_timesteps
 from components.diffusion.tasks import TASKS
 from components.models.dit import DiT
 from components.models.sizes import DitSize
+from components.train import norms
 from components.train.checkpoint import Checkpoints
 from components.train.context import TrainContext, read_metrics
-from components.train.dit_loop import DitBatch, _losses, draw, drop_captions, train_dit
+from components.train.dit_loop import DitBatch, _losses, draw, drop_captions, optimizer_for, train_dit
+from components.train.quarantine import NAME, read_quarantine
 
 SIZE = DitSize(hidden_size=64, depth=2, num_heads=2, patch_size=(1, 2, 2), text_size=32)
 LATENTS = torch.randn(4, 4, 2, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -27,11 +29,14 @@ def settings(**changes):
     return SimpleNamespace(
         **{
             "steps": 12,
+            "optimizer": "adamw",
             "learning_rate": 2e-3,
             "weight_decay": 0.0,
             "ema_decay": 0.9,
             "max_grad_norm": 1.0,
             "size": SIZE,
+            "adaptive_clip": False,
+            "skip_above": 10.0,
             "caption_dropout": 0.1,
             "tasks": TEXT_ALONE,
             "clip_loss_weight": 1.0,
@@ -48,14 +53,14 @@ def settings(**changes):
     )
 
 
-def batches(repeat: int = 1, poison: int | None = None):
+def batches(repeat: int = 1, poison: int | None = None, by: float = float("nan")):
     def given(first: int):
         step = first
         while True:
             order = torch.randperm(4, generator=torch.Generator().manual_seed(step)).repeat(repeat)
             latents = LATENTS[order].clone()
             if step == poison:
-                latents[1] = float("nan")
+                latents[1] *= by
             yield DitBatch(latents, TEXT[order], MASK[order], tuple(f"clip{row}" for row in order.tolist()), FPS.repeat(repeat))
             step += 1
 
@@ -95,12 +100,14 @@ def dying(batches):
     return given
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
-    whole = train(tmp_path / "whole")
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "muon", "adaptive_clip": True}], ids=["adamw", "muon"])
+def test_a_killed_run_goes_on_to_the_same_bits(changes, tmp_path, monkeypatch):
+    monkeypatch.setattr(norms, "WARM_UP", 2)
+    whole = train(tmp_path / "whole", **changes)
     with pytest.raises(Killed):
-        train(tmp_path / "killed", dying(batches()))
+        train(tmp_path / "killed", dying(batches()), **changes)
     assert Checkpoints(tmp_path / "killed").newest()[0] == 4
-    resumed = train(tmp_path / "killed")
+    resumed = train(tmp_path / "killed", **changes)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     _, kept, _ = Checkpoints(tmp_path / "whole").newest()
@@ -189,6 +196,29 @@ def test_a_step_that_is_not_finite_is_skipped_and_its_clip_named(tmp_path, caplo
     assert "step 6 is skipped" in caplog.text
     assert f"clips: clip{order[1]}" in caplog.text
     assert read_metrics(tmp_path / "metrics.jsonl")[-1][1]["skipped_steps"] == 1
+
+
+def test_a_clip_whose_gradient_is_far_out_of_range_is_put_aside_and_moves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(norms, "WARM_UP", 2)
+    train(tmp_path / "with", batches(poison=5, by=1e4))
+    guilty = torch.randperm(4, generator=torch.Generator().manual_seed(5))[1]
+    accused = read_quarantine(tmp_path / "with" / NAME)
+    assert accused.keys() == {f"clip{guilty}"}
+    assert accused[f"clip{guilty}"].startswith("step 6: its gradient is ")
+    assert read_metrics(tmp_path / "with" / "metrics.jsonl")[-1][1]["skipped_steps"] == 1
+    train(tmp_path / "none is too long", batches(poison=5, by=1e4), skip_above=None)
+    assert read_metrics(tmp_path / "none is too long" / "metrics.jsonl")[-1][1]["skipped_steps"] == 0
+
+
+def test_muon_steps_the_matrices_between_the_first_and_the_last_layers():
+    model = DiT(SIZE, latent_channels=4, text_width=8)
+    kinds = {id(p): group["kind"] for group in optimizer_for(settings(optimizer="muon"), model).param_groups for p in group["params"]}
+    named = {name: kinds[id(parameter)] for name, parameter in model.named_parameters()}
+    by_muon = {name for name, kind in named.items() if kind == "muon"}
+    inside = ("attention.query", "attention.key_value", "attention.out", "text_attention.out", "feed_forward.into", "feed_forward.out")
+    assert {f"blocks.{block}.{layer}.weight" for block in range(2) for layer in inside} < by_muon
+    assert {"modulation.weight", "text_in.weight", "text_refiner.blocks.0.attention.out.weight"} < by_muon
+    assert not [name for name in by_muon if name.startswith(("patch_", "time_in")) or "bias" in name or "norm" in name]
 
 
 def test_the_empty_prompt_stands_in_for_dropped_captions():
