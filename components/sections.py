@@ -304,6 +304,7 @@ class Dit(Section):
     timestep_shift: float
     warmup_steps: Count
     report_every: Positive
+    validate_every: Count
     sample_every: Positive
     checkpoint_every: Positive
     retrain_when_grown_by: float

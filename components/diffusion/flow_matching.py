@@ -66,8 +66,13 @@ def sample_timesteps(
         (count,), within (0, 1).
     """
     strata = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
-    normal = math.sqrt(2.0) * torch.erfinv((2.0 * strata - 1.0).clamp(-0.9999, 0.9999))
-    return shift_timesteps(torch.sigmoid(mean + std * normal), shift).to(device)
+    return timestep_quantiles(strata, mean, std, shift).to(device)
+
+
+def timestep_quantiles(shares: Tensor, mean: float = 0.0, std: float = 1.0, shift: float | Tensor = 1.0) -> Tensor:
+    """Answers the timesteps that such shares, (N,), of what `sample_timesteps` draws lie below."""
+    normal = math.sqrt(2.0) * torch.erfinv((2.0 * shares - 1.0).clamp(-0.9999, 0.9999))
+    return shift_timesteps(torch.sigmoid(mean + std * normal), shift)
 
 
 def shift_timesteps(t: Tensor, shift: float | Tensor) -> Tensor:

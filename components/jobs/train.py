@@ -189,5 +189,5 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _said(metrics: Mapping[str, float]) -> str:
-    wanted = [name for name in metrics if name.startswith(("loss", "val_psnr", "val_all", "psnr"))][:3]
+    wanted = [name for name in metrics if name == "val_loss" or name.startswith(("loss", "val_psnr", "val_all", "psnr"))][:3]
     return ", ".join(f"{name} {metrics[name]:.4g}" for name in wanted)

@@ -6,6 +6,7 @@ UNHARMED = "quarantine IS NULL"
 KEPT = f"keep = true AND {UNHARMED}"
 TRAINING = f"{KEPT} AND split = 'train'"
 HELD_OUT = f"{KEPT} AND split IN ('val', 'test')"
+VALIDATION = f"{KEPT} AND split = 'val'"
 LENT = "lent = true"  # its label is its caption, and may teach the captioner
 LABELLED = f"{TRAINING} AND {LENT}"
 

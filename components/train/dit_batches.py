@@ -12,17 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from components.store.filters import TRAINING
+from components.store.filters import TRAINING, VALIDATION
 from components.store.tables import clips
 from components.train.buckets import Filling, steps_an_epoch, steps_of, unfilled
 from components.train.dit_loop import DitBatch
+from components.train.dit_validation import HeldOut
 
 if TYPE_CHECKING:
     from components.store.project import Project
 
 logger = logging.getLogger("kinora")
 
-READY = f"{TRAINING} AND latents IS NOT NULL AND text_embeds IS NOT NULL"
+ENCODED = "latents IS NOT NULL AND text_embeds IS NOT NULL"
+READY = f"{TRAINING} AND {ENCODED}"
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,24 @@ def read_encoded(project: "Project") -> Encoded:
     latents, text_embeds = table.read_tensor("latents", clip_ids), table.read_tensor("text_embeds", clip_ids)
     rates = [_latents_fps(row["fps"], row["num_frames"], of_clip.shape[1]) for row, of_clip in zip(rows, latents, strict=True)]
     return Encoded(clip_ids, latents, text_embeds, rates)
+
+
+def read_held_out(project: "Project", count: int) -> list[HeldOut]:
+    """Reads at most `count` clips of the validation split, evenly spread over their ids."""
+    table = clips(project)
+    rows = sorted(table.read(["clip_id", "fps", "num_frames"], f"{VALIDATION} AND {ENCODED}"), key=lambda row: row["clip_id"])
+    rows = rows[:: max(1, len(rows) // count)][:count]
+    keys = [row["clip_id"] for row in rows]
+    tensors = zip(table.read_tensor("latents", keys), table.read_tensor("text_embeds", keys), strict=True)
+    return [
+        HeldOut(
+            row["clip_id"],
+            torch.from_numpy(latents.astype(np.float32)),
+            torch.from_numpy(embeds.astype(np.float32)),
+            _latents_fps(row["fps"], row["num_frames"], latents.shape[1]),
+        )
+        for row, (latents, embeds) in zip(rows, tensors, strict=True)
+    ]
 
 
 def _latents_fps(fps: str, num_frames: int, latent_frames: int) -> float:

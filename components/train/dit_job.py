@@ -5,7 +5,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,15 @@ from components.store.tables import clips
 from components.train.buckets import Filling
 from components.train.checkpoint import Checkpoints
 from components.train.context import Beside, TrainContext, fitted_steps
-from components.train.dit_batches import READY, Encoded, dit_batches, read_encoded
+from components.train.dit_batches import READY, Encoded, dit_batches, read_encoded, read_held_out
 from components.train.dit_loop import train_dit
+from components.train.dit_validation import HeldOut
 from components.train.travel import travels
 
 logger = logging.getLogger("kinora")
 
 SAMPLED_PROMPTS = 4
+HELD_OUT_CLIPS = 32
 SAMPLER = "components.generate.preview:main"  # a task of its own, started by name: training never waits for it
 
 
@@ -51,7 +53,7 @@ def run(payload: Mapping[str, Any], context: TrainContext, checkpoints: Checkpoi
     if context.beside is not None:
         sampling = Sampling(Path(payload["checkpoints"]) / "samples", exported, _some_captions(project), context.beside)
     try:
-        average = train(config, encoded, exported, checkpoints, context, sampling)
+        average = train(config, encoded, exported, checkpoints, context, sampling, held_out=read_held_out(project, HELD_OUT_CLIPS))
     finally:
         if sampling is not None:
             sampling.close()
@@ -86,6 +88,7 @@ def train(
     context: TrainContext,
     on_sample: "Sampling | None" = None,
     model: nn.Module | None = None,
+    held_out: Sequence[HeldOut] = (),
 ) -> nn.Module:
     """Trains a model, or else the one of the settings built from its seed, on encoded clips, and answers the average of its weights."""
     settings, notes = config.dit, exported.notes
@@ -98,7 +101,8 @@ def train(
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     logger.info("the diffusion transformer has %.1f million parameters; an epoch is %d steps", millions, steps_an_epoch)
     empty_prompt = _empty_prompt(exported.parts["text-encoder"])
-    return train_dit(settings, model, batches, empty_prompt, checkpoints, context, on_sample, notes["contract"]["shift_places"])
+    shift_places = notes["contract"]["shift_places"]
+    return train_dit(settings, model, batches, empty_prompt, checkpoints, context, on_sample, shift_places, held_out)
 
 
 def build(config: Config, exported: Exported) -> DiT:

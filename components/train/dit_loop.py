@@ -4,11 +4,12 @@ Everything random in step k is drawn for the whole batch by a generator seeded b
 ends with the same bits as one that was not, and one that goes on with another number of workers learns from the same steps.
 """
 
+import contextlib
 import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from components.diffusion.tasks import deal_tasks, kept_frames
 from components.models.dit import Block
 from components.train.checkpoint import Checkpoints, load_optimizer_tensors, load_weights, training_tensors
 from components.train.context import TrainContext
+from components.train.dit_validation import HeldOut, held_out_losses
 from components.train.norms import AdaptiveClip
 from components.train.optim import Muon, adamw_for, clip_gradients, linear_schedule, muon_for, set_learning_rate, update_ema
 from components.train.sharding import Average, spread
@@ -63,6 +65,7 @@ def train_dit(
     context: TrainContext,
     on_sample: Callable[[int, nn.Module], None] | None = None,
     shift_places: int | None = None,
+    held_out: Sequence[HeldOut] = (),
 ) -> nn.Module:
     """Trains to `settings.steps`, from the newest checkpoint when there is one, and answers the average of the weights.
 
@@ -72,6 +75,8 @@ def train_dit(
         on_sample: called on rank 0 with (steps done, averaged model) every `settings.sample_every` steps.
         shift_places: of latents (frames x height x width) that `settings.timestep_shift` is meant for, others have theirs by `shift_of`;
             None: all have it.
+        held_out: clips whose loss under the average is reported every `settings.validate_every` steps, unless that is 0, and at the end;
+            the same ones for all workers.
 
     Raises:
         UnstableTrainingError: step after step without a gradient to follow.
@@ -107,8 +112,14 @@ def train_dit(
         tally.add(loss, norm, batch.whole or len(losses))
         done = step + 1
         last = done == settings.steps
+        told: dict[str, float] = {}
         if last or done % settings.report_every == 0:
-            context.report(done, {**tally.take(context), "skipped_steps": skipped.count, "learning_rate": learning_rate})
+            told = {**tally.take(context), "skipped_steps": skipped.count, "learning_rate": learning_rate}
+        if held_out and (last or (settings.validate_every and done % settings.validate_every == 0)):
+            with tally.at_rest():
+                told |= held_out_losses(settings, kept.parts, held_out, context, shift_places)
+        if told:
+            context.report(done, told)
         if (last or done % settings.checkpoint_every == 0) and (context.rank == 0 or context.sharded):
             state = training_tensors(model, kept.parts, optimizer)
             state |= {"skipped": skipped.state(), "clip": clip.norms.state()}
@@ -232,6 +243,13 @@ class _Tally:
             self._losses.append(loss.item())
             self._norms.append(norm)
         self._clips += clips
+
+    @contextlib.contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Leaves out of the rate what is done meanwhile."""
+        begin = time.monotonic()
+        yield
+        self._since += time.monotonic() - begin
 
     def take(self, context: TrainContext) -> dict[str, float]:
         """Answers the means over the steps and all workers, who take them at the same moment."""

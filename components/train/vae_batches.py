@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from components.media.read import decode_clip
-from components.store.filters import KEPT, TRAINING
+from components.store.filters import TRAINING, VALIDATION
 from components.store.tables import Table, clips
 from components.train.shares import check_shares, share_of
 from components.train.vae_loop import ClipBatch
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 BATCHES_READ_AT_ONCE = 32
 CLIPS_AT_ONCE = 16
 SCARCE = 8  # videos are next to none where so many times as many would not make a sample
-VALIDATION = f"{KEPT} AND split = 'val'"
 
 Shape = tuple[int, int, int]  # frames, height, width
 

@@ -49,7 +49,8 @@ def transformer(folder: Path, context: TrainContext) -> None:
     from components.train.buckets import Filling
     from components.train.dit_batches import Encoded, dit_batches
     from components.train.dit_loop import train_dit
-    from tests.train.test_dit_loop import settings
+    from components.train.dit_validation import HeldOut
+    from tests.train.test_dit_loop import TEXT, settings
 
     random = np.random.default_rng(0)
     latents = [random.normal(size=(4, 2, 4, 4)).astype(np.float16) for _ in range(9)]
@@ -58,8 +59,11 @@ def transformer(folder: Path, context: TrainContext) -> None:
     batches, _ = dit_batches(encoded, Filling(5, world_size=context.world_size), (1, 2, 2), 0, context.rank)
     torch.manual_seed(0)
     model = DiT(DitSize(hidden_size=64, depth=2, num_heads=2, patch_size=(1, 2, 2), text_size=32), latent_channels=4, text_width=8)
-    chosen = settings(steps=STEPS, report_every=1, checkpoint_every=3, caption_dropout=0.4)
-    train_dit(chosen, model, batches, torch.zeros(2, 8), Checkpoints(folder / "checkpoints"), context)
+    chosen = settings(steps=STEPS, report_every=1, validate_every=1, checkpoint_every=3, caption_dropout=0.4)
+    held_out = [
+        HeldOut(f"held{row}", torch.randn(4, 2, 4, 4, generator=torch.Generator().manual_seed(row)), TEXT[row], 2.0) for row in range(3)
+    ]
+    train_dit(chosen, model, batches, torch.zeros(2, 8), Checkpoints(folder / "checkpoints"), context, held_out=held_out)
 
 
 def video_vae(folder: Path, context: TrainContext, **changes: float) -> None:

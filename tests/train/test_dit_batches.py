@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+from components.store import tables
+from components.store.project import Project
 from components.train.buckets import Filling
-from components.train.dit_batches import Encoded, dit_batches, pad_text
+from components.train.dit_batches import Encoded, dit_batches, pad_text, read_encoded, read_held_out
 
 PATCH = (1, 2, 2)
 SHAPES = [(4, 3, 2, 2)] * 10 + [(4, 1, 2, 2)] * 3
@@ -82,3 +84,23 @@ def test_text_is_padded_behind():
     embeds, mask = pad_text([torch.ones(2, 3), torch.ones(4, 3)])
     assert embeds.sum(dim=(1, 2)).tolist() == [6, 12]
     assert mask.tolist() == [[True, True, False, False], [True] * 4]
+
+
+def test_what_is_held_out_is_never_learned_from(tmp_path):
+    project = Project(tmp_path, "demo")
+    rows = []
+    for number, split in enumerate(["train", "val", "test", "val", "train", "val", "val"]):
+        latents, text = np.full((4, 3, 2, 2), number, np.float16), np.full((3, 5), number, np.float16)
+        row = {"clip_id": f"clip{number}", "num_frames": 9, "fps": "8", "split": split, "keep": number != 6}
+        encoded = {"latents": latents, "latents_shape": list(latents.shape), "text_embeds": text, "text_shape": list(text.shape)}
+        rows.append(row if number == 5 else row | encoded)  # the last one but one waits for its encoding
+    tables.clips(project).append(rows)
+    held_out = read_held_out(project, 4)
+    assert [clip.clip_id for clip in held_out] == ["clip1", "clip3"]
+    assert read_encoded(project).clip_ids == ("clip0", "clip4")
+    for clip, number in zip(held_out, (1.0, 3.0), strict=True):
+        assert torch.equal(clip.latents, torch.full((4, 3, 2, 2), number))
+        assert torch.equal(clip.text_embeds, torch.full((3, 5), number))
+        assert clip.latents_fps == 2.0
+    assert [clip.clip_id for clip in read_held_out(project, 1)] == ["clip1"]
+    assert read_held_out(Project(tmp_path, "another"), 4) == []

@@ -45,6 +45,7 @@ def settings(**changes):
             "timestep_shift": 1.0,
             "warmup_steps": 2,
             "report_every": 3,
+            "validate_every": 0,
             "sample_every": 100,
             "checkpoint_every": 4,
             "seed": 7,
@@ -67,9 +68,13 @@ def batches(repeat: int = 1, poison: int | None = None, by: float = float("nan")
     return given
 
 
-def train(folder, given=None, threads=2, **changes):
+def new_model():
     torch.manual_seed(0)
-    model = DiT(SIZE, latent_channels=4, text_width=8)
+    return DiT(SIZE, latent_channels=4, text_width=8)
+
+
+def train(folder, given=None, threads=2, **changes):
+    model = new_model()
     context = TrainContext.local(folder, threads=threads)
     return train_dit(settings(**changes), model, given or batches(), EMPTY, Checkpoints(folder), context)
 

@@ -53,8 +53,8 @@ def test_two_workers_take_the_steps_of_one(training: str, by_two: Path, tmp_path
     assert apart.mean() < 1e-4  # a parameter whose gradient is all but zero moves by its sign, which rounding decides
 
 
-@pytest.mark.parametrize("training", ["sharded-transformer", "sharded-vae"])
-def test_one_worker_goes_on_from_what_two_that_shared_it_out_left(training: str, by_two: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("training", ["transformer", "sharded-transformer", "sharded-vae"])
+def test_one_worker_goes_on_from_what_two_left(training: str, by_two: Path, tmp_path: Path) -> None:
     ends = []
     for name in ("whole", "gone on"):
         place = tmp_path / name
@@ -74,6 +74,11 @@ def test_one_worker_goes_on_from_what_two_that_shared_it_out_left(training: str,
     assert {name for name in one[1] if one[1][name].shape != two[1][name].shape} == set()
     apart = torch.cat([(one[1][name] - two[1][name]).abs().flatten() for name in one[1] if name.startswith(("model.", "average."))])
     assert apart.mean() < 1e-4
+    unbroken, resumed = (dict(read_metrics(tmp_path / name / training / "metrics.jsonl")) for name in ("whole", "gone on"))
+    assert unbroken.keys() == resumed.keys()
+    for step, told in unbroken.items():
+        losses = {name: value for name, value in told.items() if "loss" in name}
+        assert losses == pytest.approx({name: resumed[step][name] for name in losses}, rel=0, abs=1e-4), step
 
 
 def test_a_clip_of_any_worker_is_blamed_among_all_of_the_batch(by_two: Path) -> None:
