@@ -73,7 +73,13 @@ class Footage(Section):
 
 
 class Clip(Section):
-    """The shape that every clip of the table has, which the VAE must be able to encode (an image: one frame)."""
+    """The shapes that clips of the table have, which the VAE must be able to encode.
+
+    Attributes:
+        max_shapes: 1 gives all clips one shape (an image: one frame of it). With more they are planned from the footage, at its own
+            aspects and lengths: `num_frames` is then the longest, and `height` times `width` the most pixels.
+        frames_multiple, side_multiple: planned clips have 1 + a multiple of so many frames, and sides of a multiple of so many pixels.
+    """
 
     num_frames: Positive
     height: Positive
@@ -82,6 +88,18 @@ class Clip(Section):
     max_clips_per_scene: Positive
     max_clips_per_video: Positive
     crf: Count
+    max_shapes: Positive
+    frames_multiple: Positive
+    side_multiple: Positive
+
+    @model_validator(mode="after")
+    def _there_is_a_smallest_shape(self) -> "Clip":
+        if self.max_shapes > 1 and self.height * self.width < self.side_multiple**2:
+            raise ValueError(
+                f"`clip.height` times `clip.width` holds no shape of {self.side_multiple} x {self.side_multiple} pixels, "
+                "the smallest of several; hint: a lower `clip.side_multiple`, or larger clips"
+            )
+        return self
 
 
 class Scenes(Section):
@@ -455,6 +473,11 @@ class Config(Section):
         for name, value in (("height", clip.height), ("width", clip.width)):
             if value % side:
                 raise ValueError(f"`clip.{name}` must be a multiple of {side}, not {value}; {_nearest(value, side, side)}")
+        for name, value, least in (("frames_multiple", clip.frames_multiple, frames), ("side_multiple", clip.side_multiple, side)):
+            if clip.max_shapes > 1 and value % least:
+                raise ValueError(
+                    f"`clip.{name}` must be a multiple of {least}, as `vae.size` is, not {value}; {_nearest(value, least, least)}"
+                )
         return self
 
     @model_validator(mode="after")

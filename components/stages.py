@@ -108,6 +108,7 @@ STAGES: dict[str, Stage] = {
     )
 }
 TRAIN_STAGES = ("train_captioner", "train_vae", "train_dit")
+OF_SEVERAL_SHAPES = ("max_shapes", "frames_multiple", "side_multiple")
 
 
 def digest(value: Any) -> str:
@@ -124,5 +125,15 @@ def maker(stage: str, settings: Mapping[str, Any], upstream: Iterable[str] = (),
         weights: digest of the weights that the stage applies, if any.
     """
     spec = STAGES[stage]
-    sections = {name: settings[name] for name in spec.sections}
+    sections = {name: shaping(name, settings[name]) for name in spec.sections}
     return digest({"stage": stage, "revision": spec.revision, "settings": sections, "upstream": sorted(upstream), "weights": weights})
+
+
+def shaping(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Answers the settings of a section that shape an output: those of several shapes of clips do nothing where there is one.
+
+    So what was made before there were such settings is fresh still.
+    """
+    if section == "clip" and values.get("max_shapes") in (None, 1):
+        return {name: value for name, value in values.items() if name not in OF_SEVERAL_SHAPES}
+    return dict(values)

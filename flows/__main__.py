@@ -22,7 +22,7 @@ VERBS = {
     "reconstruct": "A video and what the video VAE makes of it, side by side.",
     "plan": "Say what `kinora run` would do, without doing it.",
     "status": "Say what a run is doing; -w follows it.",
-    "show": "Print settings, funnel, clips or models.",
+    "show": "Print settings, funnel, clips, shapes or models.",
     "promote": "Make the candidate the champion by hand.",
     "rollback": "Make the previous champion the champion again.",
     "lineage": "Walk from a model to its source files, or from a file to the models that read it.",

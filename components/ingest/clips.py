@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from components.ingest.shapes import Shape
 from components.media.read import Frame, cover
 from components.media.write import write_video
 
@@ -40,11 +41,12 @@ class Scene:
 
 @dataclass(frozen=True)
 class Window:
-    """One clip to be made: the scene it lies in and the source frame of each of its frames."""
+    """One clip to be made: the scene it lies in, the source frame of each of its frames, and its height and width."""
 
     scene: int
     frames: tuple[int, ...]
     start_seconds: float
+    sides: tuple[int, int]
 
 
 def find_scenes(seconds: Sequence[float], transitions: Sequence[Transition], trim_gradual_seconds: float) -> list[Scene]:
@@ -76,13 +78,14 @@ class Reel:
     It holds at most `max_bytes`; beyond that it lets all pictures go, `full` tells so, and the film is read again for its clips.
     """
 
-    def __init__(self, clip: Clip, max_bytes: int) -> None:
-        self.clip = clip
+    def __init__(self, fps: int, sides: tuple[int, int], max_bytes: int) -> None:
+        self.fps = fps
+        self.sides = sides
         self.max_bytes = max_bytes
         self.ticks: list[tuple[int, int]] = []  # (tick, frame), the ticks counted from the first frame
         self.pictures: dict[int, np.ndarray] = {}
         self.full = False
-        self.crop: list[int] | None = None
+        self.shown: tuple[int, int] | None = None  # height and width of the film
         self._start = 0.0
         self._waiting: Frame | None = None
         self._next_tick = 0
@@ -92,51 +95,60 @@ class Reel:
         before, self._waiting = self._waiting, frame
         if before is None:
             self._start = frame.seconds
-            self.crop = cover(frame.height, frame.width, self.clip.height, self.clip.width)[2]
+            self.shown = (frame.height, frame.width)
         elif frame.seconds - before.seconds > GAP_SECONDS:
             self._settle(before, before.seconds)
-            self._next_tick = max(self._next_tick, round((frame.seconds - self._start) * self.clip.fps))
+            self._next_tick = max(self._next_tick, round((frame.seconds - self._start) * self.fps))
         else:
             self._settle(before, (before.seconds + frame.seconds) / 2)
 
     def finish(self, interval: float) -> None:
         """Settles the last frame, which is shown for one more interval, but makes no tick of its own by that."""
         if self._waiting is not None:
-            self._settle(self._waiting, self._waiting.seconds + min(interval, 0.5 / self.clip.fps))
+            self._settle(self._waiting, self._waiting.seconds + min(interval, 0.5 / self.fps))
             self._waiting = None
 
     def _settle(self, frame: Frame, until: float) -> None:
         wanted = False
-        while self._start + self._next_tick / self.clip.fps <= until + 1e-6:
+        while self._start + self._next_tick / self.fps <= until + 1e-6:
             self.ticks.append((self._next_tick, frame.index))
             self._next_tick += 1
             wanted = True
         if wanted and not self.full:
-            self.pictures[frame.index] = clip_picture(frame, self.clip)
-            if len(self.pictures) > 1 and len(self.pictures) * self.clip.height * self.clip.width * 3 > self.max_bytes:
+            self.pictures[frame.index] = clip_picture(frame, self.sides)
+            if len(self.pictures) > 1 and len(self.pictures) * self.sides[0] * self.sides[1] * 3 > self.max_bytes:
                 self.full = True
                 self.pictures.clear()
 
-    def windows(self, seconds: Sequence[float], scenes: Sequence[Scene], min_scene_seconds: float) -> tuple[list[Window], int, int]:
+    def windows(
+        self, seconds: Sequence[float], scenes: Sequence[Scene], min_scene_seconds: float, cut: Callable[[int], Sequence[tuple[int, Shape]]]
+    ) -> tuple[list[Window], int, int]:
         """Spreads clips over scenes.
+
+        Args:
+            cut: answers for so many ticks at which of them each clip begins, and its shape.
 
         Returns:
             the windows in order; how many scenes are too short; the most ticks in a row that any scene has.
         """
         windows, short, longest = [], 0, 0
-        for number, scene in enumerate(scenes):
-            ticks = self._longest_run(seconds, scene)
+        for number, (scene, ticks) in enumerate(zip(scenes, self.runs(seconds, scenes), strict=True)):
             longest = max(longest, len(ticks))
-            if len(ticks) < self.clip.num_frames or scene.end_seconds - scene.start_seconds < min_scene_seconds - 1e-6:
+            places = cut(len(ticks))
+            if not places or scene.end_seconds - scene.start_seconds < min_scene_seconds - 1e-6:
                 short += 1
                 continue
-            for at in spread(len(ticks), self.clip.num_frames, self.clip.max_clips_per_scene):
-                chosen = ticks[at : at + self.clip.num_frames]
-                windows.append(Window(number, tuple(frame for _, frame in chosen), self._start + chosen[0][0] / self.clip.fps))
+            for at, shape in places:
+                chosen = ticks[at : at + shape.num_frames]
+                start = self._start + chosen[0][0] / self.fps
+                windows.append(Window(number, tuple(frame for _, frame in chosen), start, shape.sides))
         return windows, short, longest
 
+    def runs(self, seconds: Sequence[float], scenes: Sequence[Scene]) -> list[list[tuple[int, int]]]:
+        """Answers the ticks of each scene between holes in the film, of the longest such part."""
+        return [self._longest_run(seconds, scene) for scene in scenes]
+
     def _longest_run(self, seconds: Sequence[float], scene: Scene) -> list[tuple[int, int]]:
-        """Answers the ticks of a scene between holes in the film, of the longest such part."""
         runs: list[list[tuple[int, int]]] = [[]]
         for tick, frame in self.ticks[bisect_left(self.ticks, scene.first, key=itemgetter(1)) :]:
             if frame > scene.last:
@@ -148,13 +160,6 @@ class Reel:
         return max(runs, key=len)
 
 
-def spread(available: int, length: int, most: int) -> list[int]:
-    """Answers where to begin up to `most` pieces of `length`, without overlap, the gaps around them as even as can be."""
-    count = min(most, available // length)
-    slack = available - count * length
-    return [i * length + round((i + 1) * slack / (count + 1)) for i in range(count)]
-
-
 def thin(windows: list[Window], most: int) -> list[Window]:
     """Keeps at most so many windows, evenly over the film."""
     if len(windows) <= most:
@@ -162,34 +167,38 @@ def thin(windows: list[Window], most: int) -> list[Window]:
     return [windows[i * len(windows) // most] for i in range(most)]
 
 
-def clip_picture(frame: Frame, clip: Clip) -> np.ndarray:
+def clip_picture(frame: Frame, sides: tuple[int, int]) -> np.ndarray:
     """Answers a frame at the size of clips: the short side resized over area, the rest cropped away from both ends."""
-    height, width, _ = cover(frame.height, frame.width, clip.height, clip.width)
-    top, left = (height - clip.height) // 2, (width - clip.width) // 2
-    return np.ascontiguousarray(frame.resized(height, width)[top : top + clip.height, left : left + clip.width])
+    height, width, _ = cover(frame.height, frame.width, *sides)
+    top, left = (height - sides[0]) // 2, (width - sides[1]) // 2
+    return np.ascontiguousarray(frame.resized(height, width)[top : top + sides[0], left : left + sides[1]])
 
 
-def cut_clips(
-    windows: Sequence[Window], pictures: Mapping[int, np.ndarray], again: Iterator[Frame] | None, clip: Clip
-) -> Iterator[np.ndarray]:
+def cut_clips(windows: Sequence[Window], pictures: Mapping[int, np.ndarray], again: Iterator[Frame] | None) -> Iterator[np.ndarray]:
     """Yields the frames of each window, uint8 (T, H, W, 3): from the pictures held, or else by reading the film again."""
     if again is None:
         for window in windows:
             yield np.stack([pictures[index] for index in window.frames])
         return
-    held: dict[int, np.ndarray] = {}
+    held: dict[tuple[int, tuple[int, int]], np.ndarray] = {}
     waiting = list(windows)
     for frame in again:
         while waiting and frame.index > waiting[0].frames[-1]:
-            window = waiting.pop(0)
-            yield np.stack([held[index] for index in window.frames])
-            held = {index: picture for index, picture in held.items() if waiting and index >= waiting[0].frames[0]}
+            yield _taken(held, waiting.pop(0))
+            held = {key: picture for key, picture in held.items() if waiting and key[0] >= waiting[0].frames[0]}
         if not waiting:
             return
-        if waiting[0].frames[0] <= frame.index and any(frame.index in window.frames for window in waiting[:2]):
-            held[frame.index] = clip_picture(frame, clip)
+        for window in waiting:
+            if frame.index < window.frames[0]:
+                break
+            if frame.index in window.frames and (frame.index, window.sides) not in held:  # it is in several where it is shown for long
+                held[frame.index, window.sides] = clip_picture(frame, window.sides)
     for window in waiting:
-        yield np.stack([held[index] for index in window.frames])
+        yield _taken(held, window)
+
+
+def _taken(held: Mapping[tuple[int, tuple[int, int]], np.ndarray], window: Window) -> np.ndarray:
+    return np.stack([held[index, window.sides] for index in window.frames])
 
 
 def encode(frames: np.ndarray, clip: Clip) -> bytes:

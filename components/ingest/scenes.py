@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,23 @@ import numpy as np
 from scenedetect.common import FrameTimecode
 from scenedetect.detectors import AdaptiveDetector
 
-from components.ingest.clips import GAP_SECONDS, Reel, Scene, Words, clip_id, cut_clips, encode, find_scenes, frame_interval, thin
+from components.ingest.clips import (
+    GAP_SECONDS,
+    Reel,
+    Scene,
+    Words,
+    clip_id,
+    clip_picture,
+    cut_clips,
+    encode,
+    find_scenes,
+    frame_interval,
+    thin,
+)
+from components.ingest.shapes import Piece, Shape, Shapes, one_shape
 from components.ingest.transitions import Watcher
 from components.media.probe import Probe, probe
-from components.media.read import Damage, UnusableFile, fit, read_frames
+from components.media.read import Damage, UnusableFile, cover, fit, read_frames
 
 if TYPE_CHECKING:
     from components.sections import Config
@@ -21,6 +35,7 @@ if TYPE_CHECKING:
     Source = Mapping[str, Any]
 
 SHORT_SIDE = 64  # scenes are looked for at this size, whatever the size of clips
+LONG = 10_000  # frames of a scene of which more than enough clips can be cut
 MIN_WHOLE_SHARE = 0.5  # of a damaged file's frames; with fewer it is rejected
 MAX_ERROR_SHARE = 0.02  # of frames at which the decoder fails anew: more is damage throughout
 READS: tuple[str, ...] = ()
@@ -39,11 +54,82 @@ class CutProposer(AdaptiveDetector):
         return [*found, timecode] if (self._frame_score or 0.0) >= self._content_threshold else found
 
 
-class SplitVideo:
-    """Stage: one source in, its row of the videos table and its rows of the clips table out."""
+@dataclass(frozen=True)
+class _Seen:
+    """What one pass over a film found: the time of each frame, its scenes, what to note, and the reel of its clips' frames."""
+
+    seconds: list[float]
+    scenes: list[Scene]
+    notes: list[str]
+    reel: Reel
+
+
+def _see(config: Config, source: Source, facts: Probe, sides: tuple[int, int], max_held_bytes: int) -> _Seen:
+    """Makes the one decode pass over a film.
+
+    Args:
+        sides: height and width of the clips whose frames the reel holds, at most so many bytes of them.
+
+    Raises:
+        UnusableFile: too little of it is whole.
+    """
+    damage, notes = Damage(), list(facts.notes)
+    watcher, reel = Watcher(config.scenes), Reel(config.clip.fps, sides, max_held_bytes)
+    proposed = _watch(config, source, facts, damage, watcher, reel)
+    seconds = watcher.seconds
+    notes += _check_damage(damage, len(seconds), facts)
+    if len(seconds) == 1:
+        return _Seen(seconds, [], notes, reel)
+    notes += _timing(seconds, facts, config.footage.max_frames)
+    return _Seen(seconds, find_scenes(seconds, watcher.transitions(proposed), config.scenes.trim_gradual_seconds), notes, reel)
+
+
+def _watch(config: Config, source: Source, facts: Probe, damage: Damage, watcher: Watcher, reel: Reel) -> list[int]:
+    """Shows every frame to who looks at it; answers the frames at which PySceneDetect proposes a cut."""
+    limits, settings = config.footage, config.scenes
+    proposer = CutProposer(settings.adaptive_threshold, settings.min_content_value, settings.content_threshold)
+    height, width = fit(facts.height, facts.width, SHORT_SIDE)
+    rate = facts.fps or Fraction(25)
+    proposed: list[int] = []
+    for frame in read_frames(source["uri"], damage, max_frames=limits.max_frames, max_side_pixels=limits.max_side_pixels):
+        picture = frame.resized(height, width)
+        hole = bool(watcher.seconds) and frame.seconds - watcher.seconds[-1] > GAP_SECONDS
+        watcher.see(frame.seconds, picture, frame.after_gap or hole)
+        bgr = np.ascontiguousarray(picture[..., ::-1])
+        proposed += [found.frame_num for found in proposer.process_frame(FrameTimecode(frame.index, fps=rate), bgr)]
+        reel.offer(frame)
+    reel.finish(frame_interval(watcher.seconds))
+    return proposed
+
+
+def _piece(config: Config, facts: Probe, ticks: int) -> Piece:
+    return Piece(facts.height, facts.width, ticks, still=config.clip.num_frames == 1)
+
+
+class FindPieces:
+    """Stage: one source in, the stretches without a cut that shapes of clips are planned from out; none where it cannot be used."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
+
+    def __call__(self, source: Source) -> list[Piece]:
+        """Finds the pieces of one source, given as `Source.as_dict()`."""
+        try:
+            facts = probe(source["uri"], self.config.footage)
+            seen = _see(self.config, source, facts, (1, 1), 0)
+        except (UnusableFile, OSError):
+            return []
+        if len(seen.seconds) == 1:
+            return [Piece(facts.height, facts.width, 1, still=True)]
+        return [_piece(self.config, facts, len(run)) for run in seen.reel.runs(seen.seconds, seen.scenes) if run]
+
+
+class SplitVideo:
+    """Stage: one source in, its row of the videos table and its rows of the clips table out."""
+
+    def __init__(self, config: Config, shapes: Shapes | None = None) -> None:
+        self.config = config
+        self.shapes = shapes or one_shape(config.clip)
 
     def __call__(self, source: Source) -> dict[str, Any]:
         """Splits one source, given as `Source.as_dict()`.
@@ -63,21 +149,21 @@ class SplitVideo:
 
     def _split(self, source: Source, facts: Probe) -> dict[str, Any]:
         config, limits = self.config, self.config.footage
-        damage, notes = Damage(), list(facts.notes)
-        watcher = Watcher(config.scenes)
-        reel = Reel(config.clip, limits.max_held_bytes)
-        proposed = self._watch(source, facts, damage, watcher, reel)
-        seconds = watcher.seconds
-        notes += _check_damage(damage, len(seconds), facts)
+        likely = self.shapes.best(_piece(config, facts, LONG)) or self.shapes.shapes[0]
+        seen = _see(config, source, facts, likely.sides, limits.max_held_bytes)
+        seconds, scenes, notes, reel = seen.seconds, seen.scenes, seen.notes, seen.reel
         row = {"num_frames": len(seconds), "duration_seconds": seconds[-1] - seconds[0] + frame_interval(seconds), "notes": notes}
         if len(seconds) == 1:
             return self._image(source, facts, row, reel)
-        notes += _timing(seconds, facts, limits.max_frames)
-        scenes = find_scenes(seconds, watcher.transitions(proposed), config.scenes.trim_gradual_seconds)
         row["scenes"] = [_scene_row(scene) for scene in scenes]
-        windows, short, longest = reel.windows(seconds, scenes, config.scenes.min_scene_seconds)
+        windows, short, longest = reel.windows(
+            seconds,
+            scenes,
+            config.scenes.min_scene_seconds,
+            lambda ticks: self.shapes.cut(_piece(config, facts, ticks)),
+        )
         if not windows:
-            reason = self._too_short(len(reel.ticks), longest, len(scenes))
+            reason = self._too_short(facts, len(reel.ticks), longest, len(scenes))
             return {"video": _row(source, facts, status="rejected", reason=reason, **row), "clips": []}
         if short:
             notes.append(f"{short} of {len(scenes)} scenes are shorter than one clip")
@@ -86,37 +172,29 @@ class SplitVideo:
             notes.append(f"{len(kept)} of {len(windows)} clips taken, `clip.max_clips_per_video`")
         if source["label_caption"] and len(scenes) > 1:
             notes.append(f"the manifest's caption speaks of the whole file, which has {len(scenes)} scenes")
-        again = read_frames(source["uri"], max_side_pixels=limits.max_side_pixels) if reel.full else None
+        several = any(window.sides != reel.sides for window in kept)
+        again = read_frames(source["uri"], max_side_pixels=limits.max_side_pixels) if reel.full or several else None
         if reel.full:
             notes.append("read twice, since it is too long to be held")
         words, clips = Words(source), []
-        for window, frames in zip(kept, cut_clips(kept, reel.pictures, again, config.clip), strict=True):
+        for window, frames in zip(kept, cut_clips(kept, reel.pictures, again), strict=True):
             said = words.of(window.start_seconds - seconds[0], window.start_seconds - seconds[0] + len(frames) / config.clip.fps)
-            clips.append(self._clip(source, frames, window.scene, window.start_seconds, window.start_seconds - seconds[0], reel.crop, said))
+            clips.append(self._clip(source, frames, window.scene, window.start_seconds, window.start_seconds - seconds[0], reel, said))
         return {"video": _row(source, facts, status="accepted", num_clips=len(clips), **row), "clips": clips}
 
-    def _watch(self, source: Source, facts: Probe, damage: Damage, watcher: Watcher, reel: Reel) -> list[int]:
-        """Makes the one pass over a file; answers the frames at which PySceneDetect proposes a cut."""
-        limits, settings = self.config.footage, self.config.scenes
-        proposer = CutProposer(settings.adaptive_threshold, settings.min_content_value, settings.content_threshold)
-        height, width = fit(facts.height, facts.width, SHORT_SIDE)
-        rate = facts.fps or Fraction(25)
-        proposed: list[int] = []
-        for frame in read_frames(source["uri"], damage, max_frames=limits.max_frames, max_side_pixels=limits.max_side_pixels):
-            picture = frame.resized(height, width)
-            hole = bool(watcher.seconds) and frame.seconds - watcher.seconds[-1] > GAP_SECONDS
-            watcher.see(frame.seconds, picture, frame.after_gap or hole)
-            bgr = np.ascontiguousarray(picture[..., ::-1])
-            proposed += [found.frame_num for found in proposer.process_frame(FrameTimecode(frame.index, fps=rate), bgr)]
-            reel.offer(frame)
-        reel.finish(frame_interval(watcher.seconds))
-        return proposed
-
     def _image(self, source: Source, facts: Probe, row: dict[str, Any], reel: Reel) -> dict[str, Any]:
+        shape = self.shapes.best(Piece(facts.height, facts.width, 1, still=True))
+        row |= {"duration_seconds": None, "scenes": []}
+        if shape is None:
+            reason = _too_small(facts, [shape for shape in self.shapes.shapes if shape.num_frames == 1], "image")
+            return {"video": _row(source, facts, status="rejected", reason=reason, **row) | {"kind": "image"}, "clips": []}
+        picture = reel.pictures[0]
+        if shape.sides != reel.sides:
+            frame = next(read_frames(source["uri"], max_frames=1, max_side_pixels=self.config.footage.max_side_pixels))
+            picture = clip_picture(frame, shape.sides)
         said = Words({**source, "sidecar": None}).of(0.0, 0.0)
-        clip = self._clip(source, reel.pictures[0][None], 0, 0.0, 0.0, reel.crop, said, kind="image")
-        row |= {"duration_seconds": None, "num_clips": 1, "scenes": []}
-        return {"video": _row(source, facts, status="accepted", **row) | {"kind": "image"}, "clips": [clip]}
+        clip = self._clip(source, picture[None], 0, 0.0, 0.0, reel, said, kind="image")
+        return {"video": _row(source, facts, status="accepted", **row, num_clips=1) | {"kind": "image"}, "clips": [clip]}
 
     def _clip(
         self,
@@ -125,23 +203,23 @@ class SplitVideo:
         scene: int,
         start_seconds: float,
         offset_seconds: float,
-        crop: list[int] | None,
+        reel: Reel,
         said: dict[str, str | None],
         kind: str = "video",
     ) -> dict[str, Any]:
-        clip = self.config.clip
+        clip, (height, width) = self.config.clip, frames.shape[1:3]
         return {
             "clip_id": clip_id(source["video_id"], offset_seconds),
             "video_id": source["video_id"],
             "scene_index": scene,
             "start_seconds": start_seconds,
             "end_seconds": start_seconds + (len(frames) / clip.fps if kind == "video" else 0.0),
-            "crop": crop,
+            "crop": cover(*reel.shown, height, width)[2] if reel.shown else None,
             "kind": kind,
             "num_frames": len(frames),
             "fps": str(Fraction(clip.fps)),
-            "height": clip.height,
-            "width": clip.width,
+            "height": height,
+            "width": width,
             "video": encode(frames, clip),
             "source": source["source"],
             "licence": source["licence"],
@@ -149,14 +227,24 @@ class SplitVideo:
             **said,
         }
 
-    def _too_short(self, ticks: int, longest: int, scenes: int) -> str:
-        clip = self.config.clip
+    def _too_short(self, facts: Probe, ticks: int, longest: int, scenes: int) -> str:
+        fps, needed = self.config.clip.fps, self.shapes.shortest(facts.height, facts.width)
         if not scenes:
             return "no scene is left between its fades and dissolves"
-        if ticks < clip.num_frames or scenes < 2:
+        if needed is None:
+            return _too_small(facts, [shape for shape in self.shapes.shapes if shape.num_frames > 1], "video")
+        if ticks < needed or scenes < 2:
             ticks = min(ticks, longest or ticks)
-            return f"shorter than one clip: {ticks} frames at {clip.fps} fps, {clip.num_frames} needed"
-        return f"none of its {scenes} scenes is as long as one clip: at most {longest} frames at {clip.fps} fps, {clip.num_frames} needed"
+            return f"shorter than one clip: {ticks} frames at {fps} fps, {needed} needed"
+        return f"none of its {scenes} scenes is as long as one clip: at most {longest} frames at {fps} fps, {needed} needed"
+
+
+def _too_small(facts: Probe, shapes: list[Shape], kind: str) -> str:
+    """Says why a picture covers none of the shapes that are planned for its kind."""
+    if not shapes:
+        return f"no shape is planned for clips of this kind, {kind}"
+    smallest = min(shapes, key=lambda shape: shape.height * shape.width)
+    return f"smaller than every planned shape: {facts.width}x{facts.height} pixels, {smallest.width}x{smallest.height} at least"
 
 
 def _check_damage(damage: Damage, whole: int, facts: Probe) -> list[str]:

@@ -2,14 +2,18 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from components.cluster.rows import map_batches
 from components.ingest.scenes import SplitVideo
+from components.ingest.shapes import Shapes
 from components.ingest.sources import Source, find_sources, require_accepted
 from components.jobs.rows import announced
 from components.jobs.run import Run
+from components.jobs.shapes import shapes_of
 from components.operations.freshness import Freshness
+from components.operations.shapes import clip_shapes
 from components.store import forgotten, tables
 
 FILES_PER_BATCH = 8
@@ -27,14 +31,15 @@ def ingest(run: Run, freshness: Freshness) -> dict[str, Any]:
     taken_down = forgotten.denied(run.project)
     sources = [source for source in found if source.video_id not in taken_down]
     todo = [source for source in sources if _is_stale(source, known.get(source.video_id), freshness.maker)]
+    shapes = shapes_of(run, sources, freshness.maker) if todo else None
     done = 0
-    for split in _commits(run, todo):
+    for split in _commits(run, todo, shapes):
         _write(videos, clips, _allowed(run, split), freshness.maker)
         done += len(split)
         run.progress(done, len(todo), "files split into scenes and clips")
     gone = _mark_missing(videos, sources, known)
     require_accepted(videos.read(["uri", "status", "reason"]))
-    return _result(videos, clips, len(todo), gone)
+    return _result(run, videos, clips, len(todo), gone)
 
 
 def _render_world(run: Run) -> None:
@@ -73,7 +78,7 @@ def _is_stale(source: Source, row: Mapping[str, Any] | None, maker: str) -> bool
     return (row["uri"], row["stat"], tuple(row["places"])) != (source.uri, source.stat, source.places)
 
 
-def _commits(run: Run, todo: Sequence[Source]) -> Iterator[list[dict[str, Any]]]:
+def _commits(run: Run, todo: Sequence[Source], shapes: Shapes | None) -> Iterator[list[dict[str, Any]]]:
     """Splits files on Ray and yields them, some hundred clips at a time."""
     readable = [source.as_dict() for source in todo if source.status == "found"]
     refused = [{"video": _refused(source), "clips": []} for source in todo if source.status != "found"]
@@ -81,7 +86,8 @@ def _commits(run: Run, todo: Sequence[Source]) -> Iterator[list[dict[str, Any]]]
     batches = [readable[at : at + FILES_PER_BATCH] for at in range(0, len(readable), FILES_PER_BATCH)]
     caption = run.config.caption
     begun = announced(batches, lambda: run.progress(0, len(todo), "files split into scenes and clips"))
-    for _, split in map_batches(SplitVideos, (run.config,), begun, num_actors=caption.num_actors, cpus_per_actor=caption.cpus_per_actor):
+    answers = map_batches(SplitVideos, (run.config, shapes), begun, num_actors=caption.num_actors, cpus_per_actor=caption.cpus_per_actor)
+    for _, split in answers:
         waiting += split
         if sum(len(entry["clips"]) for entry in waiting) >= CLIPS_PER_COMMIT:
             yield waiting
@@ -93,8 +99,8 @@ def _commits(run: Run, todo: Sequence[Source]) -> Iterator[list[dict[str, Any]]]
 class SplitVideos:
     """`SplitVideo` over a batch of files, for Ray's actors."""
 
-    def __init__(self, config: Any) -> None:
-        self.split = SplitVideo(config)
+    def __init__(self, config: Any, shapes: Shapes | None) -> None:
+        self.split = SplitVideo(config, shapes)
 
     def __call__(self, batch: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         return [self.split(source) for source in batch]
@@ -125,7 +131,7 @@ def _mark_missing(videos: tables.Table, sources: Sequence[Source], known: Mappin
     return len(gone)
 
 
-def _result(videos: tables.Table, clips: tables.Table, read: int, gone: int) -> dict[str, Any]:
+def _result(run: Run, videos: tables.Table, clips: tables.Table, read: int, gone: int) -> dict[str, Any]:
     rows = videos.read(["status", "reason", "uri"])
     status = Counter(row["status"] for row in rows)
     refused = [
@@ -133,10 +139,13 @@ def _result(videos: tables.Table, clips: tables.Table, read: int, gone: int) -> 
         for row in rows
         if row["status"] != "accepted"
     ]
+    shown = {"not-accepted": refused} if refused else {}
+    if run.config.clip.max_shapes > 1:
+        shown["shapes"] = [asdict(shape) for shape in clip_shapes(run.config, run.project).shapes]
     return {
         "summary": f"{read} files read, {status['accepted']} accepted, {len(refused)} not, {clips.count()} clips",
         "files": dict(status),
         "clips": clips.count(),
         "vanished": gone,
-        "show": {"tables": {"not-accepted": refused}} if refused else {},
+        "show": {"tables": shown} if shown else {},
     }

@@ -12,7 +12,7 @@ from typing import Any
 
 from components.models.weights import MANIFEST, DamagedFolderError, digest_folder, verify_folder
 from components.sections import Config
-from components.stages import STAGES, TRAIN_STAGES, digest, maker
+from components.stages import STAGES, TRAIN_STAGES, digest, maker, shaping
 from components.store import tables
 from components.store.filters import HELD_OUT, KEPT, LABELLED, LENT, TRAINING, with_quarantine
 from components.store.project import Project
@@ -208,8 +208,11 @@ def what_changed(stage: str, config: Config, project: Project) -> str:
         return f"its code changed, revision {revision} now and {record['revision']} then"
     settings, then = config.model_dump(mode="json"), record.get("settings", {})
     for section in (*STAGES[stage].sections, *STAGES[stage].partly):
+        if section not in then:
+            continue
+        now, was = shaping(section, settings[section]), shaping(section, then[section])
         for name, value in settings[section].items():
-            if section in then and then[section].get(name) != value:
+            if now.get(name) != was.get(name):
                 return f"`{section}.{name}` is {value}, was {then[section].get(name)}"
     for above in STAGES[stage].upstream:
         if (finished(above, project) or {}).get("maker") != stage_maker(above, config, project):

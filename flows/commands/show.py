@@ -1,4 +1,4 @@
-"""`kinora show`: settings, the funnel, clips and models of a project, and what made a video."""
+"""`kinora show`: settings, the funnel, clips, their shapes and models of a project, and what made a video."""
 
 import time
 from dataclasses import asdict
@@ -27,7 +27,7 @@ SHORT = 12  # characters of a digest that a table shows
 
 @click.group()
 def show() -> None:
-    """Print settings, funnel, clips, models, or what made a video."""
+    """Print settings, funnel, clips, shapes, models, or what made a video."""
 
 
 @show.command()
@@ -86,6 +86,34 @@ def clips(as_json: bool, limit: int, where: str | None, **options: Any) -> None:
     print_table(CLIP_COLUMNS, [[_short(name, row[name]) for name in CLIP_COLUMNS] for row in shown])
     if len(shown) < len(rows):
         remark(f"{len(shown)} of {len(rows)} clips; `--limit 0` prints all")
+
+
+@show.command()
+@settings_options
+@json_option
+def shapes(as_json: bool, **options: Any) -> None:
+    """Print which shapes the clips have, and what was lost of the footage that they were planned from."""
+    asked = _with_table(resolve(**options), "clips")
+    from components.ingest.shapes import Plan
+    from components.operations.shapes import clip_shapes
+
+    found = clip_shapes(asked.config, asked.project)
+    if as_json:
+        print_json(asdict(found))
+        return
+    total = sum(shape.clips * (shape.tokens or 0) for shape in found.shapes) or 1
+    print_table(
+        ("frames", "height", "width", "clips", "kept", "tokens each", "of all tokens"),
+        [(*vars(shape).values(), f"{shape.clips * shape.tokens / total:.1%}" if shape.tokens else "") for shape in found.shapes],
+    )
+    if found.plan is not None:
+        plan = Plan.of(found.plan)
+        shares = {"kept": plan.kept, **plan.discarded}
+        click.echo()
+        print_table(("footage planned from", "of its pixels times frames"), [(what, f"{share:.1%}") for what, share in shares.items()])
+        remark(f"{plan.used} of {plan.pieces} scenes and images are used; `kinora show funnel` has every file that is not")
+    if found.padding is not None:
+        remark(f"a batch has clips of one shape, so nothing is padded; to the largest shape {found.padding:.1%} of all tokens would be")
 
 
 @show.command()

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from components.config import load_config
-from components.ingest.clips import Reel, Words, cut_clips, find_scenes, frame_interval, spread, thin
+from components.ingest.clips import Reel, Words, cut_clips, find_scenes, frame_interval, thin
+from components.ingest.shapes import Piece, one_shape
 from components.ingest.transitions import Transition
 
 CLIP = load_config().clip.model_copy(update={"num_frames": 5, "fps": 8, "height": 8, "width": 8})
@@ -29,8 +30,12 @@ def film(seconds) -> list[Numbered]:
     return [Numbered(i, float(at)) for i, at in enumerate(seconds)]
 
 
-def wound(seconds, clip=CLIP, max_bytes=10**9) -> Reel:
-    reel = Reel(clip, max_bytes)
+def cut(ticks: int):
+    return one_shape(CLIP).cut(Piece(8, 8, ticks))
+
+
+def wound(seconds, max_bytes=10**9) -> Reel:
+    reel = Reel(CLIP.fps, (CLIP.height, CLIP.width), max_bytes)
     for frame in film(seconds):
         reel.offer(frame)
     reel.finish(frame_interval(list(seconds)))
@@ -58,17 +63,9 @@ def test_a_hole_in_a_film_is_not_filled_with_repeats():
     seconds = np.concatenate([np.arange(8) / 8, 100 + np.arange(8) / 8])
     reel = wound(seconds)
     assert len(reel.ticks) == 16
-    windows, _, longest = reel.windows(list(seconds), find_scenes(list(seconds), [], 0.0), 0.0)
+    windows, _, longest = reel.windows(list(seconds), find_scenes(list(seconds), [], 0.0), 0.0, cut)
     assert longest == 8
     assert len(windows) == 1
-
-
-@pytest.mark.parametrize(
-    ("available", "length", "most", "expected"),
-    [(9, 9, 4, [0]), (12, 9, 4, [2]), (8, 9, 4, []), (18, 9, 4, [0, 9]), (30, 9, 1, [10]), (103, 9, 3, [19, 47, 75])],
-)
-def test_clips_are_centred_and_spread_evenly(available, length, most, expected):
-    assert spread(available, length, most) == expected
 
 
 def test_no_clip_crosses_a_cut_or_touches_a_dissolve():
@@ -78,7 +75,7 @@ def test_no_clip_crosses_a_cut_or_touches_a_dissolve():
     assert [(scene.first, scene.last, scene.transition) for scene in scenes] == [
         (0, 12, "start"), (13, 24, "cut"), (31, 34, "dissolve"), (35, 59, "cut"),
     ]  # fmt: skip
-    windows, short, _ = wound(seconds).windows(seconds, scenes, 0.0)
+    windows, short, _ = wound(seconds).windows(seconds, scenes, 0.0, cut)
     assert short == 1
     taken = [set(window.frames) for window in windows]
     for frames, window in zip(taken, windows, strict=True):
@@ -95,9 +92,9 @@ def test_a_film_too_long_to_be_held_gives_the_same_clips_by_being_read_again():
     held, let_go = wound(seconds), wound(seconds, max_bytes=CLIP.height * CLIP.width * 3 * 4)
     assert let_go.full
     assert not let_go.pictures
-    windows, _, _ = let_go.windows(seconds, scenes, 0.0)
-    once = list(cut_clips(windows, held.pictures, None, CLIP))
-    twice = list(cut_clips(windows, {}, iter(film(seconds)), CLIP))
+    windows, _, _ = let_go.windows(seconds, scenes, 0.0, cut)
+    once = list(cut_clips(windows, held.pictures, None))
+    twice = list(cut_clips(windows, {}, iter(film(seconds))))
     assert len(once) == len(windows) == 8
     assert all((a == b).all() for a, b in zip(once, twice, strict=True))
     assert [tuple(clip[:, 0, 0, 0]) for clip in once] == [window.frames for window in windows]

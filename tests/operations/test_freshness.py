@@ -8,10 +8,12 @@ import pytest
 from components.ingest.sources import list_sources
 from components.operations.freshness import assess, stage_maker, stage_settings, training_key, weights_of
 from components.operations.readings import pin_reading
-from components.stages import STAGES
+from components.stages import STAGES, maker
 from components.store import readings, tables
 from components.store.filters import TRAINING
 from tests.operations.pipeline import Pipeline, settings
+
+ONE_SHAPE = ("num_frames", "height", "width", "fps", "max_clips_per_scene", "max_clips_per_video", "crf")
 
 
 @pytest.fixture(scope="module")
@@ -325,3 +327,16 @@ def test_files_that_came_are_counted_and_those_that_are_as_they_were_are_not(tmp
     assert (pipeline.assess("ingest").why, pipeline.assess("ingest").todo) == ("1 new or changed file", 1)
     (footage / "a.mp4").write_bytes(b"another film")
     assert pipeline.assess("ingest").todo == 2
+
+
+def test_settings_of_several_shapes_make_nothing_stale_where_clips_have_one(done: Pipeline) -> None:
+    done.config = settings("clip.side_multiple=32", "clip.frames_multiple=8")
+    assert done.stale() == []
+    as_before = {name: value for name, value in done.config.model_dump(mode="json")["clip"].items() if name in ONE_SHAPE}
+    there = done.config.model_dump(mode="json") | {"clip": as_before}
+    assert maker("ingest", there) == done.assess("ingest").maker  # of a project from before there were such settings
+    record = done.project.record("ingest") or {}
+    done.project.write_record("ingest", {**record, "settings": {"clip": done.config.model_dump(mode="json")["clip"]}})
+    done.config = settings("clip.max_shapes=4")
+    assert done.stale()[:2] == ["ingest", "curate"]
+    assert done.assess("ingest").why == "`clip.max_shapes` is 4, was 1"
