@@ -18,11 +18,11 @@ from components.store.secret_names import without_password
 
 VERBS = {
     "run": "Footage to a promoted model: do what is stale, skip the rest.",
-    "generate": "A prompt to a video file.",
+    "generate": "A prompt, images and videos to a video file.",
     "reconstruct": "A video and what the video VAE makes of it, side by side.",
     "plan": "Say what `kinora run` would do, without doing it.",
     "status": "Say what a run is doing; -w follows it.",
-    "show": "Print settings, funnel, clips, shapes or models.",
+    "show": "Print settings, funnel, clips, shapes, models, or what made a video.",
     "promote": "Make the candidate the champion by hand.",
     "rollback": "Make the previous champion the champion again.",
     "lineage": "Walk from a model to its source files, or from a file to the models that read it.",

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
 from components.diffusion.samplers import Velocity
+from components.models.dit import DiT
 
 if TYPE_CHECKING:
     from components.encode.text import TextEncoder
@@ -49,11 +51,13 @@ class Guidance:
         return self.scale != 1.0 and self.interval[0] <= t <= self.interval[1]
 
 
-def told_velocity(model: nn.Module, embeds: Tensor, mask: Tensor, guidance: Guidance, latents_fps: float) -> Velocity:
+def told_velocity(model: DiT, embeds: Tensor, mask: Tensor, guidance: Guidance, latents_fps: float, kept: Tensor | None = None) -> Velocity:
     """Answers the velocity of a batch under guidance, with and without the prompt in one pass of the model.
 
     Args:
         embeds, mask: (B + 1, S, C) and (B + 1, S): the prompts, and last the negative one.
+        latents_fps: frames of latents a second.
+        kept: bool (T,), frames of latents that are as they shall be: they are told as t = 0, and their velocity is nought.
     """
     count = len(embeds) - 1
     both_embeds = torch.cat([embeds[:count], embeds[count:].expand(count, -1, -1)])
@@ -61,21 +65,30 @@ def told_velocity(model: nn.Module, embeds: Tensor, mask: Tensor, guidance: Guid
 
     def velocity(noisy: Tensor, t: Tensor) -> Tensor:
         if not guidance.holds_at(float(t)):
-            return model(noisy, t.to(noisy).expand(count), embeds[:count], mask[:count], latents_fps)
-        both = torch.cat([noisy, noisy]), t.to(noisy).expand(2 * count), both_embeds, both_mask
-        told, without = model(*both, latents_fps).chunk(2)
+            return still(model(noisy, times(noisy, t, count), embeds[:count], mask[:count], latents_fps))
+        twice = torch.cat([noisy, noisy])
+        told, without = model(twice, times(noisy, t, 2 * count), both_embeds, both_mask, latents_fps).chunk(2)
         guided = without + guidance.scale * (told - without)
-        if not guidance.rescale:
-            return guided
-        return guided * torch.lerp(torch.ones(()).to(guided), spread(told) / spread(guided), guidance.rescale)
+        if guidance.rescale:
+            guided = guided * torch.lerp(torch.ones(()).to(guided), spread(told) / spread(guided), guidance.rescale)
+        return still(guided)
+
+    def times(noisy: Tensor, t: Tensor, samples: int) -> Tensor:
+        if kept is None:
+            return t.to(noisy).expand(samples)
+        return (~kept[:: model.size.patch_size[0]] * t.to(noisy)).expand(samples, -1)  # (B, frames of tokens)
+
+    def still(of: Tensor) -> Tensor:
+        return of if kept is None else of.masked_fill(kept[:, None, None], 0.0)
 
     def spread(of: Tensor) -> Tensor:
-        return of.std(dim=tuple(range(1, of.ndim)), keepdim=True)
+        moving = of if kept is None else of[:, :, ~kept]
+        return moving.std(dim=tuple(range(1, of.ndim)), keepdim=True)
 
     return velocity
 
 
-def noise_of(seeds: Sequence[int], shape: tuple[int, ...], device: str = "cpu") -> Tensor:
-    """Draws the noise (B, *shape) of each sample from its own seed, whatever it is batched with and wherever it runs."""
-    drawn = [torch.randn(shape, generator=torch.Generator().manual_seed(seed % 2**63)) for seed in seeds]
-    return torch.stack(drawn).to(device)
+def in_whole_tokens(kept: Tensor, frames: int) -> Tensor:
+    """Lets go of kept frames of latents, bool (T,), that share a token of so many frames with one that is not kept."""
+    tokens = F.pad(kept, (0, -len(kept) % frames), value=True).view(-1, frames).all(dim=1)
+    return tokens.repeat_interleave(frames)[: len(kept)]

@@ -40,7 +40,8 @@ class Trial:
 
     def __call__(self, prompts: Sequence[str]) -> tuple[str | None, list[np.ndarray]]:
         """Answers why the model makes no videos, or None, and the frames that it made, uint8 (T, H, W, 3) each."""
-        from components.generate.generator import Generator, MismatchedModelError
+        from components.generate.contract import MismatchedModelError
+        from components.generate.generator import Generator
 
         try:
             generator = Generator.load(self.folder, self.config.encode.device)

@@ -308,9 +308,11 @@ def _signature(kind: str) -> Any:
 
     video, seed = ColSpec("binary", "video"), ParamSpec("seed", "long", 0)
     match kind:
-        case "text-to-video":  # 0 steps: as many as the model's own notes say
-            steps = ParamSpec("num_inference_steps", "long", 0)
-            return ModelSignature(Schema([ColSpec("string", "prompt")]), Schema([video]), ParamSchema([seed, steps]))
+        case "text-to-video":  # 0 steps or frames: as many as the model's own notes say
+            files = [ColSpec("binary", name, required=False) for name in ("image", "video", "second_video")]
+            numbers = [seed, ParamSpec("num_inference_steps", "long", 0), ParamSpec("num_frames", "long", 0)]
+            ways = [ParamSpec("strength", "double", 0.0), ParamSpec("backward", "boolean", False), ParamSpec("loop", "boolean", False)]
+            return ModelSignature(Schema([ColSpec("string", "prompt"), *files]), Schema([video]), ParamSchema([*numbers, *ways]))
         case "captioner":
             return ModelSignature(Schema([video]), Schema([ColSpec("string", "caption")]))
     return ModelSignature(Schema([video]), Schema([video]), ParamSchema([ParamSpec("fps", "long", 8)]))

@@ -16,17 +16,39 @@ Apply = Callable[[pd.DataFrame, dict[str, Any]], pd.DataFrame]
 
 
 def text_to_video(folder: Path) -> Apply:
-    """prompt -> video (MP4 bytes); parameters: seed, of the first prompt, and num_inference_steps."""
+    """prompt, and perhaps image, video and second_video (bytes of files; base64 over HTTP) -> video (MP4 bytes, as browsers play it).
+
+    A row with an image begins with it; with a video it goes on from that, or with two leads from the one to the other. Parameters:
+    seed, of the first row, num_inference_steps, num_frames and strength, 0 for the model's own and for no edit, backward and loop.
+    """
     generator = _named("components.generate.generator", "Generator").load(folder)
-    encode = _named("components.media.write", "encode_clip")
+    weights = _named("components.models.weights", "digest_folder")(folder)
+    ask, make = (_named("components.generate.ask", name) for name in ("Ask", "make"))
+    film_bytes = _named("components.generate.output", "film_bytes")
 
     def apply(rows: pd.DataFrame, params: dict[str, Any]) -> pd.DataFrame:
-        prompts = [str(prompt) for prompt in rows["prompt"]]
-        seeds = [int(params.get("seed", 0)) + index for index in range(len(prompts))]
-        samples = generator.generate(prompts, seeds, num_inference_steps=params.get("num_inference_steps") or None)
-        return pd.DataFrame({"video": [encode(sample.frames, generator.fps) for sample in samples]})
+        steps = params.get("num_inference_steps") or None
+        videos = []
+        for index, row in enumerate(rows.to_dict("records")):
+            seed = int(params.get("seed", 0)) + index
+            making = make(generator, ask(**_asked(row, params)), seed, num_inference_steps=steps)
+            said = {"prompt": row["prompt"], "rewritten": making.told, "verb": making.verb, "seed": seed, "model": weights}
+            settings = generator.settings(num_inference_steps=steps)
+            videos.append(film_bytes(making.film, generator.fps, {**said, "settings": settings}))
+        return pd.DataFrame({"video": videos})
 
     return apply
+
+
+def _asked(row: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+    """Answers what a row asks for, as `components.generate.ask.Ask` takes it."""
+    image, video, second = (row.get(name) or None for name in ("image", "video", "second_video"))
+    strength = params.get("strength") or None
+    asked: dict[str, Any] = {"prompt": str(row["prompt"]), "image": image, "num_frames": params.get("num_frames") or None}
+    asked |= {"backward": bool(params.get("backward")), "loop": bool(params.get("loop"))}
+    if second is not None:
+        return {**asked, "connect": (video, second)}
+    return {**asked, "edit": video, "strength": strength} if strength else {**asked, "extend": video}
 
 
 def captioner(folder: Path) -> Apply:

@@ -1,79 +1,124 @@
-"""`kinora generate`: a prompt to a video file, with the project's champion; starts no Prefect and no Ray."""
+"""`kinora generate`: a prompt, and perhaps pictures or videos, to a video file, with the project's champion; no Prefect and no Ray."""
 
 import json
 import secrets
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.commands.options import Invocation, resolve, settings_options
+from flows.commands.options import Command, resolve, settings_options
 from flows.commands.output import remark
 from flows.commands.videos import device_of, mp4_file, progress_bar
 
+if TYPE_CHECKING:
+    from components.generate.ask import Ask
+
 MOST_SEED = 2**31
+SAMPLING = {  # options of the command line and the settings that they set
+    "sampler": "sampler",
+    "steps": "num_inference_steps",
+    "guidance_scale": "guidance_scale",
+    "guidance_interval": "guidance_interval",
+    "guidance_rescale": "guidance_rescale",
+    "negative_prompt": "negative_prompt",
+    "timestep_shift": "timestep_shift",
+}
+
+
+def verb_options(command: Command) -> Command:
+    """Adds the files that a video is made with, and its size and length."""
+    for option in (
+        click.option("--width", type=int, help="In pixels; a size that the model saw."),
+        click.option("--height", type=int, help="In pixels; else the model's own, or the one nearest in aspect to what is given."),
+        click.option("--seconds", type=float, help="The same as --num-frames, in seconds."),
+        click.option("--num-frames", type=int, help="Of the clip, 1 makes an image; with --extend, --connect or --loop: frames to add."),
+        click.option("--strength", type=float, help="Of --edit: how far towards noise, above 0, to 1 where nothing of it is left."),
+        click.option("--edit", metavar="VIDEO", help="Draw VIDEO anew as PROMPT says."),
+        click.option("--loop", is_flag=True, help="Lead from the end back to the beginning: of the clip, or of --extend's VIDEO."),
+        click.option("--connect", nargs=2, metavar="A B", help="Lead from the video A to the video B."),
+        click.option("--backward", is_flag=True, help="With --extend: make what comes before VIDEO."),
+        click.option("--extend", metavar="VIDEO", help="Go on from VIDEO's end."),
+        click.option("--keyframe", "keyframes", multiple=True, metavar="FILE@SECONDS", help="An image to be seen then; may be repeated."),
+        click.option("--image", metavar="FILE", help="An image to begin with."),
+    ):
+        command = option(command)
+    return command
+
+
+def sampling_options(command: Command) -> Command:
+    """Adds what sampling can be told; what is not said is as the model was evaluated."""
+    for option in (
+        click.option("--timestep-shift", type=float, help="Above 1 more of the steps are near noise, where the layout is made."),
+        click.option("--negative-prompt", metavar="TEXT", help="What guidance leads away from."),
+        click.option("--guidance-rescale", type=float, help="0 to 1: against the oversaturation of large scales."),
+        click.option("--guidance-interval", type=float, nargs=2, metavar="LOW HIGH", help="Of t, from 0, the clip, to 1, noise."),
+        click.option("--guidance-scale", type=float, help="How hard the prompt pulls; 1 is without guidance."),
+        click.option("--sampler", metavar="NAME", help="euler, heun, dpmpp_2m or unipc."),
+        click.option("--steps", type=click.IntRange(1), help="Steps of sampling; else as the model was evaluated."),
+    ):
+        command = option(command)
+    return command
 
 
 @click.command()
 @click.argument("prompt")
-@click.option("-o", "--output", metavar="FILE", required=True, help="The MP4 file to write.")
+@click.option("-o", "--output", metavar="FILE", required=True, help="The MP4 file to write; a contact sheet, a PNG, comes beside it.")
 @click.option("--model", default="champion", show_default=True, metavar="MODEL", help="An alias, a version, models:/NAME/N, or a folder.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="The same seed makes the same video; else one is drawn and printed.")
-@click.option("--steps", type=click.IntRange(1), help="Steps of sampling; else as the model was evaluated.")
-@click.option("--guidance-scale", type=float, help="How hard the prompt pulls; 1 is without guidance.")
 @click.option("--no-rewrite", is_flag=True, help="Tell the model the prompt as it is, not in the captions' words.")
+@verb_options
+@sampling_options
 @settings_options
-def generate(
-    prompt: str,
-    output: str,
-    model: str,
-    seed: int | None,
-    steps: int | None,
-    guidance_scale: float | None,
-    no_rewrite: bool,
-    **options: Any,
-) -> None:
-    """Make a video of PROMPT."""
+def generate(prompt: str, output: str, model: str, seed: int | None, no_rewrite: bool, **options: Any) -> None:
+    """Make a video of PROMPT: from it alone, from an image or key frames, or by extending, connecting, looping or editing videos."""
     if not prompt.strip():
         raise ValueError('the prompt is empty; hint: say what should be seen, for example "a red square moves left"')
     path = mp4_file(output)
-    asked = resolve(**options)
+    ask, options = _ask_of(prompt, not no_rewrite, options)
+    settings = {SAMPLING[name]: value for name in SAMPLING if (value := options.pop(name)) is not None}
+    given = tuple(f"generate.{name}={json.dumps(value)}" for name, value in settings.items())
+    asked = resolve(**{**options, "overrides": (*options["overrides"], *given)})
+    named = {override.partition("=")[0].strip() for override in asked.overrides}
+    sampling = {name: value for name, value in asked.config.generate.model_dump().items() if f"generate.{name}" in named}
     from components.registry.models import resolve as resolve_model
 
     folder = resolve_model(asked.project, "text-to-video", model)
+    from components.generate.ask import make
     from components.generate.generator import Generator
+    from components.generate.output import write_film
     from components.models.weights import digest_folder
 
     seed = secrets.randbelow(MOST_SEED) if seed is None else seed
     generator = Generator.load(folder, device_of(asked.config))
-    settings = _sampling(asked, steps, guidance_scale)
     with progress_bar("generating") as progress:
-        (sample,) = generator.generate([prompt], [seed], rewrite=not no_rewrite, progress=progress, **settings)
-    from components.media.write import write_video
-
-    weights = digest_folder(folder)
-    said = {
-        "prompt": sample.prompt,
-        "rewritten": sample.rewritten,
-        "seed": seed,
-        "model": weights,
-        "settings": {**generator.notes["generate"], **settings},
-    }
-    write_video(path, sample.frames, generator.fps, metadata={"title": prompt, "comment": json.dumps(said, sort_keys=True)})
-    if sample.rewritten != sample.prompt:
-        remark(f"rewritten: {sample.rewritten}")
+        making = make(generator, ask, seed, progress, **sampling)
+        for note in making.notes:
+            remark(note)
+        if making.told != prompt:
+            remark(f"rewritten: {making.told}")
+        weights = digest_folder(folder)
+        said = {"prompt": prompt, "rewritten": making.told, "verb": making.verb, "seed": seed, "model": weights}
+        sheet = write_film(path, making.film, generator.fps, {**said, "settings": generator.settings(**sampling)})
     remark(f"seed: {seed}")
     remark(f"model: {model} ({weights[:12]})")
+    remark(f"contact sheet: {sheet}")
     click.echo(str(path))
 
 
-def _sampling(asked: Invocation, steps: int | None, guidance_scale: float | None) -> dict[str, Any]:
-    """Answers what the command line says of sampling; what it does not say is as the model's folder notes."""
-    named = {
-        override.partition("=")[0].strip().removeprefix("generate.") for override in asked.overrides if override.startswith("generate.")
-    }
-    chosen = {name: value for name, value in asked.config.generate.model_dump().items() if name in named}
-    if steps is not None:
-        chosen["num_inference_steps"] = steps
-    if guidance_scale is not None:
-        chosen["guidance_scale"] = guidance_scale
-    return chosen
+def _ask_of(prompt: str, rewrite: bool, options: dict[str, Any]) -> "tuple[Ask, dict[str, Any]]":
+    """Answers what is to be made, and the options that do not say so."""
+    from components.generate.ask import Ask
+
+    names = ("image", "extend", "backward", "connect", "edit", "strength", "loop", "num_frames", "seconds", "height", "width")
+    rest = {name: value for name, value in options.items() if name not in (*names, "keyframes")}
+    keys = [_key_frame(said) for said in options["keyframes"]]
+    said = {name: options[name] for name in names}
+    return Ask(prompt, key_frames=keys, rewrite=rewrite, **said), rest
+
+
+def _key_frame(said: str) -> tuple[str, float]:
+    file, _, seconds = said.rpartition("@")
+    try:
+        return file, float(seconds)
+    except ValueError:
+        raise ValueError(f"`{said}` is no key frame; hint: `--keyframe FILE@SECONDS`, for example `{said.rstrip('@')}@0.5`") from None

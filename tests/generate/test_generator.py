@@ -9,8 +9,9 @@ import torch
 
 from components.caption.upsample import build_style
 from components.config import load_config
-from components.generate.conditioning import Guidance, encode_prompts, noise_of, told_velocity
-from components.generate.generator import Generator, MismatchedModelError
+from components.generate.conditioning import Guidance, encode_prompts, told_velocity
+from components.generate.contract import MismatchedModelError
+from components.generate.generator import Generator
 from components.generate.preview import preview
 from components.media.read import decode_clip
 from components.models.dit import DiT
@@ -20,6 +21,7 @@ from components.models.weights import digest_folder, save_folder
 from components.openclip.load import build_coca, save_coca
 
 SIZE = DitSize(hidden_size=48, depth=2, num_heads=2, patch_size=(1, 2, 2), text_size=32)
+FPS = 2.0  # of latents
 CAPTIONS = [
     "a red square moves left over a striped background, the camera is still",
     "a blue ring moves up over a dotted background, the camera pans right",
@@ -45,6 +47,7 @@ def folder(tmp_path_factory):
         "latent_channels": 16,
         "text_width": coca.text_width,
         "clip": {"num_frames": 9, "height": 32, "width": 32, "fps": 8},
+        "latents_shapes": [[16, 3, 4, 4], [16, 2, 3, 5]],
         "generate": load_config("test").generate.model_dump(mode="json"),
         "contract": {
             "shift_places": 3 * 4 * 4,
@@ -100,10 +103,10 @@ def test_one_frame_and_other_sizes_can_be_asked_for(generator):
 def test_guidance_one_is_the_prompt_alone(generator):
     embeds, mask = encode_prompts(generator.text_encoder, [*CAPTIONS, ""])
     noisy, t = torch.randn(2, 16, 3, 4, 4), torch.tensor(0.7)
-    told = generator.model(noisy, t.expand(2), embeds[:2], mask[:2], 2.0)
-    without = generator.model(noisy, t.expand(2), embeds[2:].expand(2, -1, -1), mask[2:].expand(2, -1), 2.0)
-    torch.testing.assert_close(told_velocity(generator.model, embeds, mask, Guidance(1.0), 2.0)(noisy, t), told)
-    twice = told_velocity(generator.model, embeds, mask, Guidance(2.0), 2.0)(noisy, t)
+    told = generator.model(noisy, t.expand(2), embeds[:2], mask[:2], FPS)
+    without = generator.model(noisy, t.expand(2), embeds[2:].expand(2, -1, -1), mask[2:].expand(2, -1), FPS)
+    torch.testing.assert_close(told_velocity(generator.model, embeds, mask, Guidance(1.0), FPS)(noisy, t), told)
+    twice = told_velocity(generator.model, embeds, mask, Guidance(2.0), FPS)(noisy, t)
     torch.testing.assert_close(twice, without + 2.0 * (told - without), atol=1e-4, rtol=1e-4)
 
 
@@ -115,10 +118,10 @@ def test_outside_its_interval_guidance_is_the_prompt_alone_and_is_not_paid_for(g
         asked.append(len(x))
         return generator.model(x, *told)
 
-    velocity = told_velocity(model, embeds, mask, Guidance(4.0, (0.2, 0.6)), 2.0)
+    velocity = told_velocity(model, embeds, mask, Guidance(4.0, (0.2, 0.6)), FPS)
     for t, guided in ((0.1, False), (0.2, True), (0.6, True), (0.7, False)):
         t = torch.tensor(t, dtype=torch.float64)
-        found, alone = velocity(noisy, t), generator.model(noisy, t.float().expand(2), embeds[:2], mask[:2], 2.0)
+        found, alone = velocity(noisy, t), generator.model(noisy, t.float().expand(2), embeds[:2], mask[:2], FPS)
         assert torch.allclose(found, alone, atol=1e-4) != guided
         assert asked[-1] == (4 if guided else 2)
 
@@ -127,7 +130,7 @@ def test_rescaled_guidance_keeps_its_direction_and_has_the_spread_of_the_prompt_
     embeds, mask = encode_prompts(generator.text_encoder, [*CAPTIONS, ""])
     noisy, t = torch.randn(2, 16, 3, 4, 4), torch.tensor(0.7)
     alone, guided, half, whole = (
-        told_velocity(generator.model, embeds, mask, guidance, 2.0)(noisy, t)
+        told_velocity(generator.model, embeds, mask, guidance, FPS)(noisy, t)
         for guidance in (Guidance(1.0), Guidance(8.0), Guidance(8.0, rescale=0.5), Guidance(8.0, rescale=1.0))
     )
     for one in range(2):
@@ -149,17 +152,13 @@ def test_a_setting_that_is_none_is_refused(generator):
         generator.generate([CAPTIONS[0]], [1], guidance=2.0)
 
 
-def test_noise_depends_on_the_seed_alone():
-    both = noise_of([3, 4], (2, 3))
-    assert torch.equal(both[1:], noise_of([4], (2, 3)))
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_frames": 8}, "the nearest are 5 and 9"),
-        ({"height": 30}, "`height` is a multiple of 8, not 30; the nearest is 32"),
-        ({"width": 3}, "the nearest is 8"),
+        ({"num_frames": 8}, "never saw clips of 8 frames at 32x32, only of 1 and 9; hint: `--num-frames 9`$"),
+        ({"num_frames": 40}, "hint: `--num-frames 9` and then `--extend` that video for more"),
+        ({"height": 30}, "never saw `height` 30, only 40x24 and 32x32; hint: `--height 32 --width 32`"),
+        ({"height": 24, "width": 32}, "never saw 32x24 pixels, only 40x24 and 32x32; hint: `--height "),
         ({"num_inference_steps": 0}, "num_inference_steps"),
         ({"timestep_shift": -1.0}, "timestep_shift"),
         ({"seeds": [1, 2]}, "1 prompts need as many seeds, not 2"),

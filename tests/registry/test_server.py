@@ -1,13 +1,19 @@
 """The same registry and tracking over the network, with a real MLflow server; and what MLflow serves of a registered model."""
 
+import base64
+import json
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
+from components.media.probe import read_metadata
+from components.media.read import decode_clip
 from components.models.weights import digest_folder
 from components.registry import tracking
 from components.registry.gates import Check, Verdict
@@ -15,6 +21,7 @@ from components.registry.models import download, find, list_versions, promote, r
 from components.registry.tracking import Tracker, client_of
 from components.store.project import Project
 from tests.flows.serving import free_port, serving
+from tests.generate.test_generator import folder as text_to_video  # noqa: F401  (a folder of small untrained parts)
 
 YES = Verdict([Check("psnr", 30.0, 29.0, 22.0, True, "psnr: 30.000, needs 22.000")])
 
@@ -100,6 +107,39 @@ def test_a_server_keeps_runs_versions_and_aliases_alike(
     assert download(project, second) == folder
 
 
+@pytest.mark.slow
+def test_mlflow_serves_a_video_of_a_prompt_and_goes_on_from_one(
+    text_to_video: Path,  # noqa: F811
+    project: Project,
+    tmp_path: Path,
+):
+    version = register(project, "text-to-video", text_to_video, {}, {})
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--model-uri", f"models:/{version.name}/{version.number}", "--workers", "1"]
+    address = f"http://127.0.0.1:{port}"
+    with serving(command, tmp_path, {"MLFLOW_TRACKING_URI": project.tracking_uri}, f"{address}/health"):
+        prompts = [{"prompt": "a red square moves left"}, {"prompt": "a red ring"}]
+        first, _ = invoked(address, {"dataframe_records": prompts, "params": {"seed": 3, "num_inference_steps": 1}})
+        (tmp_path / "first.mp4").write_bytes(first)
+        rows = [{"prompt": "a red square moves left", "video": base64.b64encode(first).decode()}]
+        (longer,) = invoked(address, {"dataframe_records": rows, "params": {"num_inference_steps": 1, "num_frames": 4}})
+        (edit,) = invoked(address, {"dataframe_records": rows, "params": {"num_inference_steps": 1, "strength": 0.5}})
+    assert [decode_clip(video).shape for video in (first, longer, edit)] == [(9, 32, 32, 3), (13, 32, 32, 3), (9, 32, 32, 3)]
+    said = json.loads(read_metadata(tmp_path / "first.mp4")["comment"])
+    assert (said["seed"], said["verb"], said["model"]) == (3, "text to video", version.weights)
+    with av.open(str(tmp_path / "first.mp4")) as container:
+        assert container.streams.video[0].codec_context.pix_fmt == "yuv420p"  # the one that browsers play
+
+
+def invoked(address: str, payload: dict[str, object]) -> list[bytes]:
+    """Answers the videos that a served model makes."""
+    body = json.dumps(payload).encode()
+    request = urllib.request.Request(f"{address}/invocations", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return [base64.b64decode(row["video"]) for row in json.load(answer)["predictions"]]
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("pretrained", [False, True])
 def test_mlflow_runs_a_registered_vae_from_code_and_safetensors(
@@ -111,7 +151,6 @@ def test_mlflow_runs_a_registered_vae_from_code_and_safetensors(
 
     from components.encode.pretrained_vae import WanVae
     from components.encode.pretrained_weights import save_pretrained_vae
-    from components.media.read import decode_clip
     from components.media.write import encode_clip
     from components.models.sizes import VAE_SIZES
     from components.models.vae import VideoVae, save_vae

@@ -1,0 +1,185 @@
+"""Do the verbs of one checkpoint keep what they are given, go on from it, and move?
+
+Run: python -m benchmarks.verbs --project runs/demo [--model FOLDER] [--clips 64] [--quick]
+
+Of a finished project of the synthetic world (`make demo`). Fresh scenes, which no training saw, give the first frame, the beginning, the
+end, or both to the model, told the caption of the scene, and it makes the rest of the clip:
+- kept frames: their PSNR against the scene's, as they are decoded and before anything is pasted back, less the PSNR of the same frames
+  when the VAE reconstructs the whole real clip; at least -0.1 dB;
+- direction: what the reader, which sees the generated frames and the one kept frame beside them, says of the motion; right in at least
+  0.9 of the scenes. Beside it, the reader's ceiling on the same frames of the real clip, and the share where the model is told nothing,
+  so that the direction can come from the kept frames alone;
+- motion: optical flow of the generated part against that of the same frames of the real clip, the means over scenes; at least half;
+- loops, of scenes and of text: the step from the last frame to the first against the larger of the steps beside it, the means over
+  loops; at most 1.
+The last line is one JSON object.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from components.generate import verbs
+from components.generate.generator import Generator
+from components.generate.sampling import Sampling
+from components.measure.distortion import psnr
+from components.measure.motion import motion
+from components.operations.freshness import model_folder
+from components.store.project import Project
+from components.world.reader import read
+from components.world.render import render_clips
+from components.world.vocabulary import Scene, caption
+
+KEPT_BAR, DIRECTION_BAR, MOTION_BAR, SEAM_BAR = -0.1, 0.9, 0.5, 1.0
+SCENES_SEED = 70_001  # of scenes that no film of a project shows
+AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Task:
+    """What of a real clip a verb is given, and where in it the generated frames are.
+
+    Attributes:
+        make: (sampling, clips uint8 (B, T, H, W, 3)) -> the clips as the verb makes them, nothing pasted back.
+        new: of the generated frames, within the clip.
+    """
+
+    make: Callable[[Sampling, np.ndarray], np.ndarray]
+    new: slice
+
+
+def tasks_of(length: int, group: int) -> dict[str, Task]:
+    """Answers the tasks of clips of so many frames; each answer is as long as the clip."""
+    behind, ahead, between = (share(length, group) for share in (verbs.window_behind, verbs.window_ahead, verbs.window_between))
+
+    def image(sampling: Sampling, clips: np.ndarray) -> np.ndarray:
+        return verbs.clip(sampling, clips.shape[2:4], length, [(0, clips[:, :1])], paste=False).whole()
+
+    def extend(sampling: Sampling, clips: np.ndarray) -> np.ndarray:
+        return verbs.extended(sampling, clips[:, : behind.frames_before], length, paste=False).whole()
+
+    def backward(sampling: Sampling, clips: np.ndarray) -> np.ndarray:
+        return verbs.led_to(sampling, clips[:, ahead.frames_new :], length, paste=False).whole()
+
+    def connect(sampling: Sampling, clips: np.ndarray) -> np.ndarray:
+        before, after = clips[:, : between.frames_before], clips[:, length - between.frames_after :]
+        return verbs.joined(sampling, before, after, length, paste=False).whole()
+
+    middle = slice(between.frames_before, length - between.frames_after)
+    return {
+        "image": Task(image, slice(1, length)),
+        "extend": Task(extend, slice(behind.frames_before, length)),
+        "backward": Task(backward, slice(0, ahead.frames_new)),
+        "connect": Task(connect, middle),
+    }
+
+
+def in_batches(
+    generator: Generator, told: Sequence[str], clips: np.ndarray, make: Callable[[Sampling, np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Makes clips a batch at a time, each with a seed of its own."""
+    made = []
+    for start in range(0, len(told), AT_ONCE):
+        part = slice(start, start + AT_ONCE)
+        made.append(make(generator.sampling(told[part], range(start, start + len(told[part]))), clips[part]))
+    return np.concatenate(made)
+
+
+def reconstructed(generator: Generator, clips: np.ndarray) -> np.ndarray:
+    def through(sampling: Sampling, batch: np.ndarray) -> np.ndarray:
+        return np.concatenate(list(sampling.decoded(sampling.encoded(batch))), axis=1)
+
+    return in_batches(generator, ["a clip"] * len(clips), clips, through)
+
+
+def kept_decibels(made: np.ndarray, real: np.ndarray, back: np.ndarray, new: slice) -> float:
+    """Answers how much better than the VAE's reconstruction the kept frames are, in dB, the mean over clips."""
+    kept = np.delete(np.arange(real.shape[1]), new)
+    return float(np.mean([psnr(made[i, kept], real[i, kept]) - psnr(back[i, kept], real[i, kept]) for i in range(len(real))]))
+
+
+def beside(new: slice, length: int) -> slice:
+    """Answers the generated frames with the one kept frame beside them."""
+    return slice(max(0, new.start - 1), min(length, new.stop + (new.start == 0)))
+
+
+def right(clips: np.ndarray, scenes: Sequence[Scene], frames: slice, preset: str) -> float:
+    """Answers the share of clips in whose frames the reader sees the scene's motion."""
+    return float(
+        np.mean([read(clip[frames], preset)["motion"] == scene.fields["motion"] for clip, scene in zip(clips, scenes, strict=True)])
+    )
+
+
+def moved(made: np.ndarray, real: np.ndarray, frames: slice, fps: int) -> float:
+    """Answers how much frames move, as a share of how much real ones do."""
+    found, wanted = (np.mean([motion(clip[frames], fps) for clip in clips]) for clips in (made, real))
+    return float(found / wanted)
+
+
+def seam(loops: np.ndarray) -> float:
+    """Answers the step from the last frame to the first against the larger of the two steps beside it."""
+    at = np.concatenate([loops[:, -2:], loops[:, :2]], axis=1).astype(np.float64)  # (B, 4, H, W, 3)
+    before, step, after = np.sqrt(np.square(np.diff(at, axis=1)).mean(axis=(2, 3, 4))).T
+    return float(step.mean() / np.maximum(before, after).mean())
+
+
+def checked(value: float, bar: float | None, at_most: bool = False) -> dict[str, Any]:
+    holds = None if bar is None else value <= bar if at_most else value >= bar
+    return {"value": round(value, 4), "bar": bar, "holds": holds}
+
+
+def measure(generator: Generator, count: int, preset: str) -> dict[str, dict[str, Any]]:
+    """Runs every task and answers the figures."""
+    (height, width), fps = generator.shapes.size(None, None), generator.fps
+    length = generator.shapes.length((height, width), None)
+    real, scenes = render_clips(preset, count, num_frames=length, height=height, width=width, fps=fps, seed=SCENES_SEED, allow="seen")
+    told, back = [caption(scene) for scene in scenes], reconstructed(generator, real)
+    figures: dict[str, dict[str, Any]] = {}
+    for name, task in tasks_of(length, generator.vae.frames).items():
+        made = in_batches(generator, told, real, task.make)
+        figures[f"{name}, kept frames, dB above the VAE's"] = checked(kept_decibels(made, real, back, task.new), KEPT_BAR)
+        figures[f"{name}, motion, of real"] = checked(moved(made, real, beside(task.new, length), fps), MOTION_BAR)
+        if name in ("extend", "backward"):
+            seen = beside(task.new, length)
+            untold = in_batches(generator, [generator.settings()["negative_prompt"]] * count, real, task.make)
+            figures[f"{name}, right direction"] = checked(right(made, scenes, seen, preset), DIRECTION_BAR)
+            figures[f"{name}, right direction, told nothing"] = checked(right(untold, scenes, seen, preset), None)
+            figures[f"{name}, right direction, real"] = checked(right(real, scenes, seen, preset), None)
+        print("; ".join(f"{key} {value['value']}" for key, value in figures.items() if key.startswith(f"{name},")), flush=True)
+    of_scenes = in_batches(generator, told, real, lambda sampling, clips: verbs.looped(sampling, verbs.of_video(clips), length).whole())
+    of_text = in_batches(generator, told, real, partial(loop_of_text, length=length))
+    figures["loop of a video, seam against the steps beside it"] = checked(seam(of_scenes), SEAM_BAR, at_most=True)
+    figures["loop of text, seam against the steps beside it"] = checked(seam(of_text), SEAM_BAR, at_most=True)
+    return figures
+
+
+def loop_of_text(sampling: Sampling, clips: np.ndarray, length: int) -> np.ndarray:
+    return verbs.looped(sampling, verbs.clip(sampling, clips.shape[2:4], length), length).whole()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--project", type=Path, default=Path("runs/demo"), help="a project's folder, whose diffusion transformer is taken")
+    parser.add_argument("--model", type=Path, help="a text-to-video folder in its place")
+    parser.add_argument("--preset", default="demo", help="of the synthetic world that it learned")
+    parser.add_argument("--clips", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--quick", action="store_true", help="8 scenes: shows that it runs, not what it reaches")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    folder = args.model or model_folder("train_dit", Project(args.project.parent, args.project.name))
+    if folder is None:
+        raise SystemExit(f"project `{args.project}` has not finished `train_dit`; hint: `make demo`, or `kinora run --project NAME`, first")
+    print(json.dumps(measure(Generator.load(folder), 8 if args.quick else args.clips, args.preset)))
+
+
+if __name__ == "__main__":
+    main()

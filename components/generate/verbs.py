@@ -1,0 +1,329 @@
+"""What can be asked of a model: a clip from text and pictures, more of a video before or behind it, two joined, one closed, one redrawn.
+
+A verb answers a `Film`, whose frames are made as they are taken. Its errors come before any sampling. A video that is longer than what
+the model makes at a time is gone on with window after window, each keeping the end of the one before: its latents as they are, but for
+the first, which in a window stands for one frame and is encoded anew from that frame. Windows before a video are encoded anew from the
+frames that they meet, since groups of frames end elsewhere there.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from components.generate.arrangement import Arrangement, Piece, arrange, kept_latents, pasted, shares
+from components.generate.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Film:
+    """Frames under way.
+
+    Attributes:
+        num_frames: how many there will be.
+        given: which of them came from a person, bool (num_frames,).
+        chunks: uint8 (B, n, H, W, 3) each, in order.
+    """
+
+    num_frames: int
+    given: np.ndarray
+    chunks: Iterator[np.ndarray]
+
+    def whole(self) -> np.ndarray:
+        """Makes all frames, uint8 (B, num_frames, H, W, 3)."""
+        return np.concatenate(list(self.chunks), axis=1)
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a model's clip is shared between what is kept and what is new, in latents.
+
+    Attributes:
+        before, after: kept at the clip's start, of which the first is one frame, and at its end.
+        new: generated.
+        group: frames of a latent.
+    """
+
+    before: int
+    new: int
+    after: int
+    group: int
+
+    @property
+    def latents(self) -> int:
+        return self.before + self.new + self.after
+
+    @property
+    def frames(self) -> int:
+        return 1 + (self.latents - 1) * self.group
+
+    @property
+    def frames_before(self) -> int:
+        return 1 + (self.before - 1) * self.group if self.before else 0
+
+    @property
+    def frames_after(self) -> int:
+        return self.after * self.group
+
+    @property
+    def frames_new(self) -> int:
+        return self.frames - self.frames_before - self.frames_after
+
+
+def window_behind(length: int, group: int) -> Window:
+    """Shares a clip of `length` frames that goes on from a video: a third is kept, but two latents where they fit, so motion is seen."""
+    latents = 1 + (length - 1) // group
+    before = max(1, min(max(2, latents // 3), latents - 1))
+    return Window(before, latents - before, 0, group)
+
+
+def window_ahead(length: int, group: int) -> Window:
+    """Shares a clip of `length` frames that leads to a video: a third is kept, at least one latent."""
+    latents = 1 + (length - 1) // group
+    after = max(1, latents // 3)
+    return Window(0, latents - after, after, group)
+
+
+def window_between(length: int, group: int, new: int | None = None) -> Window:
+    """Shares a clip of `length` frames between two videos, so many latents of it new, else about a third."""
+    latents = 1 + (length - 1) // group
+    new = max(1, latents // 3) if new is None else new
+    after = max(1, (latents - new) // 2)
+    return Window(latents - new - after, new, after, group)
+
+
+def clip(sampling: Sampling, size: tuple[int, int], num_frames: int, pieces: Sequence[Piece] = (), paste: bool = True) -> Film:
+    """Makes a clip from text, and from pictures or pieces of film that stand in it.
+
+    Args:
+        pieces: uint8 (B, n, H, W, 3) each, whole groups of frames.
+        paste: whether given frames are shown as they came, faded into what the VAE makes of them; else as the VAE makes them.
+    """
+    sampling.passes += 1
+    arrangement = arrange(num_frames, pieces) if pieces else None
+    given = arrangement.given if arrangement else np.zeros(num_frames, bool)
+
+    def chunks() -> Iterator[np.ndarray]:
+        at = 0
+        for frames in _sampled(sampling, size, num_frames, arrangement):
+            part = slice(at, at + frames.shape[1])
+            yield _shown(arrangement, frames, part) if arrangement and paste else frames
+            at = part.stop
+
+    return Film(num_frames, given, chunks())
+
+
+def extended(sampling: Sampling, video: np.ndarray, length: int, added: int | None = None, paste: bool = True) -> Film:
+    """Goes on from a video's end.
+
+    Args:
+        video: uint8 (B, T, H, W, 3).
+        length: frames of a window, which the model makes at a time.
+        added: frames to add; else as many as one window makes.
+
+    Raises:
+        ValueError: the video is shorter than what has to be kept of it.
+    """
+    window = _with_room(window_behind(length, sampling.vae.frames))
+    _check_count(video.shape[1], window.frames_before, "go on from it")
+    added = window.frames_new if added is None else added
+    sampling.passes += -(-added // window.frames_new)
+    count, context = video.shape[1], window.frames_before
+
+    def chunks() -> Iterator[np.ndarray]:
+        yield video[:, : count - context]
+        arrangement = arrange(window.frames, [(0, video[:, count - context :])])
+        clean, left = sampling.encoded(arrangement.frames), added
+        while left > 0:
+            latents = sampling.latents(tuple(clean.shape[1:]), clean, _mask(window))
+            frames = np.concatenate(list(sampling.decoded(latents)), axis=1)
+            if left == added:
+                seen = slice(0, context)
+                yield _shown(arrangement, frames[:, seen], seen) if paste else frames[:, seen]
+            yield frames[:, context : context + left]
+            left -= window.frames_new
+            clean = torch.cat([_carried(sampling, window, frames, latents), clean[:, :, window.before :]], dim=2)
+
+    return Film(count + added, np.arange(count + added) < count, chunks())
+
+
+def led_to(sampling: Sampling, video: np.ndarray, length: int, added: int | None = None, paste: bool = True) -> Film:
+    """Makes what comes before a video; arguments and errors as those of `extended`."""
+    window = _with_room(window_ahead(length, sampling.vae.frames))
+    _check_count(video.shape[1], window.frames_after, "lead to it")
+    added = window.frames_new if added is None else added
+    sampling.passes += -(-added // window.frames_new)
+    count, kept = video.shape[1], window.frames_after
+
+    def chunks() -> Iterator[np.ndarray]:
+        pieces: list[np.ndarray] = []
+        current, left = video[:, :kept], added
+        while left > 0:
+            arrangement = arrange(window.frames, [(window.frames_new, current)])
+            frames = np.concatenate(list(_sampled(sampling, video.shape[2:4], window.frames, arrangement)), axis=1)
+            if not pieces:
+                seen = slice(window.frames_new, None)
+                pieces.append(_shown(arrangement, frames[:, seen], seen) if paste else frames[:, seen])
+            pieces.insert(0, frames[:, max(0, window.frames_new - left) : window.frames_new])
+            left -= window.frames_new
+            current = np.concatenate([frames[:, : window.frames_new], current], axis=1)[:, :kept]
+        yield from pieces
+        yield video[:, kept:]
+
+    return Film(added + count, np.arange(added + count) >= added, chunks())
+
+
+def joined(sampling: Sampling, before: np.ndarray, after: np.ndarray, length: int, added: int | None = None, paste: bool = True) -> Film:
+    """Leads from a video's end to another's beginning.
+
+    Args:
+        before, after: uint8 (B, T, H, W, 3) of one size.
+        length: frames of the clip that the model makes: what is kept of both, and what is new.
+        added: frames between them, a multiple of what a latent holds; else about a third of the clip.
+
+    Raises:
+        ValueError: the clip has no room for that, or a video is shorter than what has to be kept of it.
+    """
+    window = _between(sampling, length, added)
+    _check_count(before.shape[1], window.frames_before, "go on from it")
+    _check_count(after.shape[1], window.frames_after, "lead to it")
+    sampling.passes += 1
+    head, tail = before.shape[1] - window.frames_before, window.frames_after
+
+    def chunks() -> Iterator[np.ndarray]:
+        yield before[:, :head]
+        yield _bridge(sampling, window, before[:, head:], after[:, :tail], paste)
+        yield after[:, tail:]
+
+    given = np.repeat([True, False, True], [before.shape[1], window.frames_new, after.shape[1]])
+    return Film(len(given), given, chunks())
+
+
+def looped(sampling: Sampling, video: Film, length: int, added: int | None = None, paste: bool = True) -> Film:
+    """Leads from a video's end back to its beginning, so that it can be played over and over.
+
+    Args:
+        video: a film, given or generated itself.
+        length, added: as those of `joined`, and so are the errors.
+    """
+    window = _between(sampling, length, added)
+    _check_count(video.num_frames, max(window.frames_before, window.frames_after), "lead from its end to its beginning")
+    sampling.passes += 1
+
+    def chunks() -> Iterator[np.ndarray]:
+        whole = video.whole()
+        head, tail = whole.shape[1] - window.frames_before, window.frames_after
+        bridge = _bridge(sampling, window, whole[:, head:], whole[:, :tail], paste)
+        whole[:, head:] = bridge[:, : window.frames_before]
+        whole[:, :tail] = bridge[:, bridge.shape[1] - tail :]
+        yield whole
+        yield bridge[:, window.frames_before : window.frames_before + window.frames_new]
+
+    given = np.concatenate([video.given, np.zeros(window.frames_new, bool)])
+    return Film(len(given), given, chunks())
+
+
+def edited(sampling: Sampling, video: np.ndarray, length: int, strength: float) -> Film:
+    """Draws a video anew: it is taken so far towards noise, and from there walked to what the prompt says.
+
+    Args:
+        video: uint8 (B, T, H, W, 3).
+        length: frames of a window; a longer video is drawn window after window, its end held still to fill the last.
+        strength: t, above 0, which leaves it as it is, to 1, which leaves nothing of it.
+
+    Raises:
+        ValueError: the strength is none, or the video is shorter than a window.
+
+    Source: Meng et al., SDEdit (arXiv 2108.01073).
+    """
+    if not 0.0 < strength <= 1.0:
+        raise ValueError(f"`--strength` is above 0 and at most 1, not {strength}; hint: 0.5 keeps the layout, 0.8 little of it")
+    count = video.shape[1]
+    _check_count(count, length, "draw it anew")
+    window = window_behind(length, sampling.vae.frames)
+    later = -(-(count - length) // _with_room(window).frames_new) if count > length else 0
+    sampling.passes += 1 + later
+
+    def chunks() -> Iterator[np.ndarray]:
+        held = np.repeat(video[:, -1:], length + later * window.frames_new - count, axis=1)
+        source = np.concatenate([video, held], axis=1)
+        carried, left = None, count
+        for start in (number * window.frames_new for number in range(1 + later)):
+            clean, kept = sampling.encoded(source[:, start : start + length]), None
+            if carried is not None:
+                clean, kept = torch.cat([carried, clean[:, :, window.before :]], dim=2), _mask(window)
+            latents = sampling.latents(tuple(clean.shape[1:]), clean, kept, strength)
+            frames = np.concatenate(list(sampling.decoded(latents)), axis=1)
+            new = frames[:, window.frames_before if start else 0 :][:, :left]
+            yield new
+            left -= new.shape[1]
+            if left:
+                carried = _carried(sampling, window, frames, latents)
+
+    return Film(count, np.zeros(count, bool), chunks())
+
+
+def of_video(video: np.ndarray) -> Film:
+    """Answers a given video, uint8 (B, T, H, W, 3), as a film."""
+    return Film(video.shape[1], np.ones(video.shape[1], bool), iter([video]))
+
+
+def _sampled(sampling: Sampling, size: tuple[int, int], num_frames: int, arrangement: Arrangement | None) -> Iterator[np.ndarray]:
+    """Samples a clip around what is given and decodes it."""
+    if arrangement is None:
+        yield from sampling.decoded(sampling.latents(sampling.vae.latents_shape(num_frames, *size)))
+        return
+    clean = sampling.encoded(arrangement.frames)
+    yield from sampling.decoded(sampling.latents(tuple(clean.shape[1:]), clean, kept_latents(arrangement.given, sampling.vae.frames)))
+
+
+def _bridge(sampling: Sampling, window: Window, before: np.ndarray, after: np.ndarray, paste: bool) -> np.ndarray:
+    """Answers the frames of a window that leads from one run of frames to another, those runs included."""
+    arrangement = arrange(window.frames, [(0, before), (window.frames - window.frames_after, after)])
+    frames = np.concatenate(list(_sampled(sampling, before.shape[2:4], window.frames, arrangement)), axis=1)
+    return _shown(arrangement, frames, slice(0, None)) if paste else frames
+
+
+def _shown(arrangement: Arrangement, frames: np.ndarray, part: slice) -> np.ndarray:
+    return pasted(arrangement.frames[:, part], frames, shares(arrangement.given)[part])
+
+
+def _carried(sampling: Sampling, window: Window, frames: np.ndarray, latents: Tensor) -> Tensor:
+    """Answers what the next window keeps of the end of this one, (B, C, before, h, w)."""
+    anchor = sampling.encoded(frames[:, -window.frames_before][:, None])
+    return torch.cat([anchor, latents[:, :, window.latents - window.before + 1 :]], dim=2)
+
+
+def _mask(window: Window) -> Tensor:
+    return torch.arange(window.latents) < window.before
+
+
+def _between(sampling: Sampling, length: int, added: int | None) -> Window:
+    group = sampling.vae.frames
+    most = (length - 1) // group - 1  # of latents that are new: one at least is kept on either side
+    if most < 1:
+        raise ValueError(
+            f"the model's clips of {length} frames have no room between two videos; hint: one trained on at least {1 + 2 * group} frames"
+        )
+    if added is not None and (added % group or not 1 <= added // group <= most):
+        near = min(most, max(1, round(added / group))) * group
+        raise ValueError(
+            f"between two videos there are a multiple of {group} frames, at most {most * group}, not {added}; hint: `--num-frames {near}`"
+        )
+    return window_between(length, group, None if added is None else added // group)
+
+
+def _with_room(window: Window) -> Window:
+    if window.new < 1:
+        raise ValueError("the model makes single pictures at this size, no films; hint: one that was trained on clips")
+    return window
+
+
+def _check_count(count: int, needed: int, purpose: str) -> None:
+    if count < needed:
+        raise ValueError(
+            f"the video has {count} frames at the model's rate, and to {purpose} the model needs {needed}; hint: a longer video, "
+            "or `--image` with a picture of it"
+        )
