@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.models.packing import Run, join
+from components.models.head_norm import norm_heads
+from components.models.packing import Run, join, parts_of
 from components.models.rotary import rotate
 
 
@@ -42,21 +44,26 @@ class Attention(nn.Module):
 
     def within_clips(self, x: Tensor, runs: Sequence[Run], cosines: Tensor, sines: Tensor) -> Tensor:
         """Attends from each token of packed clips, x (N, D), to all of its own clip, at rotary positions (N, 1, D / heads / 2)."""
-        query, key, value = self._heads(x, x)
-        query, key = rotate(query, cosines, sines), rotate(key, cosines, sines)
-        return self.out(join([attend(*(run.of_tokens(part) for part in (query, key, value))) for run in runs]).flatten(1))
+        query, key, value = self._heads(x, x, (cosines, sines))
+        parts = (parts_of(part, runs) for part in (query, key, value))
+        return self.out(join([attend(*of_run) for of_run in zip(*parts, strict=True)]).flatten(1))
 
     def to_text(self, x: Tensor, runs: Sequence[Run], text: Tensor, mask: Tensor) -> Tensor:
         """Attends from each token of packed clips, x (N, D), to the text of its clip, of (clips, S, C) and mask (clips, S)."""
         query, key, value = self._heads(x, text)
-        looks = [attend(run.of_tokens(query), run.of_clips(key), run.of_clips(value), run.of_clips(mask)) for run in runs]
+        queries = zip(runs, parts_of(query, runs), strict=True)
+        looks = [attend(part, run.of_clips(key), run.of_clips(value), run.of_clips(mask)) for run, part in queries]
         return self.out(join(looks).flatten(1))
 
-    def _heads(self, x: Tensor, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Answers normalised queries of x (..., D) and keys, and values, of a source (..., C), each (..., heads, D / heads)."""
+    def _heads(self, x: Tensor, source: Tensor, turned: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Answers normalised queries of x (..., D) and keys, and values, of a source (..., C), each (..., heads, D / heads).
+
+        Args:
+            turned: by angles of these cosines and sines.
+        """
         query = self.query(x).unflatten(-1, (self.num_heads, -1))
         key, value = self.key_value(source).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)
-        return self.query_norm(query), self.key_norm(key), value
+        return self.query_norm(query, turned), self.key_norm(key, turned), value
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -68,11 +75,17 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
 
 
 class HeadNorm(nn.RMSNorm):
-    """An RMS norm in the precision of its input: with weights of another one torch has no fused kernel for it."""
+    """An RMS norm of each head, in the precision of its input, and a turn after it.
 
-    def forward(self, x: Tensor) -> Tensor:
-        weight = None if self.weight is None else self.weight.to(x.dtype)
-        return F.rms_norm(x, self.normalized_shape, weight, self.eps)
+    With weights of another precision torch has no fused kernel for it; on a CPU it has none at all.
+    """
+
+    def forward(self, x: Tensor, turned: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        assert self.weight is not None
+        if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling():
+            return norm_heads(x, self.weight, self.eps or 0.0, turned)
+        normal = F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+        return normal if turned is None else rotate(normal, *turned)
 
 
 class FeedForward(nn.Module):

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from components.models.attention import Attention, FeedForward
-from components.models.packing import Run, join, runs_of_batches
+from components.models.packing import Run, join, parts_of, runs_of_batches
 from components.models.rotary import token_angles, token_places
 from components.models.sizes import DitSize
 from components.models.weights import load_json, load_tensors
 
 TIME_FREQUENCIES = 128
 TEXT_HEAD_SIZE = 32
+LONG_CLIP = 512  # tokens, from which on each clip has a norm of its own, which scales and shifts in the same pass
 MIN_T = 0.05  # below it the distance to the clip is divided by this instead of t
 NUM_MODULATIONS = 6  # shift, scale and gate, of attention and of the feed-forward
 
@@ -108,9 +109,10 @@ class DiT(nn.Module):
         runs = runs_of_batches([len(clips) for clips in noisy], [math.prod(grid) for grid in grids])
         fps = torch.as_tensor(latents_fps, dtype=torch.float32, device=text_mask.device).expand(len(text_mask))
         places = join([token_places(grid, run.of_clips(patch_size[0] / fps)) for run, grid in zip(runs, grids, strict=True)])  # (N, 3)
-        x = self.patch_in(join([patchify(clips, patch_size) for clips in padded])) + positions(places, self.size.hidden_size)  # (N, D)
+        x = self.patch_in(join([patchify(clips, patch_size) for clips in padded]))  # (N, D)
+        x = x + positions(places, self.size.hidden_size).to(x.dtype)
         angles = token_angles(places, self.size.hidden_size // self.size.num_heads)[:, None]  # (N, 1, head_size / 2)
-        cosines, sines = angles.cos(), angles.sin()
+        cosines, sines = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         text = self.text_refiner(text_embeds, text_mask)  # (clips, S, text_size)
         told = self.text_in(masked_mean(text, text_mask))[:, None]  # (clips, 1, D)
         conditions = [self._condition(times, run.of_clips(told)) for run, times in zip(runs, t, strict=True)]  # (B_i, n_i, D) each
@@ -120,7 +122,8 @@ class DiT(nn.Module):
                 x = checkpoint(block, x, runs, modulations, cosines, sines, text, text_mask, use_reentrant=False)
             else:
                 x = block(x, runs, modulations, cosines, sines, text, text_mask)
-        x = modulate(x, runs, [self.modulation_out(condition).unflatten(-1, (2, -1)) for condition in conditions], 0)
+        outs = [self.modulation_out(condition).to(x.dtype).chunk(2, dim=-1) for condition in conditions]
+        x = modulate(x, runs, [shift for shift, _ in outs], [scale for _, scale in outs])
         patches = self.patch_out(x)  # (N, C * pt * ph * pw)
         answers = []
         for run, clips, seen, grid, times in zip(runs, noisy, padded, grids, t, strict=True):
@@ -162,10 +165,11 @@ class Block(nn.Module):
             cosines, sines: (N, 1, head_size / 2), of the tokens' rotary angles.
             text: (clips, S, C); text_mask: (clips, S).
         """
-        own = [modulation + self.modulation_bias for modulation in modulations]
-        x = gated(x, runs, own, 2, self.attention.within_clips(modulate(x, runs, own, 0), runs, cosines, sines))
-        x = x + self.text_attention.to_text(self.text_norm(x), runs, text, text_mask)
-        return gated(x, runs, own, 5, self.feed_forward(modulate(x, runs, own, 3)))
+        own = [(modulation + self.modulation_bias).to(x.dtype).unbind(dim=2) for modulation in modulations]
+        shifts, scales, gates, ff_shifts, ff_scales, ff_gates = zip(*own, strict=True)
+        x = gated(x, runs, gates, self.attention.within_clips(modulate(x, runs, shifts, scales), runs, cosines, sines))
+        x = x + self.text_attention.to_text(layer_norm(x, self.text_norm.weight, self.text_norm.bias), runs, text, text_mask)
+        return gated(x, runs, ff_gates, self.feed_forward(modulate(x, runs, ff_shifts, ff_scales)))
 
 
 class TextRefiner(nn.Module):
@@ -201,32 +205,39 @@ class RefinerBlock(nn.Module):
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 
-def modulate(x: Tensor, runs: Sequence[Run], modulations: Sequence[Tensor], place: int) -> Tensor:
-    """Normalises packed tokens (N, D), adds the shift at a place of their run's modulations, after scaling by 1 + the one behind it.
+def modulate(x: Tensor, runs: Sequence[Run], shifts: Sequence[Tensor], scales: Sequence[Tensor]) -> Tensor:
+    """Normalises packed tokens (N, D), times 1 + the scale of their run, plus its shift.
 
     Args:
-        modulations: of each run, (clips, n, places, D): a timestep holds for the whole clip, for a frame or for a token.
+        shifts, scales: of each run, (clips, n, D): a timestep holds for the whole clip, for a frame or for a token.
     """
-    normal = F.layer_norm(x, x.shape[-1:])
-    changed = []
-    for run, modulation in zip(runs, modulations, strict=True):
-        shift, scale = modulation[:, :, None, place], modulation[:, :, None, place + 1]  # (clips, n, 1, D)
-        changed.append(torch.addcmul(shift, _by_timestep(normal, run, modulation), 1.0 + scale).flatten(1, 2))
-    return join(changed)
+    changed: list[Tensor] = []
+    for part, shift, scale in zip(parts_of(x, runs), shifts, scales, strict=True):
+        if shift.shape[1] == 1 and part.shape[1] >= LONG_CLIP:
+            clips = part.unbind() if len(part) > 1 else (part.squeeze(0),)
+            changed += [layer_norm(*clip) for clip in zip(clips, 1.0 + scale[:, 0], shift[:, 0], strict=True)]
+        else:
+            normal = _by_timestep(layer_norm(part), shift)
+            changed.append(torch.addcmul(shift[:, :, None], normal, 1.0 + scale[:, :, None]).flatten(0, 2))
+    return changed[0] if len(changed) == 1 else torch.cat(changed)
 
 
-def gated(x: Tensor, runs: Sequence[Run], modulations: Sequence[Tensor], place: int, added: Tensor) -> Tensor:
-    """Adds to packed tokens (N, D) others, times the gate at a place of their run's modulations."""
-    sums = []
-    for run, modulation in zip(runs, modulations, strict=True):
-        of_run, more = _by_timestep(x, run, modulation), _by_timestep(added, run, modulation)
-        sums.append(torch.addcmul(of_run, modulation[:, :, None, place], more).flatten(1, 2))
+def gated(x: Tensor, runs: Sequence[Run], gates: Sequence[Tensor], added: Tensor) -> Tensor:
+    """Adds to packed tokens (N, D) others, times the gate of their run, (clips, n, D)."""
+    parts = zip(parts_of(x, runs), gates, parts_of(added, runs), strict=True)
+    sums = [torch.addcmul(_by_timestep(part, gate), gate[:, :, None], _by_timestep(more, gate)).flatten(1, 2) for part, gate, more in parts]
     return join(sums)
 
 
-def _by_timestep(x: Tensor, run: Run, modulation: Tensor) -> Tensor:
-    """Answers a run's tokens by the timesteps that they share, (N, D) -> (clips, n, L / n, D)."""
-    return run.of_tokens(x).unflatten(1, (modulation.shape[1], -1))
+def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    """A layer norm in the precision of its input: mixed precision would keep a copy of it in float32, in twice the memory."""
+    with torch.autocast(x.device.type, enabled=False):
+        return F.layer_norm(x, x.shape[-1:], None if weight is None else weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+
+def _by_timestep(part: Tensor, told: Tensor) -> Tensor:
+    """Answers a run's tokens (clips, L, D) by the timesteps (clips, n, D) that they share, (clips, n, L / n, D)."""
+    return part.unflatten(1, (told.shape[1], -1))
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:

@@ -31,6 +31,12 @@ class Run:
         return each[self.first_clip : self.first_clip + self.clips]
 
 
+def parts_of(packed: Tensor, runs: Sequence[Run]) -> list[Tensor]:
+    """Answers the tokens of each run, (N, ...) -> (clips, length, ...) each; the way back is one pass over all of them."""
+    whole = packed.split([run.clips * run.length for run in runs]) if len(runs) > 1 else (packed,)
+    return [part.unflatten(0, (run.clips, run.length)) for part, run in zip(whole, runs, strict=True)]
+
+
 def runs_of_batches(clips: Sequence[int], lengths: Sequence[int]) -> list[Run]:
     """Answers the runs of batches, one behind the other, of so many clips of so many tokens each."""
     runs: list[Run] = []

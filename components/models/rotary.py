@@ -59,5 +59,19 @@ def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     return torch.cat([first * cosines - second * sines, second * cosines + first * sines], dim=-1)
 
 
+def turned_into(out: Tensor, heads: Tensor, cosines: Tensor | tuple[Tensor, Tensor], sines: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+    """Writes what `rotate` answers, in as few passes as there can be; no gradient flows through it.
+
+    Args:
+        cosines, sines: for both halves of the answer, or one for each.
+    """
+    (first, second), (out_first, out_second) = heads.chunk(2, dim=-1), out.chunk(2, dim=-1)
+    first_cosines, second_cosines = cosines if isinstance(cosines, tuple) else (cosines, cosines)
+    first_sines, second_sines = sines if isinstance(sines, tuple) else (sines, sines)
+    torch.mul(first, first_cosines, out=out_first).addcmul_(second, first_sines, value=-1)
+    torch.mul(second, second_cosines, out=out_second).addcmul_(first, second_sines)
+    return out
+
+
 def _rates(count: int, device: torch.device) -> Tensor:
     return LONGEST ** -(torch.arange(count, device=device, dtype=torch.float32) / count)

@@ -1,0 +1,250 @@
+"""How fast does the diffusion transformer train and sample beside diffusers' `WanTransformer3DModel` of the same shape?
+
+Run: python -m benchmarks.dit_speed [--compile] [--repeats 9] [--quick]
+     python -m benchmarks.dit_speed --device cuda [--compile] [--seconds 20] [--quick]
+
+Both have the same width, depth, heads, feed-forward and patches, and see the same latents, timesteps and text, so as many tokens. A
+training step is forward, backward, clipping and AdamW; a step of sampling is one forward pass in inference mode with and without the
+prompt. On a CPU the two take turns in float32, and what counts is the median of the pairs' ratios. On a GPU, in bfloat16, they run
+one after the other at the shape of 1.3B parameters on clips of 17x480x832 (latents 5x60x104, 7800 tokens), with model FLOPs (counted by
+torch in one forward pass, three times over for a training step) as a share of a matmul's rate in the same run, and peaks of memory.
+With `--compile` both are compiled. Needs torch, diffusers, pydantic and PyYAML. The last line is one JSON object.
+"""
+
+import argparse
+import gc
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.training_speed import matmul_rate
+from benchmarks.vae_peers import million_parameters
+from benchmarks.vae_speed import lasting, told
+from components.diffusion.flow_matching import interpolate, velocity_loss
+from components.models.dit import DiT
+from components.models.sizes import DIT_SIZES, DitSize
+from components.train.optim import adamw_for, clip_gradients
+from components.train.steps import mixed_precision
+
+BARS = {False: 1.25, True: 1.0}  # times the peer's rate, eager and compiled
+MATMUL_BAR, MEMORY_BAR, PARAMETERS_APART = 0.5, 1.0, 0.05
+TIME_STEPS = 1000.0  # of the peer's clock
+LATENTS_FPS = 4.0
+PARTS = ("training step", "sampling step")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What both are built as, and what they see: latents (C, T, H, W) and text of (tokens, width)."""
+
+    size: DitSize
+    latents: tuple[int, int, int, int]
+    text: tuple[int, int]
+    batch_size: int = 1
+
+    @property
+    def tokens(self) -> int:
+        lengths = zip(self.latents[1:], self.size.patch_size, strict=True)
+        frames, rows, columns = (length // patch for length, patch in lengths)
+        return frames * rows * columns
+
+
+# the peer's text goes through two layers as wide as the model and no blocks; without a refiner ours does nearly the same
+CPU = Shape(DitSize(512, 4, 8, (1, 2, 2), text_size=512, refiner_depth=0), (16, 5, 32, 32), (226, 512))
+GPU = Shape(DIT_SIZES["1.3b"], (16, 5, 60, 104), (512, 4096))
+
+
+class Wan(nn.Module):
+    """diffusers' `WanTransformer3DModel` with random weights, called as ours is."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        size = shape.size
+        self.net: Any = import_module("diffusers").WanTransformer3DModel(
+            patch_size=size.patch_size,
+            num_attention_heads=size.num_heads,
+            attention_head_dim=size.hidden_size // size.num_heads,
+            in_channels=shape.latents[0],
+            out_channels=shape.latents[0],
+            text_dim=shape.text[1],
+            ffn_dim=round(size.mlp_ratio * size.hidden_size),
+            num_layers=size.depth,
+        )
+
+    def forward(self, noisy: Tensor, t: Tensor, text_embeds: Tensor, text_mask: Tensor, latents_fps: float) -> Tensor:
+        return self.net(noisy, t * TIME_STEPS, text_embeds, return_dict=False)[0]
+
+
+def new_model(name: str, shape: Shape, device: str) -> nn.Module:
+    torch.manual_seed(0)
+    with torch.device(device):
+        return Wan(shape) if name == "wan" else DiT(shape.size, shape.latents[0], shape.text[1])
+
+
+@dataclass(frozen=True)
+class Runs:
+    """One of the two, ready to take steps.
+
+    Attributes:
+        steps: by the name of what it is a step of.
+    """
+
+    model: nn.Module
+    steps: dict[str, Callable[[], Any]]
+
+
+def runs_of(name: str, shape: Shape, device: str, compiled: bool) -> Runs:
+    model = new_model(name, shape, device)
+    optimizer = adamw_for(model, 1e-4)
+    called: Any = torch.compile(model) if compiled else model
+    generator = torch.Generator().manual_seed(0)
+    latents, noise = (torch.randn(shape.batch_size, *shape.latents, generator=generator).to(device) for _ in range(2))
+    embeds = torch.randn(2 * shape.batch_size, *shape.text, generator=generator).to(device)
+    mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=device)
+    t = torch.rand(shape.batch_size, generator=generator).to(device)
+    few = slice(shape.batch_size)  # the first half has the prompt, the other has none
+
+    def train() -> None:
+        with mixed_precision(device):
+            velocity = called(interpolate(latents, noise, t), t, embeds[few], mask[few], LATENTS_FPS)
+        velocity_loss(velocity, latents, noise, t).mean().backward()
+        clip_gradients(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        _finished(device)
+
+    @torch.inference_mode()
+    def sample() -> None:
+        with mixed_precision(device):
+            with_text, without = called(torch.cat([noise, noise]), torch.cat([t, t]), embeds, mask, LATENTS_FPS).chunk(2)
+        torch.lerp(without, with_text, 4.0)
+        _finished(device)
+
+    return Runs(model, dict(zip(PARTS, (train, sample), strict=True)))
+
+
+def _finished(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def flops_of(shape: Shape, device: str) -> int:
+    """Counts the model FLOPs of our forward pass of one batch; those of the peer differ by its text's layers alone."""
+    model = new_model("ours", shape, device)
+    noisy, t = torch.zeros(shape.batch_size, *shape.latents, device=device), torch.zeros(shape.batch_size, device=device)
+    embeds = torch.zeros(shape.batch_size, *shape.text, device=device)
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), mixed_precision(device):
+        model(noisy, t, embeds, torch.ones(embeds.shape[:2], dtype=torch.bool, device=device), LATENTS_FPS)
+    return int(counter.get_total_flops())
+
+
+def in_turns(both: dict[str, Runs], part: str, repeats: int) -> dict[str, list[float]]:
+    """Answers each one's seconds a step, in pairs that took turns to be first; one round before does not count."""
+    laps: dict[str, list[float]] = {name: [] for name in both}
+    for round_ in range(repeats + 1):
+        for name in sorted(both, reverse=bool(round_ % 2)):
+            began = time.perf_counter()
+            both[name].steps[part]()
+            laps[name].append(time.perf_counter() - began)
+    return {name: found[1:] for name, found in laps.items()}
+
+
+def on_cpu(shape: Shape, compiled: bool, repeats: int) -> dict[str, Any]:
+    both = {name: runs_of(name, shape, "cpu", compiled) for name in ("ours", "wan")}
+    figures = parameters_of({name: million_parameters(runs.model) for name, runs in both.items()})
+    rate, flops = matmul_rate("cpu"), flops_of(shape, "cpu")
+    for part in PARTS:
+        laps = in_turns(both, part, repeats)
+        ratios = [wan / ours for ours, wan in zip(laps["ours"], laps["wan"], strict=True)]
+        for name, found in laps.items():
+            figures |= step_figures(name, part, statistics.median(found), shape, flops, rate)
+        print(f"{part}: {statistics.median(ratios):.3f} times wan's rate, pairs from {min(ratios):.3f} to {max(ratios):.3f}")
+        figures |= rate_figure(part, statistics.median(ratios), compiled)
+    return figures
+
+
+def on_gpu(shape: Shape, compiled: bool, seconds: float) -> dict[str, Any]:
+    rate, flops = matmul_rate("cuda"), flops_of(shape, "cuda")
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}: matmul {rate / 1e12:.3g} TFLOP/s")
+    figures = {"matmul, TFLOP/s": told(rate / 1e12)}
+    laps: dict[tuple[str, str], float] = {}
+    peaks: dict[tuple[str, str], float] = {}
+    sizes = {}
+    for name in ("ours", "wan"):
+        runs = runs_of(name, shape, "cuda", compiled)
+        sizes[name] = million_parameters(runs.model)
+        for part, step in runs.steps.items():
+            step()  # compiles
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            laps[name, part] = statistics.median(lasting(step, seconds)[2:])
+            peaks[name, part] = torch.cuda.max_memory_allocated() / 2**30
+            figures |= step_figures(name, part, laps[name, part], shape, flops, rate)
+            figures[f"{name}, {part}, peak GiB"] = told(peaks[name, part])
+            print(f"{name}, {part}: peak {peaks[name, part]:.2f} GiB")
+        del runs, step
+        gc.collect()
+        torch.cuda.empty_cache()
+    for part in PARTS:
+        figures |= rate_figure(part, laps["wan", part] / laps["ours", part], compiled)
+        memory = peaks["ours", part] / peaks["wan", part]
+        figures[f"{part}, peak memory as a share of wan's"] = told(memory) | {"bar": MEMORY_BAR, "holds": memory <= MEMORY_BAR}
+    share = figures["ours, training step, share of matmul"]
+    share |= {"bar": MATMUL_BAR, "holds": share["value"] >= MATMUL_BAR}
+    return figures | parameters_of(sizes)
+
+
+def step_figures(name: str, part: str, lap: float, shape: Shape, flops: int, rate: float) -> dict[str, Any]:
+    passes = {"training step": 3, "sampling step": 2}[part]  # forward passes' worth of FLOPs: the way back is two, guidance doubles
+    tokens = shape.batch_size * shape.tokens * (2 if part == "sampling step" else 1)
+    share = passes * flops / lap / rate
+    print(f"{name}, {part}: {lap * 1e3:.1f} ms, {tokens / lap:.0f} tokens a second, {share:.1%} of matmul")
+    return {f"{name}, {part}, tokens a second": told(tokens / lap), f"{name}, {part}, share of matmul": told(share)}
+
+
+def rate_figure(part: str, times: float, compiled: bool) -> dict[str, Any]:
+    name = f"{part}, times wan's rate, {'compiled' if compiled else 'eager'}"
+    return {name: told(times) | {"bar": BARS[compiled], "holds": times >= BARS[compiled]}}
+
+
+def parameters_of(sizes: dict[str, float]) -> dict[str, Any]:
+    apart = abs(sizes["ours"] / sizes["wan"] - 1)
+    print(", ".join(f"{name}: {size:.2f} million parameters" for name, size in sizes.items()))
+    return {f"{name}, million parameters": told(size) for name, size in sizes.items()} | {
+        "parameters apart": told(apart) | {"bar": PARAMETERS_APART, "holds": apart <= PARAMETERS_APART}
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--compile", action="store_true", help="compile both, which takes minutes")
+    parser.add_argument("--repeats", type=int, default=9, help="pairs on a CPU")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each kind of step on a GPU")
+    parser.add_argument("--depth", type=int, help="of both; else 4 on a CPU, 30 on a GPU")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--quick", action="store_true", help="few repeats; on a GPU of few layers")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    shape = GPU if args.device == "cuda" else CPU
+    depth = args.depth or (4 if args.quick else shape.size.depth)
+    shape = replace(shape, size=replace(shape.size, depth=depth))
+    print(f"{shape.tokens} tokens, batch {shape.batch_size}, {shape.size}")
+    if args.device == "cuda":
+        figures = on_gpu(shape, args.compile, 2.0 if args.quick else args.seconds)
+    else:
+        figures = on_cpu(shape, args.compile, 3 if args.quick else args.repeats)
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
