@@ -10,7 +10,7 @@ import numpy as np
 from components.caption.upsample import rewrite as rewrite_prompt
 from components.encode.load_vae import load_vae
 from components.encode.text import TextEncoder, load_text_encoder
-from components.generate.contract import TEXT_ENCODER, VIDEO_VAE, check_contract
+from components.generate.contract import TEXT_ENCODER, VIDEO_VAE, check_contract, check_terms
 from components.generate.sampling import Progress, Sampling
 from components.generate.shapes import Shapes
 from components.generate.verbs import clip
@@ -58,11 +58,12 @@ class Generator:
         Raises:
             FileNotFoundError: there is no such folder.
             DamagedFolderError: a file is missing, cut or changed.
-            MismatchedModelError: the VAE or the text encoder is another than the one of the training.
+            MismatchedModelError: the VAE, the text encoder or the rate is another than in training, or the model is too old to say.
         """
         folder = Path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(f"there is no model at `{folder}`; hint: `kinora show models` lists those that there are")
+        check_terms(load_json(folder, "dit"), folder)
         model, notes = load_dit(folder, device)
         vae, text_encoder = load_vae(folder / VIDEO_VAE, device), load_text_encoder(folder / TEXT_ENCODER, device)
         check_contract(notes, vae, text_encoder, folder)

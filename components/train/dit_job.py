@@ -1,10 +1,10 @@
 """The diffusion transformer's training as Ray Train calls it: reads cached latents, trains, exports a folder that generates alone."""
 
-import hashlib
 import json
 import logging
 import math
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,9 +121,10 @@ def _empty_prompt(text_encoder: Path) -> Tensor:
     return embeds[0][mask[0]].half().float().clone()
 
 
-def digest_of(embeds: Tensor) -> str:
-    """Answers the sha256 of embeddings, rounded as the table's are."""
-    return hashlib.sha256(embeds.half().numpy().tobytes()).hexdigest()
+def _usual_rate(encoded: Encoded) -> float:
+    """Answers the latent frames a second that most clips have, of those with more than one."""
+    moving = [rate for rate, latents in zip(encoded.latents_fps, encoded.latents, strict=True) if latents.shape[1] > 1]
+    return Counter(moving or encoded.latents_fps).most_common(1)[0][0]
 
 
 def notes_of(config: Config, encoded: Encoded, parts: Mapping[str, Path]) -> dict[str, Any]:
@@ -141,7 +142,8 @@ def notes_of(config: Config, encoded: Encoded, parts: Mapping[str, Path]) -> dic
         "training": config.dit.model_dump(mode="json"),
         "contract": {
             "shift_places": max(math.prod(shape[1:]) for shape in encoded.shapes),
-            "empty_prompt": digest_of(_empty_prompt(parts["text-encoder"])),
+            "latents_fps": _usual_rate(encoded),
+            "empty_prompt": _empty_prompt(parts["text-encoder"]).tolist(),
             "latents_mean": vae["latents_mean"],
             "latents_std": vae["latents_std"],
             "text_width": text_width,

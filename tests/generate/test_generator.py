@@ -14,10 +14,11 @@ from components.generate.contract import MismatchedModelError
 from components.generate.generator import Generator
 from components.generate.preview import preview
 from components.media.read import decode_clip
-from components.models.dit import DiT
+from components.models.dit import DiT, load_dit
 from components.models.sizes import COCA_SIZES, VAE_SIZES, DitSize
 from components.models.vae import VideoVae, save_vae
-from components.models.weights import digest_folder, save_folder
+from components.models.weights import digest_folder, load_json, save_folder
+from components.openclip.embed import encode_text
 from components.openclip.load import build_coca, save_coca
 
 SIZE = DitSize(hidden_size=48, depth=2, num_heads=2, patch_size=(1, 2, 2), text_size=32)
@@ -51,6 +52,8 @@ def folder(tmp_path_factory):
         "generate": load_config("test").generate.model_dump(mode="json"),
         "contract": {
             "shift_places": 3 * 4 * 4,
+            "latents_fps": FPS,
+            "empty_prompt": encode_text(coca, [""])[0][0].tolist(),
             "latents_mean": vae.latents_mean.tolist(),
             "latents_std": vae.latents_std.tolist(),
             "text_width": coca.text_width,
@@ -178,9 +181,6 @@ def test_progress_counts_to_its_end(generator):
 
 
 def test_a_vae_of_another_training_is_refused_by_name(folder, tmp_path):
-    from components.models.dit import load_dit
-    from components.models.weights import load_json
-
     model, notes = load_dit(folder)
     other = VideoVae(VAE_SIZES["tiny"])
     save_vae(tmp_path / "vae", other, {})
@@ -188,6 +188,39 @@ def test_a_vae_of_another_training_is_refused_by_name(folder, tmp_path):
     save_folder(tmp_path / "mixed", {"dit": model.state_dict()}, {"dit": notes, "style": load_json(folder, "style")}, folders=parts)
     with pytest.raises(MismatchedModelError, match="`latents_mean` is not what the diffusion transformer was trained with"):
         Generator.load(tmp_path / "mixed")
+
+
+@pytest.mark.parametrize(
+    ("term", "value"), [("latents_fps", 3.0), ("shift_places", 7), ("empty_prompt", [[0.0]]), ("text_width", 5), ("text_encoder", "0")]
+)
+def test_a_term_of_the_contract_that_is_not_met_is_named(folder, tmp_path, term, value):
+    whole = _with_contract(folder, tmp_path, lambda contract: {**contract, term: value})
+    with pytest.raises(MismatchedModelError, match=f"`{term}` is not what the diffusion transformer was trained with; hint"):
+        Generator.load(whole)
+
+
+def test_the_empty_prompt_may_be_rounded_as_machines_do(folder, tmp_path):
+    def rounded(contract):
+        return {**contract, "empty_prompt": torch.tensor(contract["empty_prompt"]).half().tolist()}
+
+    Generator.load(_with_contract(folder, tmp_path, rounded))
+
+
+def test_a_model_from_before_the_contract_had_all_its_terms_is_refused_with_the_way_out(folder, tmp_path):
+    old = {"latents_fps", "empty_prompt"}
+    whole = _with_contract(folder, tmp_path, lambda contract: {name: value for name, value in contract.items() if name not in old})
+    said = "was exported before models noted `latents_fps`, `empty_prompt`; hint: `kinora run` trains it anew"
+    with pytest.raises(MismatchedModelError, match=said):
+        Generator.load(whole)
+
+
+def _with_contract(folder, tmp_path, change):
+    """Writes the model again with another contract."""
+    model, notes = load_dit(folder)
+    parts = {name: folder / name for name in ("video-vae", "text-encoder")}
+    described = {"dit": {**notes, "contract": change(notes["contract"])}, "style": load_json(folder, "style")}
+    save_folder(tmp_path / "changed", {"dit": model.state_dict()}, described, folders=parts)
+    return tmp_path / "changed"
 
 
 def test_a_model_that_is_not_there_is_said_so(tmp_path):
