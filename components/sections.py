@@ -339,6 +339,7 @@ class Generate(Section):
     negative_prompt: str
     timestep_shift: float
     sampler: Literal["euler", "heun", "dpmpp_2m", "unipc"]
+    step_cache: Annotated[float, Field(ge=0.0)] | Literal["calibrated"] | None
 
     @model_validator(mode="after")
     def _the_interval_rises(self) -> "Generate":

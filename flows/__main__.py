@@ -19,6 +19,7 @@ from components.store.secret_names import without_password
 VERBS = {
     "run": "Footage to a promoted model: do what is stale, skip the rest.",
     "generate": "A prompt, images and videos to a video file.",
+    "calibrate": "Find how much of sampling may be left out for a stated likeness.",
     "reconstruct": "A video and what the video VAE makes of it, side by side.",
     "plan": "Say what `kinora run` would do, without doing it.",
     "status": "Say what a run is doing; -w follows it.",

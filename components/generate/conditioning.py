@@ -10,6 +10,7 @@ from torch import Tensor
 
 from components.diffusion.samplers import Velocity
 from components.models.dit import DiT
+from components.models.step_cache import StepCache
 
 if TYPE_CHECKING:
     from components.encode.text import TextEncoder
@@ -51,13 +52,22 @@ class Guidance:
         return self.scale != 1.0 and self.interval[0] <= t <= self.interval[1]
 
 
-def told_velocity(model: DiT, embeds: Tensor, mask: Tensor, guidance: Guidance, latents_fps: float, kept: Tensor | None = None) -> Velocity:
+def told_velocity(
+    model: DiT,
+    embeds: Tensor,
+    mask: Tensor,
+    guidance: Guidance,
+    latents_fps: float,
+    kept: Tensor | None = None,
+    step_cache: StepCache | None = None,
+) -> Velocity:
     """Answers the velocity of a batch under guidance, with and without the prompt in one pass of the model.
 
     Args:
         embeds, mask: (B + 1, S, C) and (B + 1, S): the prompts, and last the negative one.
         latents_fps: frames of latents a second.
         kept: bool (T,), frames of latents that are as they shall be: they are told as t = 0, and their velocity is nought.
+        step_cache: of this walk; None: the model says everything anew at each step.
     """
     count = len(embeds) - 1
     both_embeds = torch.cat([embeds[:count], embeds[count:].expand(count, -1, -1)])
@@ -65,9 +75,9 @@ def told_velocity(model: DiT, embeds: Tensor, mask: Tensor, guidance: Guidance, 
 
     def velocity(noisy: Tensor, t: Tensor) -> Tensor:
         if not guidance.holds_at(float(t)):
-            return still(model(noisy, times(noisy, t, count), embeds[:count], mask[:count], latents_fps))
+            return still(model(noisy, times(noisy, t, count), embeds[:count], mask[:count], latents_fps, step_cache))
         twice = torch.cat([noisy, noisy])
-        told, without = model(twice, times(noisy, t, 2 * count), both_embeds, both_mask, latents_fps).chunk(2)
+        told, without = model(twice, times(noisy, t, 2 * count), both_embeds, both_mask, latents_fps, step_cache).chunk(2)
         guided = without + guidance.scale * (told - without)
         if guidance.rescale:
             guided = guided * torch.lerp(torch.ones(()).to(guided), spread(told) / spread(guided), guidance.rescale)

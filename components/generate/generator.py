@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from components.models.vae import VideoVae
 
 SAMPLES_AT_ONCE = 64
-NEWER_SETTINGS: dict[str, Any] = {"guidance_interval": (0.0, 1.0), "guidance_rescale": 0.0}  # which older models do not note
+NEWER_SETTINGS: dict[str, Any] = {  # which older models do not note
+    "guidance_interval": (0.0, 1.0),
+    "guidance_rescale": 0.0,
+    "step_cache": None,
+}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 from components.diffusion.flow_matching import shift_of
 from components.diffusion.samplers import SAMPLERS, sampling_timesteps
 from components.generate.conditioning import Guidance, encode_prompts, in_whole_tokens, told_velocity
+from components.generate.step_cache import step_cache_of
 from components.models.pixels import to_frames, to_pixels
 from components.models.tiles import LONG_FRAMES, decode_stream, encode_clip, tile_of
 
@@ -67,7 +68,8 @@ class Sampling:
         if clean is not None and kept is not None:
             kept = in_whole_tokens(kept, self.generator.model.size.patch_size[0]).to(self.device)
             start = torch.where(kept[:, None, None], clean, start)
-        velocity = told_velocity(self.generator.model, self.embeds, self.mask, self.guidance, self.generator.latents_fps, kept)
+        cache = step_cache_of(self.settings["step_cache"], self.generator.notes, self.count)
+        velocity = told_velocity(self.generator.model, self.embeds, self.mask, self.guidance, self.generator.latents_fps, kept, cache)
         timesteps = strength * self._timesteps(math.prod(shape[1:]))
         return SAMPLERS[self.settings["sampler"]](velocity, start, timesteps, self._on_step)
 

@@ -19,6 +19,7 @@ from components.models.attention import Attention, FeedForward
 from components.models.packing import Run, join, parts_of, runs_of_batches
 from components.models.rotary import token_angles, token_places
 from components.models.sizes import DitSize
+from components.models.step_cache import StepCache
 from components.models.weights import load_json, load_tensors
 
 TIME_FREQUENCIES = 128
@@ -63,7 +64,15 @@ class DiT(nn.Module):
             nn.init.zeros_(layer.bias)
 
     @overload
-    def forward(self, noisy: Tensor, t: Tensor, text_embeds: Tensor, text_mask: Tensor, latents_fps: Tensor | float) -> Tensor: ...
+    def forward(
+        self,
+        noisy: Tensor,
+        t: Tensor,
+        text_embeds: Tensor,
+        text_mask: Tensor,
+        latents_fps: Tensor | float,
+        step_cache: StepCache | None = None,
+    ) -> Tensor: ...
 
     @overload
     def forward(
@@ -77,6 +86,7 @@ class DiT(nn.Module):
         text_embeds: Tensor,
         text_mask: Tensor,
         latents_fps: Tensor | float,
+        step_cache: StepCache | None = None,
     ) -> Tensor | list[Tensor]:
         """Answers the velocity, noise - latents, of a batch of clips of one size, or of clips of several sizes, packed.
 
@@ -87,12 +97,13 @@ class DiT(nn.Module):
             text_embeds: (B, S, text_width).
             text_mask: (B, S), True on the text's own tokens.
             latents_fps: latent frames a second, (B,) or the same for all.
+            step_cache: what the blocks said at earlier steps of sampling this batch of one size, to leave them out where it will do.
 
         Returns:
             (B, C, T, H, W), or (C, T, H, W) of each clip.
         """
         if isinstance(noisy, Tensor) and isinstance(t, Tensor):
-            return self._velocities([noisy], [t.view(len(noisy), -1)], text_embeds, text_mask, latents_fps)[0]
+            return self._velocities([noisy], [t.view(len(noisy), -1)], text_embeds, text_mask, latents_fps, step_cache)[0]
         same = [list(group) for _, group in groupby(range(len(noisy)), key=lambda place: (noisy[place].shape, t[place].numel()))]
         stacked = [torch.stack([noisy[place] for place in group]) for group in same]
         times = [torch.stack([t[place].view(-1) for place in group]) for group in same]
@@ -100,7 +111,13 @@ class DiT(nn.Module):
         return [velocity for answer in answers for velocity in answer]
 
     def _velocities(
-        self, noisy: list[Tensor], t: list[Tensor], text_embeds: Tensor, text_mask: Tensor, latents_fps: Tensor | float
+        self,
+        noisy: list[Tensor],
+        t: list[Tensor],
+        text_embeds: Tensor,
+        text_mask: Tensor,
+        latents_fps: Tensor | float,
+        step_cache: StepCache | None = None,
     ) -> list[Tensor]:
         """Answers the velocities of batches (B_i, C, T, H, W) at timesteps (B_i, 1 or frames or L), in one sequence of all their tokens."""
         patch_size = self.size.patch_size
@@ -117,11 +134,8 @@ class DiT(nn.Module):
         told = self.text_in(masked_mean(text, text_mask))[:, None]  # (clips, 1, D)
         conditions = [self._condition(times, run.of_clips(told)) for run, times in zip(runs, t, strict=True)]  # (B_i, n_i, D) each
         modulations = [self.modulation(condition).unflatten(-1, (NUM_MODULATIONS, -1)) for condition in conditions]
-        for block in self.blocks:
-            if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(block, x, runs, modulations, cosines, sines, text, text_mask, use_reentrant=False)
-            else:
-                x = block(x, runs, modulations, cosines, sines, text, text_mask)
+        inside = runs, modulations, cosines, sines, text, text_mask
+        x = self._through_blocks(x, *inside) if step_cache is None else self._cached(step_cache, t[0].amax(dim=1), x, *inside)
         outs = [self.modulation_out(condition).to(x.dtype).chunk(2, dim=-1) for condition in conditions]
         x = modulate(x, runs, [shift for shift, _ in outs], [scale for _, scale in outs])
         patches = self.patch_out(x)  # (N, C * pt * ph * pw)
@@ -133,6 +147,42 @@ class DiT(nn.Module):
             away = unpatchify(each.clamp(min=MIN_T)[..., None].expand(*each.shape, patches.shape[-1]), grid, patch_size)
             answers.append(((seen - clip) / away)[:, :, :frames, :height, :width])
         return answers
+
+    def _through_blocks(
+        self, x: Tensor, runs: Sequence[Run], modulations: Sequence[Tensor], cosines: Tensor, sines: Tensor, text: Tensor, text_mask: Tensor
+    ) -> Tensor:
+        for block in self.blocks:
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, runs, modulations, cosines, sines, text, text_mask, use_reentrant=False)
+            else:
+                x = block(x, runs, modulations, cosines, sines, text, text_mask)
+        return x
+
+    def _cached(
+        self,
+        cache: StepCache,
+        t: Tensor,
+        x: Tensor,
+        runs: Sequence[Run],
+        modulations: Sequence[Tensor],
+        cosines: Tensor,
+        sines: Tensor,
+        text: Tensor,
+        text_mask: Tensor,
+    ) -> Tensor:
+        """Answers what `_through_blocks` does, or what a cache has instead, of one run of clips."""
+        (run,), (modulation,), first = runs, modulations, self.blocks[0]
+        assert isinstance(first, Block)
+
+        def through(rows: list[int]) -> Tensor:
+            if len(rows) == run.clips:
+                return run.of_tokens(self._through_blocks(x, runs, modulations, cosines, sines, text, text_mask))
+            few = Run(0, len(rows), 0, run.length)
+            tokens, cosine, sine = (run.of_tokens(packed)[rows].flatten(0, 1) for packed in (x, cosines, sines))
+            return few.of_tokens(self._through_blocks(tokens, [few], [modulation[rows]], cosine, sine, text[rows], text_mask[rows]))
+
+        entering = run.of_tokens(first.entering(x, runs, modulations))
+        return cache(run.of_tokens(x), entering, t, through).flatten(0, 1)
 
     def _condition(self, t: Tensor, told: Tensor) -> Tensor:
         """Answers what each timestep (B, n) and the text (B, 1, D) say to all blocks, (B, n, D)."""
@@ -165,11 +215,20 @@ class Block(nn.Module):
             cosines, sines: (N, 1, head_size / 2), of the tokens' rotary angles.
             text: (clips, S, C); text_mask: (clips, S).
         """
-        own = [(modulation + self.modulation_bias).to(x.dtype).unbind(dim=2) for modulation in modulations]
-        shifts, scales, gates, ff_shifts, ff_scales, ff_gates = zip(*own, strict=True)
+        shifts, scales, gates, ff_shifts, ff_scales, ff_gates = self._told(modulations, x.dtype)
         x = gated(x, runs, gates, self.attention.within_clips(modulate(x, runs, shifts, scales), runs, cosines, sines))
         x = x + self.text_attention.to_text(layer_norm(x, self.text_norm.weight, self.text_norm.bias), runs, text, text_mask)
         return gated(x, runs, ff_gates, self.feed_forward(modulate(x, runs, ff_shifts, ff_scales)))
+
+    def entering(self, x: Tensor, runs: Sequence[Run], modulations: Sequence[Tensor]) -> Tensor:
+        """Answers packed tokens (N, D) as the self-attention sees them."""
+        shifts, scales, *_ = self._told(modulations, x.dtype)
+        return modulate(x, runs, shifts, scales)
+
+    def _told(self, modulations: Sequence[Tensor], dtype: torch.dtype) -> Sequence[tuple[Tensor, ...]]:
+        """Answers shifts, scales and gates, of attention and of the feed-forward, each of each run, (clips, n, D)."""
+        own = [(modulation + self.modulation_bias).to(dtype).unbind(dim=2) for modulation in modulations]
+        return list(zip(*own, strict=True))
 
 
 class TextRefiner(nn.Module):

@@ -69,6 +69,17 @@ def load_json(folder: Path, name: str) -> Any:
     return json.loads(_checked(Path(folder), f"{name}.json").read_text())
 
 
+def copy_folder(source: Path, target: Path, meta: Mapping[str, Any]) -> str:
+    """Writes a folder's copy with other JSON values in place of some of its own, by file stem, and answers the copy's digest."""
+    verify_folder(source)
+    with new_folder(target) as draft:
+        shutil.copytree(source, draft, dirs_exist_ok=True)
+        (draft / MANIFEST).unlink()
+        for stem, value in meta.items():
+            (draft / f"{stem}.json").write_text(json.dumps(value, indent=1, sort_keys=True))
+    return digest_folder(target)
+
+
 def digest_folder(folder: Path) -> str:
     """Answers the sha256 over the sorted (name, sha256) of a folder's manifest; the files themselves are not read."""
     listed = read_manifest(folder)

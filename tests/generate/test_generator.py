@@ -13,6 +13,8 @@ from components.generate.conditioning import Guidance, encode_prompts, told_velo
 from components.generate.contract import MismatchedModelError
 from components.generate.generator import Generator
 from components.generate.preview import preview
+from components.generate.step_cache import calibrate
+from components.measure.distortion import psnr
 from components.media.read import decode_clip
 from components.models.dit import DiT, load_dit
 from components.models.sizes import COCA_SIZES, VAE_SIZES, DitSize
@@ -242,3 +244,19 @@ def test_generating_needs_no_ray_prefect_lance_or_mlflow(folder):
     )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert json.loads(told.stdout.splitlines()[-1]) == []
+
+
+def test_a_step_cache_is_off_by_default_and_at_zero_changes_nothing(generator):
+    plain = generator.generate(CAPTIONS, [5, 6], num_inference_steps=6)
+    for setting, same in ((None, True), (0.0, True), (5.0, False)):
+        found = generator.generate(CAPTIONS, [5, 6], num_inference_steps=6, step_cache=setting)
+        assert all(np.array_equal(a.frames, b.frames) for a, b in zip(plain, found, strict=True)) == same
+
+
+def test_calibration_keeps_samples_as_like_as_was_asked_and_is_used_from_the_notes(generator):
+    found = calibrate(generator, CAPTIONS, 35.0, 0, lambda done, total, what: None)
+    assert found.threshold == 0.0 or found.psnr >= 35.0
+    assert found.blocks_ran <= 1.0
+    noted = replace(generator, notes={**generator.notes, "step_cache": vars(found)})
+    plain, cached = (noted.generate(CAPTIONS, [0, 1], step_cache=setting) for setting in (None, "calibrated"))
+    assert min(psnr(a.frames, b.frames) for a, b in zip(plain, cached, strict=True)) >= 35.0

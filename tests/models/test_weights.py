@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.models.weights import LINKED_BYTES, DamagedFolderError, digest_folder, load_json, load_tensors, save_folder, verify_folder
+from components.models.weights import (
+    LINKED_BYTES,
+    DamagedFolderError,
+    copy_folder,
+    digest_folder,
+    load_json,
+    load_tensors,
+    save_folder,
+    verify_folder,
+)
 
 
 def saved(folder: Path, value: float = 1.0) -> str:
@@ -92,3 +101,14 @@ def test_a_folder_without_a_manifest_was_never_finished(tmp_path: Path):
     (tmp_path / "vae").mkdir()
     with pytest.raises(DamagedFolderError, match="never finished"):
         digest_folder(tmp_path / "vae")
+
+
+def test_a_copy_differs_in_the_notes_that_are_told_and_in_nothing_else(tmp_path):
+    save_folder(tmp_path / "inner", {}, {"vae": [1]})
+    before = save_folder(tmp_path / "one", {"dit": {"a": torch.ones(2)}}, {"dit": {"x": 1}}, folders={"vae": tmp_path / "inner"})
+    after = copy_folder(tmp_path / "one", tmp_path / "two", {"dit": {"x": 2}})
+    assert before != after == digest_folder(tmp_path / "two")
+    verify_folder(tmp_path / "two")
+    assert load_json(tmp_path / "two", "dit") == {"x": 2}
+    assert digest_folder(tmp_path / "two" / "vae") == digest_folder(tmp_path / "inner")
+    assert torch.equal(load_tensors(tmp_path / "two", "dit")["a"], torch.ones(2))

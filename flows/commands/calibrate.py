@@ -1,0 +1,47 @@
+"""`kinora calibrate`: how much of a model's sampling may be left out for a stated likeness; starts no Prefect and no Ray."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flows.commands.options import json_option, resolve, settings_options
+from flows.commands.output import print_json, remark
+from flows.commands.videos import device_of, progress_bar
+
+
+@click.command()
+@click.argument("prompts", metavar="PROMPT...", nargs=-1, required=True)
+@click.option("-o", "--output", metavar="FOLDER", required=True, help="Where to write the model with what was found.")
+@click.option("--model", default="champion", show_default=True, metavar="MODEL", help="An alias, a version, models:/NAME/N, or a folder.")
+@click.option("--min-psnr", type=float, default=40.0, show_default=True, metavar="DB", help="That each sample keeps to the uncached one.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the first prompt's sample.")
+@json_option
+@settings_options
+def calibrate(prompts: tuple[str, ...], output: str, model: str, min_psnr: float, seed: int, as_json: bool, **options: Any) -> None:
+    """Sample PROMPTs with step caches of rising threshold, and write the model with the last whose samples are like enough."""
+    target = Path(output)
+    if target.exists():
+        raise ValueError(f"`{output}` is there already; hint: name a folder that is not")
+    asked = resolve(**options)
+    from components.registry.models import resolve as resolve_model
+
+    folder = resolve_model(asked.project, "text-to-video", model)
+    from components.generate.generator import Generator
+    from components.generate.step_cache import calibrate as run
+    from components.models.weights import copy_folder
+
+    generator = Generator.load(folder, device_of(asked.config))
+    with progress_bar("calibrating") as bar:
+        found = run(generator, prompts, min_psnr, seed, bar or (lambda done, total, what: None))
+    weights = copy_folder(folder, target, {"dit": {**generator.notes, "step_cache": vars(found)}})
+    if as_json:
+        print_json({"model": str(target), "weights": weights, **vars(found)})
+        return
+    if not found.threshold:
+        remark(f"no step may be left out for {min_psnr:g} dB; hint: a lower --min-psnr")
+    else:
+        said = f"{found.blocks_ran:.0%} of the passes through the blocks are left, {found.speed_up:.2f} times as fast, {found.psnr:.1f} dB"
+        remark(f"threshold {found.threshold:g}: {said}")
+    remark(f"`kinora generate --model {target} --set generate.step_cache=calibrated` samples with it")
+    click.echo(str(target))
