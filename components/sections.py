@@ -1,6 +1,8 @@
 """The sections of the settings: strict pydantic models of what `pipelines.yaml` holds, with units in the names."""
 
-from math import isqrt
+from collections import Counter
+from collections.abc import Iterable
+from math import isqrt, prod
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -100,6 +102,18 @@ class Clip(Section):
                 "the smallest of several; hint: a lower `clip.side_multiple`, or larger clips"
             )
         return self
+
+    def as_most(self, shapes: Iterable[tuple[int, int, int]]) -> "Clip":
+        """Answers these settings with the shape that most clips of several frames have, the largest of equals; asked for one, as they are.
+
+        Args:
+            shapes: frames, height and width of each clip.
+        """
+        counted = Counter(shape for shape in shapes if shape[0] > 1)
+        if self.max_shapes == 1 or not counted:
+            return self
+        num_frames, height, width = max(counted, key=lambda shape: (counted[shape], prod(shape), shape))
+        return self.model_copy(update={"num_frames": num_frames, "height": height, "width": width})
 
 
 class Scenes(Section):

@@ -245,3 +245,27 @@ def test_more_workers_than_there_is_work_for_are_refused(overrides: list[str], s
     with pytest.raises(SettingsError) as raised:
         load_config("test", overrides)
     assert sentence in str(raised.value)
+
+
+def test_the_shape_that_stands_for_clips_of_several_is_the_commonest_of_several_frames() -> None:
+    shapes = [(1, 64, 64)] * 9 + [(9, 32, 64)] * 3 + [(9, 64, 64)] * 3 + [(17, 32, 32)]
+    one, several = load_config().clip, load_config(None, ["clip.max_shapes=4"]).clip
+    assert one.as_most(shapes) == one
+    most = several.as_most(shapes)
+    assert (most.num_frames, most.height, most.width, most.fps) == (9, 64, 64, several.fps)
+    assert several.as_most([(1, 64, 64)]) == several
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["clip.side_multiple=12"], "`clip.side_multiple` must be a multiple of 8, as `vae.size` is, not 12; the nearest are 8 and 16"),
+        (["clip.frames_multiple=6"], "`clip.frames_multiple` must be a multiple of 4, as `vae.size` is, not 6; the nearest are 4 and 8"),
+        (["clip.side_multiple=128"], "`clip.height` times `clip.width` holds no shape of 128 x 128 pixels"),
+    ],
+)
+def test_multiples_of_planned_shapes_fit_the_vae_and_the_largest_shape(overrides: list[str], sentence: str) -> None:
+    load_config(None, overrides)  # of no account where clips have one shape
+    with pytest.raises(SettingsError) as error:
+        load_config(None, ["clip.max_shapes=4", *overrides])
+    assert sentence in str(error.value)

@@ -12,6 +12,7 @@ from components.jobs.evidence import captioner_evidence, write_evidence
 from components.jobs.run import Run
 from components.jobs.samples import evenly, write_samples
 from components.operations.freshness import Freshness, model_folder, weights_of
+from components.sections import Clip
 from components.stages import digest
 from components.store import tables
 from components.store.project import write_json
@@ -38,7 +39,7 @@ def evaluate(run: Run, freshness: Freshness) -> dict[str, Any]:
     ceiling = fidelity.read_accuracy(reconstructed.frames, real.truths, reader) if reader else None
     pictures = fidelity.reconstruction(real.frames, reconstructed.frames, real.truths if reader else None, reader)
     of_vae = measuring.evidence_of_reconstructions(conditions, weights_of("train_vae", run.project), reconstructed)
-    found = measuring.sample(run, conditions, dit, lambda batch: _keep(run, batch))
+    found = measuring.sample(run, conditions, dit, lambda batch: _keep(run, conditions.clip, batch))
     evaluation = measuring.evaluation_of(run, conditions, found, ceiling)
     captioned, measured_by = measuring.captioned(run), conditions.measured_by
     for kind, evidence in {
@@ -68,8 +69,8 @@ def evaluate(run: Run, freshness: Freshness) -> dict[str, Any]:
     }
 
 
-def _keep(run: Run, found: Iterable[dict[str, Any]]) -> None:
-    model, clip = weights_of("train_dit", run.project), run.config.clip
+def _keep(run: Run, clip: Clip, found: Iterable[dict[str, Any]]) -> None:
+    model = weights_of("train_dit", run.project)
     made_by = digest({"model": model, "generate": run.config.generate.model_dump(mode="json")})
     rows = []
     for entry in found:

@@ -24,9 +24,10 @@ from components.jobs.rows import announced, with_videos
 from components.jobs.run import Run
 from components.jobs.samples import evenly
 from components.media.read import decode_clip
+from components.sections import Clip
 from components.stages import STAGES, digest
 from components.store import tables
-from components.store.filters import HELD_OUT
+from components.store.filters import HELD_OUT, TRAINING
 from components.world.reader import read
 from components.world.render import render_clips
 
@@ -58,10 +59,12 @@ class Conditions:
     """What models are measured by; those with the same `measured_by` can be compared.
 
     Attributes:
+        clip: what the real clips are and samples will be, as settings.
         preset: of the synthetic world, whose reader then judges; None for other footage.
         sharp_at: the sharpness that counts in full.
     """
 
+    clip: Clip
     preset: str | None
     real: RealClips
     prompts: list[suite.Prompt]
@@ -81,7 +84,8 @@ def conditions_of(run: Run) -> Conditions:
     """
     settings = run.config.evaluate
     preset = run.config.world.preset if run.source is None else None
-    real = _real_clips(run)
+    clip = _clip(run)
+    real = _real_clips(run, clip)
     sharp_at = suite.sharp_reference(real.moving)
     if preset:
         prompts = suite.make_prompts(preset, settings.num_seen_prompts, settings.num_unseen_prompts, settings.seed)
@@ -97,12 +101,23 @@ def conditions_of(run: Run) -> Conditions:
             "clips": [row["clip_id"] for row in real.rows],
         }
     )
-    return Conditions(preset, real, prompts, sharp_at, measured_by)
+    return Conditions(clip, preset, real, prompts, sharp_at, measured_by)
 
 
-def _real_clips(run: Run) -> RealClips:
+def _clip(run: Run) -> Clip:
+    """Answers the settings of clips; where they have several shapes, with that of most held-out clips which a training saw too."""
+    clip, columns = run.config.clip, ("num_frames", "height", "width")
+    if clip.max_shapes == 1:
+        return clip
+    learned, held_out = (
+        [(row["num_frames"], row["height"], row["width"]) for row in tables.clips(run.project).read(columns, where)]
+        for where in (TRAINING, HELD_OUT)
+    )
+    return clip.as_most(filter(set(learned).__contains__, held_out))
+
+
+def _real_clips(run: Run, clip: Clip) -> RealClips:
     """Takes held-out clips of seen combinations, evenly from all; every one is as long and large as a sample."""
-    clip = run.config.clip
     where = f"{HELD_OUT} AND height = {clip.height} AND width = {clip.width} AND num_frames = {clip.num_frames}"
     table = tables.clips(run.project)
     rows = table.read(["clip_id", "video_id", "truth", "caption", "caption_by", "label_by"], where)
@@ -126,7 +141,7 @@ def sample(run: Run, conditions: Conditions, folder: Path, on_batch: Callable[[F
     batches = [list(prompts[at : at + size]) for at in range(0, len(prompts), size)]
     answers = map_batches(
         SampleActor,
-        (run.config, str(folder), conditions.preset, conditions.sharp_at),
+        (run.config.model_copy(update={"clip": conditions.clip}), str(folder), conditions.preset, conditions.sharp_at),
         announced(batches, lambda: run.progress(0, len(prompts), "samples generated and measured")),
         num_actors=min(encode.num_actors, len(batches)),
         cpus_per_actor=encode.cpus_per_actor,
@@ -194,7 +209,7 @@ class Reconstructions:
 
 def reconstruct(run: Run, conditions: Conditions, folder: Path) -> Reconstructions:
     """Passes the held-out clips through the VAE of a folder and back, on Ray."""
-    frames, encode, clip = conditions.real.frames, run.config.encode, run.config.clip
+    frames, encode, clip = conditions.real.frames, run.config.encode, conditions.clip
     drawn, _ = render_clips("demo", DRAWN_CLIPS, num_frames=clip.num_frames, height=clip.height, width=clip.width, fps=clip.fps)
     to_check = [*evenly(frames, CHECKED_CLIPS), *drawn]
     batches = [(np.stack(frames[at : at + CLIPS_PER_BATCH]), to_check if at == 0 else []) for at in range(0, len(frames), CLIPS_PER_BATCH)]

@@ -45,7 +45,12 @@ def begin(source: str, device: str, config: Config, project: Project, shapes: di
         try:
             vae.check(torch.empty(()).expand(1, 3, *shape))
         except ValueError as error:
-            raise ValueError(f"clips do not fit `{source}`: {error}; hint: `clip.num_frames`, `clip.height` and `clip.width`") from error
+            asked = (
+                "`clip.num_frames`, `clip.height` and `clip.width`"
+                if config.clip.max_shapes == 1
+                else "`clip.frames_multiple` and `clip.side_multiple`"
+            )
+            raise ValueError(f"clips do not fit `{source}`: {error}; hint: {asked}") from error
     if settings.finetune:
         _check_crops(vae, settings)
     vae.to(device).requires_grad_(settings.finetune)

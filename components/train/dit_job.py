@@ -47,6 +47,9 @@ def run(payload: Mapping[str, Any], context: TrainContext, checkpoints: Checkpoi
     config = Config.model_validate(payload["config"])
     project = Project(Path(payload["root"]), payload["project"], config.cluster.storage, payload["clips_version"])
     encoded = read_encoded(project)
+    rows = clips(project).read(["num_frames", "height", "width"], READY)
+    most = config.clip.as_most((row["num_frames"], row["height"], row["width"]) for row in rows)
+    config = config.model_copy(update={"clip": most})  # what it makes where nothing else is asked for
     parts = {"video-vae": Path(payload["video_vae"]), "text-encoder": Path(payload["text_encoder"])}
     exported = Exported(notes_of(config, encoded, parts), payload["style"], parts)
     sampling = None

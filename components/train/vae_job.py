@@ -92,9 +92,10 @@ def make(
     figures = _figures(begun, before, measure_psnr(average, measured) if begun.trains else before)
     if figures:
         context.report(settings.steps + 1 if begun.trains else 1, figures)
+    clip = config.clip.as_most(shape for shape, ids in shapes.items() for _ in ids)
     meta = {
         "format": "kinora-video-vae",
-        "clip": {name: getattr(config.clip, name) for name in ("num_frames", "height", "width", "fps")},
+        "clip": {name: getattr(clip, name) for name in ("num_frames", "height", "width", "fps")},
         **begun.notes,
     }
     if begun.trains:  # what stays as it is has one digest, whatever it is measured by

@@ -1,5 +1,6 @@
 """A real mixed folder: films of several aspects and lengths and a picture become clips of few shapes, which every later stage takes."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from components.encode.latents import EncodeLatents
 from components.ingest.shapes import Plan
+from components.jobs.measuring import conditions_of
 from components.jobs.run import Run, unseen
 from components.jobs.stage import run_stage
 from components.media.read import decode_clip
@@ -118,3 +120,16 @@ def test_tokens_of_each_shape_are_counted_and_nothing_is_padded(run: Run) -> Non
     assert sum(shape.clips for shape in found.shapes) == clips(run.project).count()
     tokens = [shape.tokens for shape in found.shapes for _ in range(shape.clips) if shape.tokens]
     assert found.padding == pytest.approx(1 - sum(tokens) / (max(tokens) * len(tokens)))
+
+
+def test_models_are_measured_on_clips_of_the_shape_that_most_have(run: Run) -> None:
+    table = clips(run.project)
+    rows = table.read(["clip_id", "num_frames", "height", "width", "video_id"], "keep = true")
+    for split in ("train", "val"):  # half of the clips of each film
+        table.update([{"clip_id": row["clip_id"], "split": split} for row in rows[split == "val" :: 2]])
+    held_out = Counter((row["num_frames"], row["height"], row["width"]) for row in rows[1::2] if row["num_frames"] > 1)
+    conditions = conditions_of(run)
+    shape = conditions.clip.num_frames, conditions.clip.height, conditions.clip.width
+    assert held_out[shape] == max(held_out.values())
+    assert {frames.shape for frames in conditions.real.frames} == {(*shape, 3)}
+    assert {row["clip_id"] for row in conditions.real.rows} <= {row["clip_id"] for row in rows[1::2]}
