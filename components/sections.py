@@ -330,6 +330,8 @@ class Dit(Section):
     tasks: Tasks
     max_epochs: Positive
     recompute_activations: bool
+    compile: bool
+    context_parallel: Positive
     clip_loss_weight: float
     timestep_mean: float
     timestep_std: float
@@ -341,6 +343,17 @@ class Dit(Section):
     checkpoint_every: Positive
     retrain_when_grown_by: float
     seed: int
+
+    @model_validator(mode="after")
+    def _workers_share_the_heads(self) -> "Dit":
+        heads, workers = self.size.num_heads, self.context_parallel
+        if heads % workers:
+            nearest = sorted(sorted((n for n in range(1, heads + 1) if heads % n == 0), key=lambda n: abs(n - workers))[:2])
+            raise ValueError(
+                f"`dit.context_parallel` {workers} does not divide the {heads} heads of `dit.size`; "
+                f"the nearest are {' and '.join(map(str, nearest))}"
+            )
+        return self
 
 
 class Generate(Section):
@@ -496,12 +509,22 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _workers_make_whole_groups(self) -> "Config":
+        workers, each = self.cluster.num_workers, self.dit.context_parallel
+        if workers % each:
+            raise ValueError(
+                f"`cluster.num_workers` {workers} does not make groups of `dit.context_parallel` {each}; {_nearest(workers, each, each)}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _each_worker_has_a_clip(self) -> "Config":
         workers = self.cluster.num_workers
-        for name, section in (("captioner", self.captioner), ("vae", self.vae), ("dit", self.dit)):
-            if section.batch_size < workers:
+        groups = workers // self.dit.context_parallel
+        for name, section, least in (("captioner", self.captioner, workers), ("vae", self.vae, workers), ("dit", self.dit, groups)):
+            if section.batch_size < least:
                 raise ValueError(
                     f"`{name}.batch_size` {section.batch_size} is less than `cluster.num_workers` {workers}; "
-                    f"hint: `--set {name}.batch_size={workers}`"
+                    f"hint: `--set {name}.batch_size={least}`"
                 )
         return self

@@ -239,6 +239,14 @@ def test_a_judge_of_reconstructions_that_comes_after_the_last_step_is_refused() 
             ["cluster.num_workers=5", "vae.batch_size=4"],
             "`vae.batch_size` 4 is less than `cluster.num_workers` 5; hint: `--set vae.batch_size=5`",
         ),
+        (
+            ["dit.size=demo", "dit.context_parallel=3"],
+            "`dit.context_parallel` 3 does not divide the 8 heads of `dit.size`; the nearest are 2 and 4",
+        ),
+        (
+            ["dit.context_parallel=2", "cluster.num_workers=3"],
+            "`cluster.num_workers` 3 does not make groups of `dit.context_parallel` 2; the nearest are 2 and 4",
+        ),
     ],
 )
 def test_more_workers_than_there_is_work_for_are_refused(overrides: list[str], sentence: str) -> None:

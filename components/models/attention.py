@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from components.models.head_norm import norm_heads
 from components.models.packing import Run, join, parts_of
 from components.models.rotary import rotate
+from components.models.sequence_parallel import Share
 
 
 class Attention(nn.Module):
@@ -42,11 +43,18 @@ class Attention(nn.Module):
         query, key, value = self._heads(x, x if context is None else context)
         return self.out(attend(query, key, value, mask).flatten(2))
 
-    def within_clips(self, x: Tensor, runs: Sequence[Run], cosines: Tensor, sines: Tensor) -> Tensor:
-        """Attends from each token of packed clips, x (N, D), to all of its own clip, at rotary positions (N, 1, D / heads / 2)."""
+    def within_clips(self, x: Tensor, runs: Sequence[Run], cosines: Tensor, sines: Tensor, share: Share | None = None) -> Tensor:
+        """Attends from each token of packed clips, x (N, D), to all of its own clip, at rotary positions (N, 1, D / heads / 2).
+
+        Args:
+            share: of all tokens, which these are; None: there are no others.
+        """
         query, key, value = self._heads(x, x, (cosines, sines))
-        parts = (parts_of(part, runs) for part in (query, key, value))
-        return self.out(join([attend(*of_run) for of_run in zip(*parts, strict=True)]).flatten(1))
+        if share is not None:
+            query, key, value = share.to_heads(torch.cat([query, key, value], dim=-1)).chunk(3, dim=-1)
+        parts = (parts_of(part, share.whole if share else runs) for part in (query, key, value))
+        attended = join([attend(*of_run) for of_run in zip(*parts, strict=True)])
+        return self.out((share.to_tokens(attended) if share else attended).flatten(1))
 
     def to_text(self, x: Tensor, runs: Sequence[Run], text: Tensor, mask: Tensor) -> Tensor:
         """Attends from each token of packed clips, x (N, D), to the text of its clip, of (clips, S, C) and mask (clips, S)."""

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from components.models.attention import Attention, FeedForward
 from components.models.packing import Run, join, parts_of, runs_of_batches
 from components.models.rotary import token_angles, token_places
+from components.models.sequence_parallel import SequenceGroup, Share
 from components.models.sizes import DitSize
 from components.models.step_cache import StepCache
 from components.models.weights import load_json, load_tensors
@@ -47,6 +48,7 @@ class DiT(nn.Module):
     def __init__(self, size: DitSize, latent_channels: int, text_width: int) -> None:
         super().__init__()
         self.size, self.latent_channels, self.text_width = size, latent_channels, text_width
+        self.sequence: SequenceGroup | None = None  # workers that share out the tokens; None: all are here
         self.recompute = False  # what is inside blocks on the way back in place of keeping it: a third more work, far less memory
         patch = math.prod(size.patch_size) * latent_channels
         self.patch_in = nn.Linear(patch, size.hidden_size)
@@ -62,6 +64,11 @@ class DiT(nn.Module):
         for layer in (self.modulation, self.modulation_out, self.patch_out):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """Makes fused code of the blocks, when each size of pack first comes; names and weights stay."""
+        for block in self.blocks:
+            block.compile(backend=backend)
 
     @overload
     def forward(
@@ -126,36 +133,49 @@ class DiT(nn.Module):
         runs = runs_of_batches([len(clips) for clips in noisy], [math.prod(grid) for grid in grids])
         fps = torch.as_tensor(latents_fps, dtype=torch.float32, device=text_mask.device).expand(len(text_mask))
         places = join([token_places(grid, run.of_clips(patch_size[0] / fps)) for run, grid in zip(runs, grids, strict=True)])  # (N, 3)
-        x = self.patch_in(join([patchify(clips, patch_size) for clips in padded]))  # (N, D)
+        tokens, own, times = join([patchify(clips, patch_size) for clips in padded]), runs, t  # (N, C * pt * ph * pw)
+        share = None if self.sequence is None else self.sequence.share(runs, grids, tokens.device)
+        if share is not None:  # N is from here on what this worker has
+            tokens, places, own, times = share.of(tokens), share.of(places), share.own, share.timesteps(t, grids)
+        x = self.patch_in(tokens)  # (N, D)
         x = x + positions(places, self.size.hidden_size).to(x.dtype)
         angles = token_angles(places, self.size.hidden_size // self.size.num_heads)[:, None]  # (N, 1, head_size / 2)
         cosines, sines = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         text = self.text_refiner(text_embeds, text_mask)  # (clips, S, text_size)
         told = self.text_in(masked_mean(text, text_mask))[:, None]  # (clips, 1, D)
-        conditions = [self._condition(times, run.of_clips(told)) for run, times in zip(runs, t, strict=True)]  # (B_i, n_i, D) each
+        conditions = [self._condition(each, run.of_clips(told)) for run, each in zip(own, times, strict=True)]  # (B_i, n_i, D) each
         modulations = [self.modulation(condition).unflatten(-1, (NUM_MODULATIONS, -1)) for condition in conditions]
-        inside = runs, modulations, cosines, sines, text, text_mask
-        x = self._through_blocks(x, *inside) if step_cache is None else self._cached(step_cache, t[0].amax(dim=1), x, *inside)
+        inside = own, modulations, cosines, sines, text, text_mask
+        x = self._through_blocks(x, *inside, share) if step_cache is None else self._cached(step_cache, t[0].amax(dim=1), x, *inside)
         outs = [self.modulation_out(condition).to(x.dtype).chunk(2, dim=-1) for condition in conditions]
-        x = modulate(x, runs, [shift for shift, _ in outs], [scale for _, scale in outs])
+        x = modulate(x, own, [shift for shift, _ in outs], [scale for _, scale in outs])
         patches = self.patch_out(x)  # (N, C * pt * ph * pw)
+        patches = patches if share is None else share.joined(patches)
         answers = []
-        for run, clips, seen, grid, times in zip(runs, noisy, padded, grids, t, strict=True):
+        for run, clips, seen, grid, of_run in zip(runs, noisy, padded, grids, t, strict=True):
             frames, height, width = clips.shape[2:]
             clip = unpatchify(run.of_tokens(patches), grid, patch_size)
-            each = times.repeat_interleave(run.length // times.shape[1], dim=1)  # (B_i, L)
+            each = of_run.repeat_interleave(run.length // of_run.shape[1], dim=1)  # (B_i, L)
             away = unpatchify(each.clamp(min=MIN_T)[..., None].expand(*each.shape, patches.shape[-1]), grid, patch_size)
             answers.append(((seen - clip) / away)[:, :, :frames, :height, :width])
         return answers
 
     def _through_blocks(
-        self, x: Tensor, runs: Sequence[Run], modulations: Sequence[Tensor], cosines: Tensor, sines: Tensor, text: Tensor, text_mask: Tensor
+        self,
+        x: Tensor,
+        runs: Sequence[Run],
+        modulations: Sequence[Tensor],
+        cosines: Tensor,
+        sines: Tensor,
+        text: Tensor,
+        text_mask: Tensor,
+        share: Share | None = None,
     ) -> Tensor:
         for block in self.blocks:
             if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(block, x, runs, modulations, cosines, sines, text, text_mask, use_reentrant=False)
+                x = checkpoint(block, x, runs, modulations, cosines, sines, text, text_mask, share, use_reentrant=False)
             else:
-                x = block(x, runs, modulations, cosines, sines, text, text_mask)
+                x = block(x, runs, modulations, cosines, sines, text, text_mask, share)
         return x
 
     def _cached(
@@ -206,7 +226,15 @@ class Block(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(
-        self, x: Tensor, runs: Sequence[Run], modulations: Sequence[Tensor], cosines: Tensor, sines: Tensor, text: Tensor, text_mask: Tensor
+        self,
+        x: Tensor,
+        runs: Sequence[Run],
+        modulations: Sequence[Tensor],
+        cosines: Tensor,
+        sines: Tensor,
+        text: Tensor,
+        text_mask: Tensor,
+        share: Share | None = None,
     ) -> Tensor:
         """Answers what packed tokens x (N, D) become.
 
@@ -214,9 +242,10 @@ class Block(nn.Module):
             modulations: of each run, (clips, 1 or frames or L, 6, D).
             cosines, sines: (N, 1, head_size / 2), of the tokens' rotary angles.
             text: (clips, S, C); text_mask: (clips, S).
+            share: of all tokens, which these are; None: there are no others.
         """
         shifts, scales, gates, ff_shifts, ff_scales, ff_gates = self._told(modulations, x.dtype)
-        x = gated(x, runs, gates, self.attention.within_clips(modulate(x, runs, shifts, scales), runs, cosines, sines))
+        x = gated(x, runs, gates, self.attention.within_clips(modulate(x, runs, shifts, scales), runs, cosines, sines, share))
         x = x + self.text_attention.to_text(layer_norm(x, self.text_norm.weight, self.text_norm.bias), runs, text, text_mask)
         return gated(x, runs, ff_gates, self.feed_forward(modulate(x, runs, ff_shifts, ff_scales)))
 

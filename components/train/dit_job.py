@@ -23,6 +23,7 @@ from components.store.tables import clips
 from components.train.buckets import Filling
 from components.train.checkpoint import Checkpoints
 from components.train.context import Beside, TrainContext, fitted_steps
+from components.train.context_parallel import as_group
 from components.train.dit_batches import READY, Encoded, dit_batches, read_encoded, read_held_out
 from components.train.dit_loop import train_dit
 from components.train.dit_validation import HeldOut
@@ -98,8 +99,9 @@ def train(
     if settings.tokens_per_batch is None:
         steps = fitted_steps(settings.steps, settings.max_epochs, settings.batch_size, len(encoded.clip_ids))
         settings = settings.model_copy(update={"steps": steps})
-    filling = Filling(settings.batch_size, settings.tokens_per_batch, settings.packing, context.world_size)
-    batches, steps_an_epoch = dit_batches(encoded, filling, settings.size.patch_size, settings.seed, context.rank)
+    place = as_group(context, settings.context_parallel)
+    filling = Filling(settings.batch_size, settings.tokens_per_batch, settings.packing, place.world_size)
+    batches, steps_an_epoch = dit_batches(encoded, filling, settings.size.patch_size, settings.seed, place.rank)
     model = model or build(config, exported)
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     logger.info("the diffusion transformer has %.1f million parameters; an epoch is %d steps", millions, steps_an_epoch)

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from components.diffusion.flow_matching import interpolate, sample_timesteps, shift_of, shift_timesteps, velocity_loss
 from components.diffusion.tasks import deal_tasks, kept_frames
-from components.models.dit import Block
+from components.models.dit import Block, DiT
 from components.train.checkpoint import Checkpoints, load_optimizer_tensors, load_weights, training_tensors
 from components.train.context import TrainContext
+from components.train.context_parallel import as_group, sequence_group
 from components.train.dit_validation import HeldOut, held_out_losses
 from components.train.norms import AdaptiveClip
 from components.train.optim import Muon, adamw_for, clip_gradients, linear_schedule, muon_for, set_learning_rate, update_ema
@@ -70,7 +71,8 @@ def train_dit(
     """Trains to `settings.steps`, from the newest checkpoint when there is one, and answers the average of the weights.
 
     Args:
-        batches: answers the batches from a step on, the same ones whenever it is asked.
+        batches: answers the batches from a step on, the same ones whenever it is asked; workers of one `settings.context_parallel` group
+            have the same share.
         empty_prompt: (S, C), the embeddings of the empty prompt, which stand in for a dropped caption.
         on_sample: called on rank 0 with (steps done, averaged model) every `settings.sample_every` steps.
         shift_places: of latents (frames x height x width) that `settings.timestep_shift` is meant for, others have theirs by `shift_of`;
@@ -85,6 +87,11 @@ def train_dit(
     model = model.to(device)
     average = copy.deepcopy(model).requires_grad_(False)
     first, tensors = _resume(checkpoints, model, average)
+    place = as_group(context, settings.context_parallel)
+    if isinstance(model, DiT):  # and no peer's, for a comparison
+        model.sequence = sequence_group(context, settings.context_parallel)
+        if settings.compile:
+            model.compile_blocks()
     wrapped, kept = spread(model, Block, context), Average(average, Block, context)
     optimizer = optimizer_for(settings, model)
     load_optimizer_tensors(optimizer, dict(model.named_parameters()), tensors)
@@ -101,7 +108,7 @@ def train_dit(
     for step, batch in zip(range(first, settings.steps), batches(first), strict=False):
         learning_rate = set_learning_rate(optimizer, linear_schedule(step, settings.steps, settings.warmup_steps))
         losses = _losses(settings, wrapped, batch, empty_prompt, seed_of(settings.seed, step), context, shift_places)
-        loss = weighed(losses.mean(), len(losses), batch.whole or len(losses), context)
+        loss = weighed(losses.mean(), len(losses), batch.whole or len(losses), place)
         loss.backward()
         norm = clip_gradients(model.parameters(), clip.ceiling)
         if skipped.is_whole(step, norm, losses, batch.clip_ids):

@@ -207,3 +207,19 @@ def test_the_published_sizes_have_as_many_parameters_as_their_models(name, publi
 def test_named_sizes_can_be_built(name):
     with torch.device("meta"):
         DiT(DIT_SIZES[name], 16, 128)
+
+
+@pytest.mark.slow
+def test_compiled_blocks_do_the_same_under_the_same_names():
+    plain, compiled = make(), make()
+    compiled.compile_blocks("aot_eager")
+    compiled.recompute = True
+    noisy, _, text, mask = inputs()
+    t = torch.tensor([[0.0, 0.5, 0.9], [0.3, 0.0, 0.0]])
+    answers = [model(noisy, t, text, mask, 2.0) for model in (plain, compiled)]
+    torch.testing.assert_close(answers[1], answers[0], atol=1e-5, rtol=1e-4)
+    for answer in answers:
+        answer.square().mean().backward()
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    for (name, parameter), other in zip(plain.named_parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, parameter.grad, atol=1e-5, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}")

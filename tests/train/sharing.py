@@ -5,14 +5,22 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
 
 from components.train.checkpoint import Checkpoints
 from components.train.context import TrainContext, of_worker
 
+if TYPE_CHECKING:
+    from components.models.sequence_parallel import SequenceGroup
+
 STEPS = 6
+PACKED = [(3, 6, 6), (3, 6, 6), (1, 2, 2), (2, 4, 6)]  # clips of 9, 9, 1 and 6 tokens a frame
+TIMESTEPS = ("of clips", "of frames", "of tokens")
 
 
 def work(folder: Path, rank: int, world_size: int, port: int, trainings: Sequence[str] = ()) -> None:
@@ -28,6 +36,7 @@ def work(folder: Path, rank: int, world_size: int, port: int, trainings: Sequenc
         TRAININGS[training](folder / training, of_worker(rank, world_size, "cpu", 1, metrics, wrap, sharded))
     if world_size > 1:
         accuse(of_worker(rank, world_size, "cpu", 1, folder / "accused" / "metrics.jsonl", lambda model: model))
+        divide(folder, rank)
         torch.distributed.destroy_process_group()
 
 
@@ -43,10 +52,49 @@ def accuse(context: TrainContext) -> None:
     assert skipped.is_whole(9, 1.0, torch.ones(len(names)), names)
 
 
-def transformer(folder: Path, context: TrainContext) -> None:
+def divide(folder: Path, rank: int) -> None:
+    """Shares out the tokens of packed clips among two workers, and leaves what each of them answers and what both learn."""
+    from components.models.sequence_parallel import SequenceGroup
+
+    for timesteps in TIMESTEPS:
+        found = velocities_and_gradients(SequenceGroup(rank, 2), timesteps)
+        for name, value in found.items():
+            if not name.startswith("velocity"):  # as DDP takes the mean of its workers' gradients
+                torch.distributed.all_reduce(value)
+                value /= 2
+        save_file(found, folder / f"{timesteps} {rank}.safetensors")
+
+
+def velocities_and_gradients(sequence: "SequenceGroup | None", timesteps: str) -> dict[str, Tensor]:
+    """What a model answers of four packed clips, and the gradients of the sum of its squares."""
+    from components.models.dit import DiT
+    from components.models.sizes import DitSize
+
+    torch.manual_seed(0)
+    model = DiT(DitSize(hidden_size=64, depth=2, num_heads=4, patch_size=(1, 2, 2), text_size=32), latent_channels=4, text_width=8)
+    for layer in (model.modulation, model.modulation_out, model.patch_out):
+        torch.nn.init.normal_(layer.weight, std=0.05)
+    model.sequence, model.recompute = sequence, timesteps == "of tokens"
+    random = torch.Generator().manual_seed(1)
+    noisy = [torch.randn(4, *shape, generator=random) for shape in PACKED]
+    counts = {
+        "of clips": [1] * len(PACKED),
+        "of frames": [frames for frames, _, _ in PACKED],
+        "of tokens": [frames * rows * columns // 4 for frames, rows, columns in PACKED],
+    }
+    t = [torch.rand(count, generator=random) for count in counts[timesteps]]
+    text, mask = torch.randn(4, 3, 8, generator=random), torch.tensor([[True, True, False]] * 4)
+    answers = model(noisy, t, text, mask, torch.tensor([2.0, 4.0, 2.0, 2.0]))
+    torch.stack([answer.square().mean() for answer in answers]).sum().backward()
+    found = {f"velocity {place}": answer.detach() for place, answer in enumerate(answers)}
+    return found | {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def transformer(folder: Path, context: TrainContext, **changes: Any) -> None:
     from components.models.dit import DiT
     from components.models.sizes import DitSize
     from components.train.buckets import Filling
+    from components.train.context_parallel import as_group
     from components.train.dit_batches import Encoded, dit_batches
     from components.train.dit_loop import train_dit
     from components.train.dit_validation import HeldOut
@@ -56,14 +104,19 @@ def transformer(folder: Path, context: TrainContext) -> None:
     latents = [random.normal(size=(4, 2, 4, 4)).astype(np.float16) for _ in range(9)]
     texts = [random.normal(size=(3 + row % 3, 8)).astype(np.float16) for row in range(9)]
     encoded = Encoded(tuple(f"clip{row}" for row in range(9)), latents, texts, [2.0] * 9)
-    batches, _ = dit_batches(encoded, Filling(5, world_size=context.world_size), (1, 2, 2), 0, context.rank)
+    chosen = settings(steps=STEPS, report_every=1, validate_every=1, checkpoint_every=3, caption_dropout=0.4, **changes)
+    place = as_group(context, chosen.context_parallel)
+    batches, _ = dit_batches(encoded, Filling(5, world_size=place.world_size), (1, 2, 2), 0, place.rank)
     torch.manual_seed(0)
     model = DiT(DitSize(hidden_size=64, depth=2, num_heads=2, patch_size=(1, 2, 2), text_size=32), latent_channels=4, text_width=8)
-    chosen = settings(steps=STEPS, report_every=1, validate_every=1, checkpoint_every=3, caption_dropout=0.4)
     held_out = [
         HeldOut(f"held{row}", torch.randn(4, 2, 4, 4, generator=torch.Generator().manual_seed(row)), TEXT[row], 2.0) for row in range(3)
     ]
     train_dit(chosen, model, batches, torch.zeros(2, 8), Checkpoints(folder / "checkpoints"), context, held_out=held_out)
+
+
+def divided_transformer(folder: Path, context: TrainContext) -> None:
+    transformer(folder, context, context_parallel=2, optimizer="muon")
 
 
 def video_vae(folder: Path, context: TrainContext, **changes: float) -> None:
@@ -110,6 +163,7 @@ def captioner(folder: Path, context: TrainContext) -> None:
 
 TRAININGS: dict[str, Callable[[Path, TrainContext], None]] = {
     "transformer": transformer,
+    "divided-transformer": divided_transformer,
     "vae": video_vae,
     "judged-vae": judged_vae,
     "sharded-transformer": transformer,

@@ -35,6 +35,8 @@ def settings(**changes):
             "ema_decay": 0.9,
             "max_grad_norm": 1.0,
             "size": SIZE,
+            "compile": False,
+            "context_parallel": 1,
             "adaptive_clip": False,
             "skip_above": 10.0,
             "caption_dropout": 0.1,

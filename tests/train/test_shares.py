@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from components.train.checkpoint import Checkpoints
 from components.train.context import read_metrics
 from components.train.quarantine import NAME, read_quarantine
-from tests.train.sharing import STEPS, TRAININGS, work
+from tests.train.sharing import STEPS, TIMESTEPS, TRAININGS, velocities_and_gradients, work
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +54,7 @@ def test_two_workers_take_the_steps_of_one(training: str, by_two: Path, tmp_path
     assert apart.mean() < 1e-4  # a parameter whose gradient is all but zero moves by its sign, which rounding decides
 
 
-@pytest.mark.parametrize("training", ["transformer", "sharded-transformer", "sharded-vae"])
+@pytest.mark.parametrize("training", ["transformer", "divided-transformer", "sharded-transformer", "sharded-vae"])
 def test_one_worker_goes_on_from_what_two_left(training: str, by_two: Path, tmp_path: Path) -> None:
     ends = []
     for name in ("whole", "gone on"):
@@ -87,3 +88,13 @@ def test_a_clip_of_any_worker_is_blamed_among_all_of_the_batch(by_two: Path) -> 
         "a clip of the other worker": "step 4",
         **dict.fromkeys("abcd", "step 9"),
     }
+
+
+@pytest.mark.parametrize("timesteps", TIMESTEPS)
+def test_two_workers_that_share_out_tokens_answer_and_learn_what_one_does(timesteps: str, by_two: Path) -> None:
+    alone = velocities_and_gradients(None, timesteps)
+    for rank in range(2):
+        together = load_file(by_two / f"{timesteps} {rank}.safetensors")
+        assert together.keys() == alone.keys()
+        for name, expected in alone.items():
+            torch.testing.assert_close(together[name], expected, atol=1e-4, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
