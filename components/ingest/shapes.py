@@ -18,7 +18,7 @@ import numpy as np
 if TYPE_CHECKING:
     from components.sections import Clip
 
-COUNTED = 0.1  # how much a piece counts for being one, beside its pixels times frames
+COUNTED = 0.3  # how much a piece counts for being one, beside its pixels times frames
 LARGER = 0.25  # power of a shape's volume in its favour: of shapes that keep about as much, the larger one
 LEVELS = (1.0, 0.5, 0.25, 0.125)  # of the most pixels, for smaller footage
 MOST_LENGTHS = 12
