@@ -42,6 +42,7 @@ LIGHT_MODULES = (
     "components.store.project",
     "components.store.tables",
     "components.operations.plan",
+    "components.operations.training_plan",
     "components.operations.freshness",
     "components.operations.doctor",
     "components.models.sizes",

@@ -1,16 +1,24 @@
-"""`kinora plan`: what a run would do, and why."""
+"""`kinora plan`: what a run would do, and why; `kinora plan train_dit`: what that training takes, and whether it fits."""
 
 import click
 
-from flows.commands.options import json_option, resolve, settings_options, source_options
+from flows.commands.options import Invocation, json_option, resolve, settings_options, source_options
 from flows.commands.output import duration, print_json, print_table, remark
+
+GIB = 2**30
 
 
 @click.command()
+@click.argument("stage", required=False)
+@click.option("--memory", "memory_gib", type=click.FloatRange(min=0, min_open=True), metavar="GIB", help="Of one worker, or of its GPU.")
+@click.option("--seconds", type=click.FloatRange(0), default=60.0, show_default=True, help="For steps of train_dit to be tried; 0: none.")
 @source_options
 @settings_options
 @json_option
 def plan(
+    stage: str | None,
+    memory_gib: float | None,
+    seconds: float,
     project: str | None,
     profile: str | None,
     config_file: str | None,
@@ -19,12 +27,23 @@ def plan(
     manifest: str | None,
     as_json: bool,
 ) -> None:
-    """Say what `kinora run` would do, without doing it."""
+    """Say what `kinora run` would do, without doing it; with STAGE train_dit, what that training will take."""
+    if stage not in (None, "train_dit"):
+        raise ValueError(f"`{stage}` has no plan of its own; hint: `kinora plan`, or `kinora plan train_dit`")
+    if stage is None and memory_gib is not None:
+        raise ValueError("`--memory` is of a training; hint: `kinora plan train_dit --memory GIB`")
+    asked = resolve(project, profile, config_file, overrides, source, manifest)
+    if stage is None:
+        _plan_run(asked, as_json)
+    else:
+        _plan_training(asked, None if memory_gib is None else round(memory_gib * GIB), seconds, as_json)
+
+
+def _plan_run(asked: Invocation, as_json: bool) -> None:
     from components.operations.plan import StagePlan, free_bytes, short_of_disk
     from components.operations.plan import plan as plan_stages
     from components.report.words import size
 
-    asked = resolve(project, profile, config_file, overrides, source, manifest)
     plans = plan_stages(asked.config, asked.project, asked.source)
     if as_json:
         print_json([stage.as_dict() for stage in plans])
@@ -60,3 +79,43 @@ def print_plan(plans: "list[StagePlan]") -> None:  # type: ignore[name-defined] 
             for stage in plans
         ],
     )
+
+
+def _plan_training(asked: Invocation, worker_bytes: int | None, seconds: float, as_json: bool) -> None:
+    from components.operations.training_plan import plan_training
+    from components.report.words import duration as exact
+    from components.report.words import number, size
+
+    found = plan_training(asked.config, asked.project, worker_bytes, seconds)
+    if as_json:
+        print_json(found.as_dict())
+        return
+    print_table(
+        ("latents", "clips", "tokens", "of steps", "memory", "measured", "fits", "step"),
+        [
+            (
+                "x".join(map(str, bucket.latents)),
+                bucket.clips,
+                number(bucket.tokens),
+                number(bucket.share, "%"),
+                size(bucket.num_bytes),
+                size(bucket.measured_bytes) if bucket.measured_bytes else "",
+                "" if bucket.fits is None else ("yes" if bucket.fits else "no"),
+                f"{exact(bucket.seconds)}{'' if bucket.is_measured else ', reckoned'}" if bucket.seconds is not None else "",
+            )
+            for bucket in found.buckets
+        ],
+    )
+    workers = "1 worker" if found.workers == 1 else f"{found.workers} workers"
+    room = "" if found.worker_bytes is None else f" of {size(found.worker_bytes)}"
+    remark(
+        f"{number(found.parameters)} parameters; weights, their average and the optimiser's states take {size(found.states_bytes)}{room}"
+    )
+    takes = "" if found.seconds is None else f", about {duration(found.seconds)}"
+    remark(f"{number(found.steps)} steps of {number(found.tokens / found.steps)} tokens by {workers}, {number(found.tokens)} in all{takes}")
+    for note in found.notes:
+        remark(note)
+    if any(bucket.fits is False for bucket in found.buckets):
+        lacking = [bucket for bucket in found.buckets if bucket.fits is False]
+        ways = ", or ".join(f"`{way}`" for way in found.ways_out) or "a smaller `dit.size`, or smaller clips by `clip`"
+        remark(f"warning: {len(lacking)} of {len(found.buckets)} shapes do not fit in {size(found.worker_bytes or 0)}; hint: {ways}")

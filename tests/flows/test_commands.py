@@ -55,6 +55,8 @@ def test_the_help_of_a_run_names_the_profiles_that_there_are(say: Say) -> None:
         ("run nonsense", "error: `nonsense` is not a flow\nhint: the flows are footage_to_model, "),
         ("run --profile latop", "error: `latop` is not a profile; did you mean `laptop`?\n"),
         ("plan --set dit.stps=3", "error: `dit.stps` is not a setting; did you mean `dit.steps`?\n"),
+        ("plan train_vae", "error: `train_vae` has no plan of its own\nhint: `kinora plan`, or `kinora plan train_dit`\n"),
+        ("plan --memory 8", "error: `--memory` is of a training\nhint: `kinora plan train_dit --memory GIB`\n"),
         ("plan --set dit.steps", "error: `--set dit.steps` is not `key=value`\nhint: "),
         ("run --source nowhere", "error: the source `nowhere` is not there\nhint: "),
         ("run --source empty", "error: `empty` holds no video and no image\nhint: "),
@@ -89,6 +91,16 @@ def test_the_plan_of_a_new_project_runs_every_stage(say: Say, tmp_path: Path) ->
     assert [line.split()[:2] for line in out.splitlines()[1:]] == [[stage, "run"] for stage in STAGES]
     assert [stage["action"] for stage in json.loads(say("plan", "--json")[1])] == ["run"] * len(STAGES)
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_plan_of_a_training_says_what_it_takes_and_what_would_make_it_fit(say: Say) -> None:
+    code, out, err = say("plan", "train_dit", "--profile", "test", "--seconds", "0", "--memory", "0.5")
+    assert code == 0
+    assert out.splitlines()[1].split()[:3] == ["16x3x4x4", "8", "96"]
+    assert "10 steps of 96 tokens by 1 worker, 960 in all" in err
+    assert "1 of 1 shapes do not fit in 512 MiB" in err
+    code, out, _ = say("plan", "train_dit", "--profile", "test", "--seconds", "0", "--memory", "80", "--json")
+    assert [bucket["fits"] for bucket in json.loads(out)["buckets"]] == [True]
 
 
 def test_the_plan_of_a_finished_project_says_that_it_is_up_to_date(say: Say, finished: Path) -> None:
