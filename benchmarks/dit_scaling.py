@@ -6,24 +6,31 @@ Run: python -m benchmarks.dit_scaling [--repeats 3] [--quick]
 Seconds of a step (forward, backward, clipping, AdamW) of one clip of 1024 tokens a frame, from 1k to 16k tokens in float32 on a CPU and
 to 64k in bfloat16 on a GPU, are fitted by c + a * tokens + b * tokens squared, of which no part is below zero, least squares of relative
 errors; the figure is the largest of those. Beside it stands the growth from the fewest tokens to the most over that of the model FLOPs,
-which torch counts. On a CPU seconds are those of CPU time a thread, so what else the machine does takes none of them. Needs torch,
-pydantic and PyYAML. The last line is one JSON object.
+which torch counts, and how far two workers on CPUs that share out the tokens of a clip are from one in their answer and gradients,
+relative to the largest of each. On a CPU seconds are those of CPU time a thread, so what else the machine does takes none of them.
+Needs torch, pydantic and PyYAML. The last line is one JSON object.
 """
 
 import argparse
 import json
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benchmarks.dit_speed import Shape, flops_of, runs_of
+from benchmarks.dit_speed import LATENTS_FPS, Shape, flops_of, runs_of
 from benchmarks.vae_speed import told
+from components.models.dit import DiT
+from components.models.sequence_parallel import SequenceGroup
 from components.models.sizes import DitSize
 
 PATCH = (1, 2, 2)
@@ -33,7 +40,8 @@ SIZES = {
 }
 FRAMES = {"cpu": (1, 2, 4, 8, 16), "cuda": (1, 2, 4, 8, 16, 32, 64)}
 QUICK_FRAMES = {"cpu": (1, 2, 4), "cuda": (1, 4, 16)}
-RESIDUAL_BAR, GROWTH_BAR = 0.15, 1.5
+RESIDUAL_BAR, GROWTH_BAR, APART_BAR = 0.15, 1.5, 1e-4
+WORKERS = 2
 
 
 def shape_of(device: str, frames: int) -> Shape:
@@ -46,7 +54,7 @@ def measured(device: str, frames: tuple[int, ...], repeats: int) -> dict[int, fl
     steps: dict[int, Callable[[], Any]] = {}
     for count in frames:
         shape = shape_of(device, count)
-        steps[shape.tokens] = runs_of("ours", shape, device, compiled=False).steps["training step"]
+        steps[shape.tokens] = runs_of("ours", shape, device, "bfloat16" if device == "cuda" else "float32").steps["training step"]
     laps: dict[int, list[float]] = {tokens: [] for tokens in steps}
     for _ in range(repeats + 1):
         for tokens, step in steps.items():
@@ -83,6 +91,47 @@ def _misfit(powers: Tensor, parts: Tensor) -> float:
     return float((powers @ parts - 1.0).square().sum())
 
 
+def apart_on_two_workers() -> float:
+    """Answers the largest difference of the velocity and of any gradient, over the largest of that kind, of two workers from one."""
+    expected = answered(None)
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(_worker, (folder,), nprocs=WORKERS)
+        found = [load_file(Path(folder) / f"{rank}.safetensors") for rank in range(WORKERS)]
+    return max(
+        float((of_worker[name] - value).abs().max() / value.abs().max().clamp(min=1e-12))
+        for of_worker in found
+        for name, value in expected.items()
+    )
+
+
+def answered(workers: SequenceGroup | None) -> dict[str, Tensor]:
+    """Answers the velocity of a clip and the gradients of the mean of its square."""
+    shape = shape_of("cpu", 2)
+    torch.manual_seed(0)
+    model = DiT(shape.size, shape.latents[0], shape.text[1])
+    for layer in (model.modulation, model.modulation_out, model.patch_out):
+        torch.nn.init.normal_(layer.weight, std=0.02)
+    model.sequence = workers
+    noisy, t, embeds = torch.randn(1, *shape.latents), torch.rand(1), torch.randn(1, *shape.text)
+    velocity = model(noisy, t, embeds, torch.ones(embeds.shape[:2], dtype=torch.bool), LATENTS_FPS)
+    velocity.square().mean().backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    if workers is not None:  # as DDP takes the mean of its workers' gradients
+        for gradient in gradients.values():
+            dist.all_reduce(gradient)
+            gradient /= workers.size
+    return {"velocity": velocity.detach(), **gradients}
+
+
+def _worker(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORKERS)
+    save_file(
+        {name: value.contiguous() for name, value in answered(SequenceGroup(rank, WORKERS)).items()}, Path(folder) / f"{rank}.safetensors"
+    )
+    dist.destroy_process_group()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -110,6 +159,9 @@ def main() -> None:
         "share of attention's pairs at the most tokens": told(attention),
         "median GFLOP/s": told(statistics.median(3 * flops[tokens] / lap / 1e9 for tokens, lap in seconds.items())),
     }
+    apart = apart_on_two_workers()
+    print(f"two workers that share out a clip's tokens are at most {apart:.2g} from one")
+    figures["two workers from one, at most"] = told(apart) | {"bar": APART_BAR, "holds": apart <= APART_BAR}
     print(json.dumps(figures))
 
 

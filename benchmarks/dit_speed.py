@@ -1,14 +1,15 @@
 """How fast does the diffusion transformer train and sample beside diffusers' `WanTransformer3DModel` of the same shape?
 
-Run: python -m benchmarks.dit_speed [--compile] [--repeats 9] [--quick]
+Run: python -m benchmarks.dit_speed [--compile] [--precision float32 bfloat16] [--repeats 9] [--quick]
      python -m benchmarks.dit_speed --device cuda [--compile] [--seconds 20] [--quick]
 
 Both have the same width, depth, heads, feed-forward and patches, and see the same latents, timesteps and text, so as many tokens. A
 training step is forward, backward, clipping and AdamW; a step of sampling is one forward pass in inference mode with and without the
-prompt. On a CPU the two take turns in float32, and what counts is the median of the pairs' ratios. On a GPU, in bfloat16, they run
-one after the other at the shape of 1.3B parameters on clips of 17x480x832 (latents 5x60x104, 7800 tokens), with model FLOPs (counted by
-torch in one forward pass, three times over for a training step) as a share of a matmul's rate in the same run, and peaks of memory.
-With `--compile` both are compiled. Needs torch, diffusers, pydantic and PyYAML. The last line is one JSON object.
+prompt. On a CPU the two take turns, in float32 and in bfloat16 where wanted, and what counts is the median of the pairs' ratios. On a
+GPU, in bfloat16, they run one after the other at the shape of 1.3B parameters on clips of 17x480x832 (latents 5x60x104, 7800 tokens),
+with model FLOPs (counted by torch in one forward pass, three times over for a training step) as a share of a matmul's rate in the same
+run, and peaks of memory. bfloat16 is that of autocast, for both. With `--compile` the blocks of both are compiled, each as its makers
+do it. Needs torch, diffusers, pydantic and PyYAML. The last line is one JSON object.
 """
 
 import argparse
@@ -33,7 +34,6 @@ from components.diffusion.flow_matching import interpolate, velocity_loss
 from components.models.dit import DiT
 from components.models.sizes import DIT_SIZES, DitSize
 from components.train.optim import adamw_for, clip_gradients
-from components.train.steps import mixed_precision
 
 BARS = {False: 1.25, True: 1.0}  # times the peer's rate, eager and compiled
 MATMUL_BAR, MEMORY_BAR, PARAMETERS_APART = 0.5, 1.0, 0.05
@@ -78,13 +78,14 @@ class Wan(nn.Module):
             text_dim=shape.text[1],
             ffn_dim=round(size.mlp_ratio * size.hidden_size),
             num_layers=size.depth,
+            cross_attn_norm=True,  # as published
         )
 
     def forward(self, noisy: Tensor, t: Tensor, text_embeds: Tensor, text_mask: Tensor, latents_fps: float) -> Tensor:
         return self.net(noisy, t * TIME_STEPS, text_embeds, return_dict=False)[0]
 
 
-def new_model(name: str, shape: Shape, device: str) -> nn.Module:
+def new_model(name: str, shape: Shape, device: str) -> "Wan | DiT":
     torch.manual_seed(0)
     with torch.device(device):
         return Wan(shape) if name == "wan" else DiT(shape.size, shape.latents[0], shape.text[1])
@@ -102,10 +103,11 @@ class Runs:
     steps: dict[str, Callable[[], Any]]
 
 
-def runs_of(name: str, shape: Shape, device: str, compiled: bool) -> Runs:
+def runs_of(name: str, shape: Shape, device: str, precision: str, compiled: bool = False) -> Runs:
     model = new_model(name, shape, device)
     optimizer = adamw_for(model, 1e-4)
-    called: Any = torch.compile(model) if compiled else model
+    if compiled:
+        model.net.compile_repeated_blocks() if isinstance(model, Wan) else model.compile_blocks()
     generator = torch.Generator().manual_seed(0)
     latents, noise = (torch.randn(shape.batch_size, *shape.latents, generator=generator).to(device) for _ in range(2))
     embeds = torch.randn(2 * shape.batch_size, *shape.text, generator=generator).to(device)
@@ -114,8 +116,8 @@ def runs_of(name: str, shape: Shape, device: str, compiled: bool) -> Runs:
     few = slice(shape.batch_size)  # the first half has the prompt, the other has none
 
     def train() -> None:
-        with mixed_precision(device):
-            velocity = called(interpolate(latents, noise, t), t, embeds[few], mask[few], LATENTS_FPS)
+        with in_precision(device, precision):
+            velocity = model(interpolate(latents, noise, t), t, embeds[few], mask[few], LATENTS_FPS)
         velocity_loss(velocity, latents, noise, t).mean().backward()
         clip_gradients(model.parameters(), 1.0)
         optimizer.step()
@@ -124,12 +126,16 @@ def runs_of(name: str, shape: Shape, device: str, compiled: bool) -> Runs:
 
     @torch.inference_mode()
     def sample() -> None:
-        with mixed_precision(device):
-            with_text, without = called(torch.cat([noise, noise]), torch.cat([t, t]), embeds, mask, LATENTS_FPS).chunk(2)
+        with in_precision(device, precision):
+            with_text, without = model(torch.cat([noise, noise]), torch.cat([t, t]), embeds, mask, LATENTS_FPS).chunk(2)
         torch.lerp(without, with_text, 4.0)
         _finished(device)
 
     return Runs(model, dict(zip(PARTS, (train, sample), strict=True)))
+
+
+def in_precision(device: str, precision: str) -> torch.autocast:
+    return torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def _finished(device: str) -> None:
@@ -142,7 +148,7 @@ def flops_of(shape: Shape, device: str) -> int:
     model = new_model("ours", shape, device)
     noisy, t = torch.zeros(shape.batch_size, *shape.latents, device=device), torch.zeros(shape.batch_size, device=device)
     embeds = torch.zeros(shape.batch_size, *shape.text, device=device)
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), mixed_precision(device):
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(noisy, t, embeds, torch.ones(embeds.shape[:2], dtype=torch.bool, device=device), LATENTS_FPS)
     return int(counter.get_total_flops())
 
@@ -158,17 +164,20 @@ def in_turns(both: dict[str, Runs], part: str, repeats: int) -> dict[str, list[f
     return {name: found[1:] for name, found in laps.items()}
 
 
-def on_cpu(shape: Shape, compiled: bool, repeats: int) -> dict[str, Any]:
-    both = {name: runs_of(name, shape, "cpu", compiled) for name in ("ours", "wan")}
-    figures = parameters_of({name: million_parameters(runs.model) for name, runs in both.items()})
+def on_cpu(shape: Shape, precisions: list[str], compiled: bool, repeats: int) -> dict[str, Any]:
     rate, flops = matmul_rate("cpu"), flops_of(shape, "cpu")
-    for part in PARTS:
-        laps = in_turns(both, part, repeats)
-        ratios = [wan / ours for ours, wan in zip(laps["ours"], laps["wan"], strict=True)]
-        for name, found in laps.items():
-            figures |= step_figures(name, part, statistics.median(found), shape, flops, rate)
-        print(f"{part}: {statistics.median(ratios):.3f} times wan's rate, pairs from {min(ratios):.3f} to {max(ratios):.3f}")
-        figures |= rate_figure(part, statistics.median(ratios), compiled)
+    figures: dict[str, Any] = {}
+    for precision in precisions:
+        both = {name: runs_of(name, shape, "cpu", precision, compiled) for name in ("ours", "wan")}
+        figures |= parameters_of({name: million_parameters(runs.model) for name, runs in both.items()})
+        for part in PARTS:
+            laps = in_turns(both, part, repeats)
+            ratios = [wan / ours for ours, wan in zip(laps["ours"], laps["wan"], strict=True)]
+            what = f"{part}, {precision}"
+            for name, found in laps.items():
+                figures |= step_figures(name, part, precision, statistics.median(found), shape, flops, rate)
+            print(f"{what}: {statistics.median(ratios):.3f} times wan's rate, pairs from {min(ratios):.3f} to {max(ratios):.3f}")
+            figures |= rate_figure(what, statistics.median(ratios), compiled)
     return figures
 
 
@@ -180,7 +189,7 @@ def on_gpu(shape: Shape, compiled: bool, seconds: float) -> dict[str, Any]:
     peaks: dict[tuple[str, str], float] = {}
     sizes = {}
     for name in ("ours", "wan"):
-        runs = runs_of(name, shape, "cuda", compiled)
+        runs = runs_of(name, shape, "cuda", "bfloat16", compiled)
         sizes[name] = million_parameters(runs.model)
         for part, step in runs.steps.items():
             step()  # compiles
@@ -188,31 +197,32 @@ def on_gpu(shape: Shape, compiled: bool, seconds: float) -> dict[str, Any]:
             torch.cuda.reset_peak_memory_stats()
             laps[name, part] = statistics.median(lasting(step, seconds)[2:])
             peaks[name, part] = torch.cuda.max_memory_allocated() / 2**30
-            figures |= step_figures(name, part, laps[name, part], shape, flops, rate)
+            figures |= step_figures(name, part, "bfloat16", laps[name, part], shape, flops, rate)
             figures[f"{name}, {part}, peak GiB"] = told(peaks[name, part])
             print(f"{name}, {part}: peak {peaks[name, part]:.2f} GiB")
         del runs, step
         gc.collect()
         torch.cuda.empty_cache()
     for part in PARTS:
-        figures |= rate_figure(part, laps["wan", part] / laps["ours", part], compiled)
+        figures |= rate_figure(f"{part}, bfloat16", laps["wan", part] / laps["ours", part], compiled)
         memory = peaks["ours", part] / peaks["wan", part]
         figures[f"{part}, peak memory as a share of wan's"] = told(memory) | {"bar": MEMORY_BAR, "holds": memory <= MEMORY_BAR}
-    share = figures["ours, training step, share of matmul"]
+    share = figures["ours, training step, bfloat16, share of matmul"]
     share |= {"bar": MATMUL_BAR, "holds": share["value"] >= MATMUL_BAR}
     return figures | parameters_of(sizes)
 
 
-def step_figures(name: str, part: str, lap: float, shape: Shape, flops: int, rate: float) -> dict[str, Any]:
+def step_figures(name: str, part: str, precision: str, lap: float, shape: Shape, flops: int, rate: float) -> dict[str, Any]:
     passes = {"training step": 3, "sampling step": 2}[part]  # forward passes' worth of FLOPs: the way back is two, guidance doubles
     tokens = shape.batch_size * shape.tokens * (2 if part == "sampling step" else 1)
     share = passes * flops / lap / rate
-    print(f"{name}, {part}: {lap * 1e3:.1f} ms, {tokens / lap:.0f} tokens a second, {share:.1%} of matmul")
-    return {f"{name}, {part}, tokens a second": told(tokens / lap), f"{name}, {part}, share of matmul": told(share)}
+    what = f"{name}, {part}, {precision}"
+    print(f"{what}: {lap * 1e3:.1f} ms, {tokens / lap:.0f} tokens a second, {share:.1%} of matmul")
+    return {f"{what}, tokens a second": told(tokens / lap), f"{what}, share of matmul": told(share)}
 
 
-def rate_figure(part: str, times: float, compiled: bool) -> dict[str, Any]:
-    name = f"{part}, times wan's rate, {'compiled' if compiled else 'eager'}"
+def rate_figure(what: str, times: float, compiled: bool) -> dict[str, Any]:
+    name = f"{what}, times wan's rate, {'compiled' if compiled else 'eager'}"
     return {name: told(times) | {"bar": BARS[compiled], "holds": times >= BARS[compiled]}}
 
 
@@ -227,7 +237,8 @@ def parameters_of(sizes: dict[str, float]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--compile", action="store_true", help="compile both, which takes minutes")
+    parser.add_argument("--compile", action="store_true", help="compile the blocks of both, which takes minutes")
+    parser.add_argument("--precision", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"], help="on a CPU")
     parser.add_argument("--repeats", type=int, default=9, help="pairs on a CPU")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each kind of step on a GPU")
     parser.add_argument("--depth", type=int, help="of both; else 4 on a CPU, 30 on a GPU")
@@ -242,7 +253,7 @@ def main() -> None:
     if args.device == "cuda":
         figures = on_gpu(shape, args.compile, 2.0 if args.quick else args.seconds)
     else:
-        figures = on_cpu(shape, args.compile, 3 if args.quick else args.repeats)
+        figures = on_cpu(shape, args.precision, args.compile, 3 if args.quick else args.repeats)
     print(json.dumps(figures))
 
 

@@ -14,6 +14,7 @@ from components.generate.conditioning import Guidance, encode_prompts, in_whole_
 from components.generate.step_cache import step_cache_of
 from components.models.pixels import to_frames, to_pixels
 from components.models.tiles import LONG_FRAMES, decode_stream, encode_clip, tile_of
+from components.train.steps import mixed_precision
 
 if TYPE_CHECKING:
     from components.generate.generator import Generator
@@ -71,7 +72,8 @@ class Sampling:
         cache = step_cache_of(self.settings["step_cache"], self.generator.notes, self.count)
         velocity = told_velocity(self.generator.model, self.embeds, self.mask, self.guidance, self.generator.latents_fps, kept, cache)
         timesteps = strength * self._timesteps(math.prod(shape[1:]))
-        return SAMPLERS[self.settings["sampler"]](velocity, start, timesteps, self._on_step)
+        with mixed_precision(self.device):
+            return SAMPLERS[self.settings["sampler"]](velocity, start, timesteps, self._on_step)
 
     @torch.inference_mode()
     def encoded(self, frames: np.ndarray) -> Tensor:

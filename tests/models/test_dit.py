@@ -125,6 +125,32 @@ def test_text_behind_the_mask_does_not_matter_and_text_before_it_does():
     assert (model(noisy, t, before, mask, 2.0) - answer).abs().max() > 1e-3
 
 
+def test_long_clips_whose_norm_scales_and_shifts_come_to_the_same(monkeypatch):
+    model = make()
+    noisy, t, text, mask = inputs()
+
+    def answers():
+        velocity = model(noisy, t, text, mask, 2.0)
+        return velocity, *torch.autograd.grad(velocity.square().mean(), list(model.parameters()))
+
+    short = answers()
+    monkeypatch.setattr("components.models.dit.LONG_CLIP", 1)
+    for one, other in zip(short, answers(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_in_mixed_precision_the_velocity_is_near_and_every_gradient_finite():
+    model = make()
+    noisy, t, text, mask = inputs()
+    exact = model(noisy, t, text, mask, 2.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        near = model(noisy, t, text, mask, 2.0)
+    assert near.dtype == torch.float32
+    assert (near - exact).norm() < 0.03 * exact.norm()
+    near.square().mean().backward()
+    assert all(bool(parameter.grad.isfinite().all()) for parameter in model.parameters())
+
+
 def test_frames_see_each_other_in_both_directions():
     model = make()
     noisy, t, text, mask = inputs()
