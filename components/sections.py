@@ -326,6 +326,8 @@ class Dit(Section):
     max_grad_norm: float
     adaptive_clip: bool
     skip_above: Annotated[float, Field(gt=1.0)] | None
+    finetune: str | None
+    lora_rank: Positive | None
     caption_dropout: Share
     tasks: Tasks
     max_epochs: Positive
@@ -343,6 +345,15 @@ class Dit(Section):
     checkpoint_every: Positive
     retrain_when_grown_by: float
     seed: int
+
+    @model_validator(mode="after")
+    def _adapters_are_of_a_model(self) -> "Dit":
+        if self.lora_rank is not None and self.finetune is None:
+            raise ValueError(
+                f"`dit.lora_rank` {self.lora_rank} is of adapters to a finished model, and `dit.finetune` names none; "
+                "name one, `champion` for instance, or set it to null"
+            )
+        return self
 
     @model_validator(mode="after")
     def _workers_share_the_heads(self) -> "Dit":

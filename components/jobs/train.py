@@ -12,6 +12,7 @@ from typing import Any
 from components.caption.captioner import choose
 from components.caption.upsample import build_style
 from components.cluster.training import fit
+from components.jobs.finetune import KIND, base_of
 from components.jobs.goodput import StepsTaken
 from components.jobs.quarantine import put_aside
 from components.jobs.run import Run
@@ -27,6 +28,7 @@ from components.store.filters import TRAINING
 from components.store.project import Project
 from components.store.storage import StorageAwayError
 from components.train.context import read_metrics, read_starts
+from components.train.dit_finetune import check_base
 
 ENTRIES = {
     "train_captioner": "components.train.captioner_job:run",
@@ -61,11 +63,16 @@ def train_dit(run: Run, freshness: Freshness) -> dict[str, Any]:
     """Trains the diffusion transformer, and exports it with the VAE and the text encoder it was trained against."""
     _require_clips(run)
     stands_on = {"video_vae": model_folder("train_vae", run.project), "text_encoder": text_encoder_folder(run.config, run.project)}
+    base = base_of(run, freshness)
     weights = {"video-vae": weights_of("train_vae", run.project), "captioner": weights_of("train_captioner", run.project)}
+    if base is not None:
+        check_base(base, {name.replace("_", "-"): folder for name, folder in stands_on.items() if folder}, str(run.config.dit.finetune))
+        weights[KIND] = digest_folder(base)
     pinned, read = pin_reading(run.project, freshness, run.config.model_dump(mode="json"), weights)
     captions = tables.clips(pinned).read(["caption"], f"{TRAINING} AND caption IS NOT NULL")
     style = build_style([row["caption"] for row in captions])
-    return _train(run, pinned, freshness, read, {**{name: str(folder) for name, folder in stands_on.items()}, "style": style})
+    folders = {name: str(folder) for name, folder in stands_on.items()}
+    return _train(run, pinned, freshness, read, {**folders, "style": style, "base": str(base) if base else None})
 
 
 def _train(

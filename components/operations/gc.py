@@ -155,9 +155,10 @@ def _reading(project: Project, head: dict[str, Any]) -> Garbage:
 
 def _downloads(project: Project, registered: frozenset[str]) -> Iterator[Garbage]:
     wanted = {weights[: readings.KEY_LENGTH] for weights in registered}
-    for folder in _folders(project.folder / "models" / "downloaded"):
-        if folder.name not in wanted:
-            yield _folder("downloaded models", folder, f"models/downloaded/{folder.name}")
+    for place in ("downloaded", "bases"):
+        for folder in _folders(project.folder / "models" / place):
+            if folder.name not in wanted:
+                yield _folder("downloaded models", folder, f"models/{place}/{folder.name}")
 
 
 def _samples(project: Project, registered: frozenset[str]) -> Iterator[Garbage]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from components.models.dit import DiT
+from components.models.lora import adapters_of, merged_state
 from components.models.weights import EMPTY_PROMPT, digest_folder, load_json, load_tensors, save_folder
 from components.openclip.embed import encode_text
 from components.openclip.load import load_coca
@@ -25,6 +26,7 @@ from components.train.checkpoint import Checkpoints
 from components.train.context import Beside, TrainContext, fitted_steps
 from components.train.context_parallel import as_group
 from components.train.dit_batches import READY, Encoded, dit_batches, read_encoded, read_held_out
+from components.train.dit_finetune import begin_from, config_from, notes_from
 from components.train.dit_loop import train_dit
 from components.train.dit_validation import HeldOut
 from components.train.travel import travels
@@ -43,21 +45,27 @@ def run(payload: Mapping[str, Any], context: TrainContext, checkpoints: Checkpoi
     Args:
         payload: `config`, the resolved settings; `root`, `project` and `clips_version`; `checkpoints` and `export`, folders;
             `video_vae` and `text_encoder`, the folders of what made the latents and the text embeddings; `style`, how captions
-            are worded, as `components.caption.upsample.build_style` describes it.
+            are worded, as `components.caption.upsample.build_style` describes it; `base`, the folder of a model to train further, if any.
     """
-    config = Config.model_validate(payload["config"])
+    base = Path(payload["base"]) if payload.get("base") else None
+    config = Config.model_validate(payload["config"] if base is None else config_from(base, payload["config"]))
     project = Project(Path(payload["root"]), payload["project"], config.cluster.storage, payload["clips_version"])
     encoded = read_encoded(project)
     rows = clips(project).read(["num_frames", "height", "width"], READY)
     most = config.clip.as_most((row["num_frames"], row["height"], row["width"]) for row in rows)
     config = config.model_copy(update={"clip": most})  # what it makes where nothing else is asked for
     parts = {"video-vae": Path(payload["video_vae"]), "text-encoder": Path(payload["text_encoder"])}
-    exported = Exported(notes_of(config, encoded, parts), payload["style"], parts)
+    notes = notes_of(config, encoded, parts)
+    if base is not None:
+        notes = notes_from(base, notes, config.dit.lora_rank)
+    exported = Exported(notes, payload["style"], parts)
     sampling = None
     if context.beside is not None:
         sampling = Sampling(Path(payload["checkpoints"]) / "samples", exported, _some_captions(project), context.beside)
     try:
-        average = train(config, encoded, exported, checkpoints, context, sampling, held_out=read_held_out(project, HELD_OUT_CLIPS))
+        average = train(
+            config, encoded, exported, checkpoints, context, sampling, build(config, exported, base), read_held_out(project, HELD_OUT_CLIPS)
+        )
     finally:
         if sampling is not None:
             sampling.close()
@@ -80,8 +88,10 @@ class Exported:
     parts: dict[str, Path]
 
     def write(self, folder: Path, model: nn.Module) -> str:
-        """Writes a folder that generates by itself, whole or not at all, and answers its digest."""
-        return save_folder(folder, {"dit": model.state_dict()}, {"dit": self.notes, "style": self.style}, folders=self.parts)
+        """Writes a folder that generates by itself, whole or not at all, and answers its digest; adapters are added in, and beside it."""
+        adapters = adapters_of(model)
+        tensors = {"dit": merged_state(model)} | ({"adapters": adapters} if adapters else {})
+        return save_folder(folder, tensors, {"dit": self.notes, "style": self.style}, folders=self.parts)
 
 
 def train(
@@ -110,10 +120,13 @@ def train(
     return train_dit(settings, model, batches, empty_prompt, checkpoints, context, on_sample, shift_places, held_out)
 
 
-def build(config: Config, exported: Exported) -> DiT:
-    """Builds the model of the settings, from its seed."""
+def build(config: Config, exported: Exported, base: Path | None = None) -> DiT:
+    """Builds the model of the settings, from its seed, or reads the one that is trained further."""
     torch.manual_seed(config.dit.seed)
-    model = DiT(config.dit.size, exported.notes["latent_channels"], exported.notes["text_width"])
+    if base is None:
+        model = DiT(config.dit.size, exported.notes["latent_channels"], exported.notes["text_width"])
+    else:
+        model = begin_from(base, config.dit.lora_rank)
     model.recompute = config.dit.recompute_activations
     return model
 

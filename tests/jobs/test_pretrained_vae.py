@@ -51,7 +51,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A table of 8 captioned clips to train on and 4 to measure by."""
     frames, _ = render_clips("demo", 12, num_frames=5, height=16, width=16, seed=0)
     project = Project(tmp_path_factory.mktemp("root"), "demo")
-    shared = {"num_frames": 5, "height": 16, "width": 16, "keep": True, "caption": "a red square moves left"}
+    shared = {"num_frames": 5, "fps": "8", "height": 16, "width": 16, "keep": True, "caption": "a red square moves left"}
     splits = ["train"] * 8 + ["val"] * 4
     rows = [
         {"clip_id": f"clip{number:02d}", "video": encode_clip(clip, 8), "split": split, **shared}
@@ -148,3 +148,7 @@ def test_a_transformer_learns_on_its_latents_and_makes_videos(wan: str, project:
     assert sample.frames.shape == (5, 16, 16, 3)
     with pytest.raises(ValueError, match="never saw clips of 7 frames at 16x16, only of 1 and 5; hint: `--num-frames 5`"):
         Generator.load(tmp_path / "model").generate(["a red square moves left"], [0], num_frames=7)
+    tuned = {**given["config"], "dit": {**given["config"]["dit"], "finetune": "champion", "lora_rank": 2}}
+    further = {**given, **parts, "style": style, "config": tuned, "base": str(tmp_path / "model"), "export": str(tmp_path / "tuned")}
+    train_dit({**further, "checkpoints": str(tmp_path / "further")}, TrainContext.local(tmp_path / "further"))
+    assert Generator.load(tmp_path / "tuned").generate(["a red square moves left"], [0], num_inference_steps=2)[0].frames.shape[0] == 5

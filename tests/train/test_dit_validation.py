@@ -34,8 +34,8 @@ def test_quantiles_of_timesteps_are_those_of_the_logit_normal() -> None:
 
 
 def test_the_loss_of_a_model_that_says_nothing_is_that_of_the_velocity() -> None:
-    found, model = held_out_losses(settings(), Zero(), CLIPS, ALONE), Zero()  # type: ignore[arg-type]
-    held_out_losses(settings(), model, CLIPS[:1], ALONE)  # type: ignore[arg-type]
+    found, model = held_out_losses(settings(), Zero(), CLIPS, ALONE), Zero()
+    held_out_losses(settings(), model, CLIPS[:1], ALONE)
     assert list(found) == ["val_loss", *(f"val_loss_t{percent}" for percent in range(10, 100, 10))]
     assert found["val_loss"] == pytest.approx(sum(value for name, value in found.items() if "_t" in name) / 9)
     weighed = torch.tensor([found[f"val_loss_t{percent}"] for percent in range(10, 100, 10)]) / model.t.square()
@@ -51,8 +51,8 @@ def test_long_clips_are_taken_in_parts_to_the_same_end(monkeypatch: pytest.Monke
     assert held_out_losses(settings(), model, CLIPS, ALONE) == pytest.approx(whole, rel=1e-5)
 
 
-def test_it_is_reported_when_it_is_due_and_the_training_does_not_notice(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    def train(name: str, **more) -> dict[str, Tensor]:  # type: ignore[no-untyped-def]
+def test_it_is_reported_when_it_is_due_and_the_training_does_not_notice(tmp_path) -> None:
+    def train(name: str, **more) -> dict[str, Tensor]:
         place = tmp_path / name
         chosen = settings(validate_every=5, report_every=4)
         torch.manual_seed(0)
