@@ -72,7 +72,8 @@ def calibrate(generator: "Generator", prompts: Sequence[str], min_psnr: float, s
         prompts: a few.
         progress: told tries done, tries in all at most, and "tries".
     """
-    settings = generator.settings(step_cache=0.0)
+    settings = generator.settings()
+    prompts = [generator.told(prompt) for prompt in prompts]
     seeds = [seed + place for place in range(len(prompts))]
     recording = Recording(0.0, len(prompts))
     plain, _ = _sampled(generator, prompts, seeds, recording)
@@ -104,5 +105,5 @@ def calibrate(generator: "Generator", prompts: Sequence[str], min_psnr: float, s
 
 def _sampled(generator: "Generator", prompts: Sequence[str], seeds: Sequence[int], cache: StepCache) -> tuple[list[np.ndarray], float]:
     began = time.perf_counter()
-    samples = generator.generate(prompts, seeds, step_cache=cache)
+    samples = generator.generate(prompts, seeds, rewrite=False, step_cache=cache)
     return [sample.frames for sample in samples], time.perf_counter() - began

@@ -92,7 +92,8 @@ class HeadNorm(nn.RMSNorm):
         assert self.weight is not None
         if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling():
             return norm_heads(x, self.weight, self.eps or 0.0, turned)
-        normal = F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+        with torch.autocast(x.device.type, enabled=False):
+            normal = F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
         return normal if turned is None else rotate(normal, *turned)
 
 

@@ -301,7 +301,7 @@ def modulate(x: Tensor, runs: Sequence[Run], shifts: Sequence[Tensor], scales: S
     """
     changed: list[Tensor] = []
     for part, shift, scale in zip(parts_of(x, runs), shifts, scales, strict=True):
-        if shift.shape[1] == 1 and part.shape[1] >= LONG_CLIP:
+        if shift.shape[1] == 1 and part.shape[1] >= LONG_CLIP and not torch.compiler.is_compiling():  # which fuses what is below
             clips = part.unbind() if len(part) > 1 else (part.squeeze(0),)
             changed += [layer_norm(*clip) for clip in zip(clips, 1.0 + scale[:, 0], shift[:, 0], strict=True)]
         else:
