@@ -11,7 +11,7 @@ from components.generate import verbs
 from components.generate.arrangement import Piece, key_frame
 from components.generate.generator import Generator
 from components.generate.inputs import Fitted, read_image, read_video, size_of
-from components.generate.sampling import Progress, Sampling
+from components.generate.sampling import Sampling
 
 Source = str | Path | bytes
 STRENGTH = 0.6  # of an edit, where none is given
@@ -75,15 +75,22 @@ class Ask:
 
 @dataclass(frozen=True)
 class Making:
-    """A film that was asked for: the verb, the prompt as the model is told it, and what was cut away of the files, a sentence each."""
+    """A film that was asked for.
+
+    Attributes:
+        sampling: what makes its frames; whose `progress` is told may be set until the first is taken.
+        told: the prompt as the model is told it.
+        notes: what was cut away of the files, a sentence each.
+    """
 
     film: verbs.Film
+    sampling: Sampling
     verb: str
     told: str
     notes: list[str]
 
 
-def make(generator: Generator, ask: Ask, seed: int, progress: Progress | None = None, **settings: Any) -> Making:
+def make(generator: Generator, ask: Ask, seed: int, **settings: Any) -> Making:
     """Reads what an ask needs and answers the film, which is sampled as its frames are taken.
 
     Args:
@@ -94,9 +101,9 @@ def make(generator: Generator, ask: Ask, seed: int, progress: Progress | None = 
     """
     told = generator.told(ask.prompt, ask.rewrite)
     files = _Files(generator, ask)
-    sampling = generator.sampling([told], [seed], progress, **settings)
+    sampling = generator.sampling([told], [seed], **settings)
     verb, film = _chosen(generator, ask, files, sampling)
-    return Making(film, verb, told, list(dict.fromkeys(files.notes)))
+    return Making(film, sampling, verb, told, list(dict.fromkeys(files.notes)))
 
 
 class _Files:

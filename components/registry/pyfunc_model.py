@@ -12,6 +12,8 @@ from typing import Any
 import mlflow
 import pandas as pd
 
+FILES = ("image", "video", "second_video")
+
 Apply = Callable[[pd.DataFrame, dict[str, Any]], pd.DataFrame]
 
 
@@ -42,7 +44,7 @@ def text_to_video(folder: Path) -> Apply:
 
 def _asked(row: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
     """Answers what a row asks for, as `components.generate.ask.Ask` takes it."""
-    image, video, second = (row.get(name) or None for name in ("image", "video", "second_video"))
+    image, video, second = (value if isinstance(value := row.get(name), bytes) else None for name in FILES)  # absent ones are nan
     strength = params.get("strength") or None
     asked: dict[str, Any] = {"prompt": str(row["prompt"]), "image": image, "num_frames": params.get("num_frames") or None}
     asked |= {"backward": bool(params.get("backward")), "loop": bool(params.get("loop"))}

@@ -90,14 +90,14 @@ def generate(prompt: str, output: str, model: str, seed: int | None, no_rewrite:
 
     seed = secrets.randbelow(MOST_SEED) if seed is None else seed
     generator = Generator.load(folder, device_of(asked.config))
-    with progress_bar("generating") as progress:
-        making = make(generator, ask, seed, progress, **sampling)
-        for note in making.notes:
-            remark(note)
-        if making.told != prompt:
-            remark(f"rewritten: {making.told}")
-        weights = digest_folder(folder)
-        said = {"prompt": prompt, "rewritten": making.told, "verb": making.verb, "seed": seed, "model": weights}
+    making = make(generator, ask, seed, **sampling)
+    for note in making.notes:
+        remark(note)
+    if making.told != prompt:
+        remark(f"rewritten: {making.told}")
+    weights = digest_folder(folder)
+    said = {"prompt": prompt, "rewritten": making.told, "verb": making.verb, "seed": seed, "model": weights}
+    with progress_bar("generating") as making.sampling.progress:
         sheet = write_film(path, making.film, generator.fps, {**said, "settings": generator.settings(**sampling)})
     remark(f"seed: {seed}")
     remark(f"model: {model} ({weights[:12]})")

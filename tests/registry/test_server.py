@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -107,7 +108,7 @@ def test_a_server_keeps_runs_versions_and_aliases_alike(
     assert download(project, second) == folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_mlflow_serves_a_video_of_a_prompt_and_goes_on_from_one(
     text_to_video: Path,  # noqa: F811
     project: Project,
@@ -118,7 +119,8 @@ def test_mlflow_serves_a_video_of_a_prompt_and_goes_on_from_one(
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--model-uri", f"models:/{version.name}/{version.number}", "--workers", "1"]
     address = f"http://127.0.0.1:{port}"
-    with serving(command, tmp_path, {"MLFLOW_TRACKING_URI": project.tracking_uri}, f"{address}/health"):
+    found = {"MLFLOW_TRACKING_URI": project.tracking_uri, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # of its uvicorn
+    with serving(command, tmp_path, found, f"{address}/health"):
         prompts = [{"prompt": "a red square moves left"}, {"prompt": "a red ring"}]
         first, _ = invoked(address, {"dataframe_records": prompts, "params": {"seed": 3, "num_inference_steps": 1}})
         (tmp_path / "first.mp4").write_bytes(first)
