@@ -16,6 +16,8 @@ from torch import Tensor
 from components.generate.arrangement import Arrangement, Piece, arrange, kept_latents, pasted, shares
 from components.generate.sampling import Sampling
 
+EASING_STEPS = 9  # shares that are tried of a dissolve
+
 
 @dataclass(frozen=True)
 class Film:
@@ -204,6 +206,8 @@ def joined(sampling: Sampling, before: np.ndarray, after: np.ndarray, length: in
 def looped(sampling: Sampling, video: Film, length: int, added: int | None = None, paste: bool = True) -> Film:
     """Leads from a video's end back to its beginning, so that it can be played over and over.
 
+    What a clip of the model holds may be too short to lead back at an even pace: the new frames at both ends are eased into the video.
+
     Args:
         video: a film, given or generated itself.
         length, added: as those of `joined`, and so are the errors.
@@ -218,8 +222,12 @@ def looped(sampling: Sampling, video: Film, length: int, added: int | None = Non
         bridge = _bridge(sampling, window, whole[:, head:], whole[:, :tail], paste)
         whole[:, head:] = bridge[:, : window.frames_before]
         whole[:, :tail] = bridge[:, bridge.shape[1] - tail :]
+        new = bridge[:, window.frames_before : window.frames_before + window.frames_new].copy()
+        if new.shape[1] > 1 and whole.shape[1] > 1:
+            new[:, 0] = _eased(new[:, 1], new[:, 0], whole[:, -1], whole[:, -2])
+            new[:, -1] = _eased(new[:, -2], new[:, -1], whole[:, 0], whole[:, 1])
         yield whole
-        yield bridge[:, window.frames_before : window.frames_before + window.frames_new]
+        yield new
 
     given = np.concatenate([video.given, np.zeros(window.frames_new, bool)])
     return Film(len(given), given, chunks())
@@ -271,12 +279,46 @@ def of_video(video: np.ndarray) -> Film:
 
 
 def _sampled(sampling: Sampling, size: tuple[int, int], num_frames: int, arrangement: Arrangement | None) -> Iterator[np.ndarray]:
-    """Samples a clip around what is given and decodes it."""
+    """Samples a clip around what is given and decodes it.
+
+    Kept latents behind generated ones are decoded among those that they were encoded with: what is generated does not change how
+    given frames look.
+    """
     if arrangement is None:
         yield from sampling.decoded(sampling.latents(sampling.vae.latents_shape(num_frames, *size)))
         return
-    clean = sampling.encoded(arrangement.frames)
-    yield from sampling.decoded(sampling.latents(tuple(clean.shape[1:]), clean, kept_latents(arrangement.given, sampling.vae.frames)))
+    clean, kept = sampling.encoded(arrangement.frames), kept_latents(arrangement.given, sampling.vae.frames)
+    latents = sampling.latents(tuple(clean.shape[1:]), clean, kept)
+    if not (kept[1:] & ~kept[:-1]).any():
+        yield from sampling.decoded(latents)
+        return
+    own = sampling.decoded(torch.where(kept.to(latents.device)[:, None, None], latents, clean))
+    at = 0
+    for made, among_filling in zip(sampling.decoded(latents), own, strict=True):
+        given = arrangement.given[at : at + made.shape[1], None, None, None]
+        yield np.where(given, among_filling, made)
+        at += made.shape[1]
+
+
+def _eased(beyond: np.ndarray, frame: np.ndarray, kept: np.ndarray, further: np.ndarray) -> np.ndarray:
+    """Dissolves a generated frame (B, H, W, 3) into the kept one beside it, no more than until the step between them is not the largest.
+
+    Args:
+        beyond: the generated frame on its other side; further: the kept frame behind the kept one.
+    """
+    eased = kept.copy()
+    for share in np.linspace(1.0, 0.0, EASING_STEPS):
+        mixed = np.rint((1.0 - share) * frame + share * kept).astype(np.uint8)
+        around = np.maximum(_distance(beyond, mixed), _distance(kept, further))
+        enough = _distance(mixed, kept) <= around
+        eased[enough] = mixed[enough]
+    return eased
+
+
+def _distance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Answers the root mean square difference of frames (B, H, W, 3), (B,)."""
+    apart: np.ndarray = np.sqrt(np.square(one.astype(np.float64) - other).mean(axis=(1, 2, 3)))
+    return apart
 
 
 def _bridge(sampling: Sampling, window: Window, before: np.ndarray, after: np.ndarray, paste: bool) -> np.ndarray:
