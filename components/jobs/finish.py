@@ -178,7 +178,8 @@ def _reconstructions(run: Run) -> list[data.Reconstruction]:
 def _curves(run: Run, stage: str) -> list[data.Curve]:
     record = run.project.record(stage)
     metrics = read_metrics(Path(record["result"]["metrics"])) if record and record["result"].get("metrics") else []
-    names = sorted({name for _, values in metrics for name in values if name.startswith("loss") or name.endswith("psnr")})
+    told = {name for _, values in metrics for name in values}
+    names = sorted(name for name in told if name == "val_loss" or name.startswith("loss") or name.endswith("psnr"))
     return [
         data.Curve(f"{STAGES[stage].title}: {name}", {name: [(step, values[name]) for step, values in metrics if name in values]})
         for name in names
