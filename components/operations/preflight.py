@@ -55,7 +55,7 @@ ON_CPU = Kept(
     working_inner=FLOAT,
     stream=FLOAT,
     copied=0,
-    beside=600 * 2**20,
+    beside=720 * 2**20,
 )
 ON_GPU = Kept(  # bfloat16 where autocast has it
     hidden=38, inner=4, heads=8, told=6, refined=46, working_hidden=16, working_inner=4, stream=2, copied=2, beside=2**30

@@ -14,7 +14,8 @@ from components.caption.upsample import build_style
 from components.config import load_config
 from components.encode.pretrained_text import PretrainedTextError, load_pretrained_text, save_pretrained_text, take
 from components.encode.text import EncodeText, load_text_encoder
-from components.generate.generator import Generator, MismatchedModelError
+from components.generate.contract import MismatchedModelError
+from components.generate.generator import Generator
 from components.jobs.encode import encode
 from components.jobs.run import Run, unseen
 from components.models.sizes import VAE_SIZES
