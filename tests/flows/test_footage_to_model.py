@@ -138,8 +138,10 @@ def test_prefect_keeps_every_flow_and_what_it_showed(folder: Path) -> None:
 def test_mlflow_keeps_metrics_by_step_pictures_and_sample_videos(project: Project) -> None:
     with closing(sqlite3.connect(f"file:{project.root / 'mlflow.db'}?mode=ro", uri=True)) as database:
         query = "select r.name, count(distinct m.step) from metrics m join runs r on r.run_uuid = m.run_uuid where m.key like '%loss'"
-        steps = dict(database.execute(f"{query} group by r.name").fetchall())
+        steps = dict(database.execute(f"{query} and m.key not like 'val%' group by r.name").fetchall())
+        held_out = {step for (step,) in database.execute("select step from metrics where key = 'val_loss_t50'")}
     assert {name.rpartition("-")[0]: count for name, count in steps.items()} == {"train_captioner": 5, "train_vae": 5, "train_dit": 5}
+    assert held_out == {5, 10}
     kept = {path.relative_to(project.artifacts / project.name).as_posix().split("/", 2)[2] for path in project.artifacts.rglob("*.*")}
     assert {"samples/train_vae.png", "samples/step_000010.png", "samples/step_000010.mp4"} <= kept  # of the VAE, at its end
     assert "evaluation/samples.png" in kept
