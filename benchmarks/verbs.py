@@ -187,7 +187,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     folder = args.model or model_folder("train_dit", Project(args.project.parent, args.project.name))
     if folder is None:
-        raise SystemExit(f"`{args.project}` is no project's folder with a finished `train_dit`; hint: `--project runs/demo` after `make demo`")
+        raise SystemExit(
+            f"`{args.project}` is no project's folder with a finished `train_dit`; hint: `--project runs/demo` after `make demo`"
+        )
     print(json.dumps(measure(Generator.load(folder), 8 if args.quick else args.clips, args.preset)))
 
 
