@@ -77,7 +77,7 @@ def password_files(server: str, tmp_path_factory: pytest.TempPathFactory) -> dic
     return files
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_promoter_alone_writes_the_registry(
     act_as: Callable[[str], None],
     password_files: dict[str, Path],
@@ -127,7 +127,7 @@ def test_the_promoter_alone_writes_the_registry(
     }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_wrong_password_is_one_sentence(act_as: Callable[[str], None], project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     act_as("trainer")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
