@@ -60,7 +60,15 @@ class Wan(nn.Module):
             num_layers=depth,
         )
 
-    def forward(self, noisy: Tensor, t: Tensor, text_embeds: Tensor, text_mask: Tensor, latents_fps: Tensor | float) -> Tensor:
+    def forward(
+        self,
+        noisy: Tensor,
+        t: Tensor,
+        text_embeds: Tensor,
+        text_mask: Tensor,
+        latents_fps: Tensor | float,
+        step_cache: None = None,
+    ) -> Tensor:
         told = text_embeds * text_mask[..., None]
         timestep = 1000.0 * t.view(len(noisy), -1)[:, 0]
         velocity: Tensor = self.inner(noisy, timestep, told, return_dict=False)[0]

@@ -26,11 +26,6 @@ def velocity_of(latents: Tensor, noise: Tensor) -> Tensor:
     return noise - latents
 
 
-def clip_from_velocity(noisy: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
-    """Answers the clip that a velocity points to: where the straight path that it belongs to began."""
-    return noisy - _spread(t, noisy) * velocity
-
-
 def velocity_loss(predicted: Tensor, latents: Tensor, noise: Tensor, t: Tensor, clip_weight: float = 0.0) -> Tensor:
     """Answers the loss of each clip, (B,): the mean squared error of its velocity times t ** (2 * clip_weight).
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,26 @@ TEXT_HEAD_SIZE = 32
 LONG_CLIP = 512  # tokens, from which on each clip has a norm of its own, which scales and shifts in the same pass
 MIN_T = 0.05  # below it the distance to the clip is divided by this instead of t
 NUM_MODULATIONS = 6  # shift, scale and gate, of attention and of the feed-forward
+
+
+class Told(NamedTuple):
+    """What every block is told beside the packed tokens (N, D) themselves.
+
+    Attributes:
+        runs: where clips lie in the sequence.
+        modulations: of each run, (clips, 1 or frames or L, 6, D).
+        cosines, sines: (N, 1, head_size / 2), of the tokens' rotary angles.
+        text: (clips, S, C); text_mask: (clips, S).
+        share: of all tokens, which these are; None: there are no others.
+    """
+
+    runs: Sequence[Run]
+    modulations: Sequence[Tensor]
+    cosines: Tensor
+    sines: Tensor
+    text: Tensor
+    text_mask: Tensor
+    share: Share | None = None
 
 
 class DiT(nn.Module):
@@ -142,11 +162,11 @@ class DiT(nn.Module):
         angles = token_angles(places, self.size.hidden_size // self.size.num_heads)[:, None]  # (N, 1, head_size / 2)
         cosines, sines = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         text = self.text_refiner(text_embeds, text_mask)  # (clips, S, text_size)
-        told = self.text_in(masked_mean(text, text_mask))[:, None]  # (clips, 1, D)
-        conditions = [self._condition(each, run.of_clips(told)) for run, each in zip(own, times, strict=True)]  # (B_i, n_i, D) each
+        meant = self.text_in(masked_mean(text, text_mask))[:, None]  # (clips, 1, D)
+        conditions = [self._condition(each, run.of_clips(meant)) for run, each in zip(own, times, strict=True)]  # (B_i, n_i, D) each
         modulations = [self.modulation(condition).unflatten(-1, (NUM_MODULATIONS, -1)) for condition in conditions]
-        inside = own, modulations, cosines, sines, text, text_mask
-        x = self._through_blocks(x, *inside, share) if step_cache is None else self._cached(step_cache, t[0].amax(dim=1), x, *inside)
+        told = Told(own, modulations, cosines, sines, text, text_mask, share)
+        x = self._through_blocks(x, told) if step_cache is None else self._cached(step_cache, t[0].amax(dim=1), x, told)
         outs = [self.modulation_out(condition).to(x.dtype).chunk(2, dim=-1) for condition in conditions]
         x = modulate(x, own, [shift for shift, _ in outs], [scale for _, scale in outs])
         patches = self.patch_out(x)  # (N, C * pt * ph * pw)
@@ -160,53 +180,33 @@ class DiT(nn.Module):
             answers.append(((seen - clip) / away)[:, :, :frames, :height, :width])
         return answers
 
-    def _through_blocks(
-        self,
-        x: Tensor,
-        runs: Sequence[Run],
-        modulations: Sequence[Tensor],
-        cosines: Tensor,
-        sines: Tensor,
-        text: Tensor,
-        text_mask: Tensor,
-        share: Share | None = None,
-    ) -> Tensor:
+    def _through_blocks(self, x: Tensor, told: Told) -> Tensor:
         for block in self.blocks:
             if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(block, x, runs, modulations, cosines, sines, text, text_mask, share, use_reentrant=False)
+                x = checkpoint(block, x, told, use_reentrant=False)
             else:
-                x = block(x, runs, modulations, cosines, sines, text, text_mask, share)
+                x = block(x, told)
         return x
 
-    def _cached(
-        self,
-        cache: StepCache,
-        t: Tensor,
-        x: Tensor,
-        runs: Sequence[Run],
-        modulations: Sequence[Tensor],
-        cosines: Tensor,
-        sines: Tensor,
-        text: Tensor,
-        text_mask: Tensor,
-    ) -> Tensor:
+    def _cached(self, cache: StepCache, t: Tensor, x: Tensor, told: Told) -> Tensor:
         """Answers what `_through_blocks` does, or what a cache has instead, of one run of clips."""
-        (run,), (modulation,), first = runs, modulations, self.blocks[0]
+        (run,), (modulation,), first = told.runs, told.modulations, self.blocks[0]
         assert isinstance(first, Block)
 
         def through(rows: list[int]) -> Tensor:
             if len(rows) == run.clips:
-                return run.of_tokens(self._through_blocks(x, runs, modulations, cosines, sines, text, text_mask))
+                return run.of_tokens(self._through_blocks(x, told))
             few = Run(0, len(rows), 0, run.length)
-            tokens, cosine, sine = (run.of_tokens(packed)[rows].flatten(0, 1) for packed in (x, cosines, sines))
-            return few.of_tokens(self._through_blocks(tokens, [few], [modulation[rows]], cosine, sine, text[rows], text_mask[rows]))
+            tokens, cosine, sine = (run.of_tokens(packed)[rows].flatten(0, 1) for packed in (x, told.cosines, told.sines))
+            of_few = Told([few], [modulation[rows]], cosine, sine, told.text[rows], told.text_mask[rows])
+            return few.of_tokens(self._through_blocks(tokens, of_few))
 
-        entering = run.of_tokens(first.entering(x, runs, modulations))
+        entering = run.of_tokens(first.entering(x, told))
         return cache(run.of_tokens(x), entering, t, through).flatten(0, 1)
 
-    def _condition(self, t: Tensor, told: Tensor) -> Tensor:
+    def _condition(self, t: Tensor, meant: Tensor) -> Tensor:
         """Answers what each timestep (B, n) and the text (B, 1, D) say to all blocks, (B, n, D)."""
-        return F.silu(self.time_in(frequencies(1000.0 * t, TIME_FREQUENCIES)) + told)
+        return F.silu(self.time_in(frequencies(1000.0 * t, TIME_FREQUENCIES)) + meant)
 
 
 class Block(nn.Module):
@@ -225,38 +225,24 @@ class Block(nn.Module):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
 
-    def forward(
-        self,
-        x: Tensor,
-        runs: Sequence[Run],
-        modulations: Sequence[Tensor],
-        cosines: Tensor,
-        sines: Tensor,
-        text: Tensor,
-        text_mask: Tensor,
-        share: Share | None = None,
-    ) -> Tensor:
-        """Answers what packed tokens x (N, D) become.
-
-        Args:
-            modulations: of each run, (clips, 1 or frames or L, 6, D).
-            cosines, sines: (N, 1, head_size / 2), of the tokens' rotary angles.
-            text: (clips, S, C); text_mask: (clips, S).
-            share: of all tokens, which these are; None: there are no others.
-        """
-        shifts, scales, gates, ff_shifts, ff_scales, ff_gates = self._told(modulations, x.dtype)
-        x = gated(x, runs, gates, self.attention.within_clips(modulate(x, runs, shifts, scales), runs, cosines, sines, share))
-        x = x + self.text_attention.to_text(layer_norm(x, self.text_norm.weight, self.text_norm.bias), runs, text, text_mask)
+    def forward(self, x: Tensor, told: Told) -> Tensor:
+        """Answers what packed tokens x (N, D) become."""
+        runs = told.runs
+        shifts, scales, gates, ff_shifts, ff_scales, ff_gates = self._modulated(told, x.dtype)
+        seen = self.attention.within_clips(modulate(x, runs, shifts, scales), runs, told.cosines, told.sines, told.share)
+        x = gated(x, runs, gates, seen)
+        normal = layer_norm(x, self.text_norm.weight, self.text_norm.bias)
+        x = x + self.text_attention.to_text(normal, runs, told.text, told.text_mask)
         return gated(x, runs, ff_gates, self.feed_forward(modulate(x, runs, ff_shifts, ff_scales)))
 
-    def entering(self, x: Tensor, runs: Sequence[Run], modulations: Sequence[Tensor]) -> Tensor:
+    def entering(self, x: Tensor, told: Told) -> Tensor:
         """Answers packed tokens (N, D) as the self-attention sees them."""
-        shifts, scales, *_ = self._told(modulations, x.dtype)
-        return modulate(x, runs, shifts, scales)
+        shifts, scales, *_ = self._modulated(told, x.dtype)
+        return modulate(x, told.runs, shifts, scales)
 
-    def _told(self, modulations: Sequence[Tensor], dtype: torch.dtype) -> Sequence[tuple[Tensor, ...]]:
+    def _modulated(self, told: Told, dtype: torch.dtype) -> Sequence[tuple[Tensor, ...]]:
         """Answers shifts, scales and gates, of attention and of the feed-forward, each of each run, (clips, n, D)."""
-        own = [(modulation + self.modulation_bias).to(dtype).unbind(dim=2) for modulation in modulations]
+        own = [(modulation + self.modulation_bias).to(dtype).unbind(dim=2) for modulation in told.modulations]
         return list(zip(*own, strict=True))
 
 
