@@ -23,12 +23,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from components.config import load_config
 from components.models.dit import DiT
+from components.models.precision import mixed_precision
 from components.models.vae import VideoVae
 from components.sections import Config
 from components.train.checkpoint import Checkpoints
 from components.train.context import TrainContext
 from components.train.dit_loop import DitBatch, train_dit
-from components.train.steps import mixed_precision
 from components.train.vae_loop import ClipBatch, train_vae
 
 TEXT_TOKENS, TEXT_WIDTH = 32, 512

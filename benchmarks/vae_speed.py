@@ -23,9 +23,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.vae_peers import FRAMES, OURS, SIDE, million_parameters, new_model, settings_of
+from components.models.precision import mixed_precision
 from components.models.vae import load_vae
 from components.train.optim import clip_gradients, muon_for, update_ema
-from components.train.steps import mixed_precision
 from components.train.vae_loop import ADAMW
 from components.train.vae_losses import vae_losses
 

@@ -13,8 +13,8 @@ from components.diffusion.samplers import SAMPLERS, sampling_timesteps
 from components.generate.conditioning import Guidance, encode_prompts, in_whole_tokens, told_velocity
 from components.generate.step_cache import step_cache_of
 from components.models.pixels import to_frames, to_pixels
+from components.models.precision import mixed_precision
 from components.models.tiles import LONG_FRAMES, decode_stream, encode_clip, tile_of
-from components.train.steps import mixed_precision
 
 if TYPE_CHECKING:
     from components.generate.generator import Generator

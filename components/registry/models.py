@@ -17,6 +17,7 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from components.models.weights import DamagedFolderError, digest_folder, verify_folder
+from components.registry.code import ENTRY, PACKAGE, copy_code
 from components.registry.gates import Verdict
 from components.registry.identity import as_promoter, is_refusal, refusal
 from components.registry.tracking import LONGEST_VALUE, client_of, experiment_of, tracking_uri
@@ -26,7 +27,6 @@ Kind = Literal["captioner", "video-vae", "text-to-video"]
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous-champion"
 WEIGHTS_TAG, VERDICT_TAG, REASONS_TAG = "kinora.weights", "kinora.verdict", "kinora.reasons"
 WEIGHTS_PLACE = "artifacts/weights"
-CODE = Path(__file__).resolve().parent.parent
 PACKAGES = (
     "torch",
     "torchvision",
@@ -279,12 +279,12 @@ def _log_model(client: Any, project: Project, kind: str, folder: Path, tags: Map
             shutil.copytree(folder, weights, copy_function=_link_or_copy)
             mlflow.pyfunc.save_model(
                 str(Path(place) / "model"),
-                python_model=str(CODE / "registry" / "pyfunc_model.py"),
+                python_model=str(PACKAGE / ENTRY),
                 artifacts={"weights": str(weights)},
                 model_config={"kind": kind},
                 signature=_signature(kind),
                 pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in _packages(folder)],
-                code_paths=[str(CODE)],
+                code_paths=[str(copy_code(Path(place) / "code"))],
                 metadata={"kinora": dict(tags)},
             )
             client.log_model_artifacts(logged.model_id, str(Path(place) / "model"))

@@ -1,6 +1,6 @@
 """What MLflow runs when a model of Kinora is loaded or served: code from this file, weights from safetensors, nothing unpickled.
 
-MLflow keeps a copy of this file and of `components` beside the weights, so `mlflow models serve` needs the listed packages alone.
+MLflow keeps this file, and what it needs of `components`, beside the weights: `mlflow models serve` needs the listed packages alone.
 The model's configuration says which of the three kinds it is.
 """
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from components.models.precision import mixed_precision
 from components.train.checkpoint import Checkpoints, load_optimizer_tensors, optimizer_tensors
 from components.train.context import TrainContext
 from components.train.optim import clip_gradients, cosine_schedule, muon_for, set_learning_rate
 from components.train.shares import gathered, mean_over_workers, weighed
-from components.train.steps import SkippedSteps, mixed_precision
+from components.train.steps import SkippedSteps
 
 if TYPE_CHECKING:
     from components.sections import Captioner

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from components.diffusion.flow_matching import interpolate, sample_timesteps, shift_of, shift_timesteps, velocity_loss
 from components.diffusion.tasks import deal_tasks, kept_frames
 from components.models.dit import Block, DiT
+from components.models.precision import mixed_precision
 from components.train.checkpoint import Checkpoints, load_optimizer_tensors, load_weights, training_tensors
 from components.train.context import TrainContext
 from components.train.context_parallel import as_group, sequence_group
@@ -27,7 +28,7 @@ from components.train.norms import AdaptiveClip
 from components.train.optim import Muon, adamw_for, clip_gradients, linear_schedule, muon_for, set_learning_rate, update_ema
 from components.train.sharding import Average, spread
 from components.train.shares import mean_over_workers, weighed
-from components.train.steps import SkippedSteps, mixed_precision, seed_of
+from components.train.steps import SkippedSteps, seed_of
 
 if TYPE_CHECKING:
     from components.sections import Dit

@@ -18,6 +18,8 @@ from components.train.context import TrainContext
 from components.train.dit_loop import DitBatch, train_dit
 from components.train.dit_rehearsal import Spec
 
+STATUS = Path("/proc/self/status")
+
 
 class _Enough(Exception):
     """The time is over."""
@@ -68,11 +70,17 @@ def _batches(spec: Spec, first: int) -> Iterator[DitBatch]:
 
 
 def _most_bytes(device: str) -> int:
-    """Answers the most memory that was held: of the GPU with its context, else of this process."""
+    """Answers the most memory that was held: of the GPU with its context, else of this process.
+
+    Linux's own count is read where there is one: `ru_maxrss` of a process begins at what the one that started it held.
+    """
     if torch.device(device).type == "cuda":
         free, total = torch.cuda.mem_get_info()
         return torch.cuda.max_memory_reserved() + max(0, total - free - torch.cuda.memory_reserved())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if STATUS.is_file():
+        most = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        return 1024 * int(most.split()[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from components.diffusion.flow_matching import interpolate, shift_of, timestep_quantiles, velocity_loss
+from components.models.precision import mixed_precision
 from components.train.context import TrainContext
 from components.train.shares import mean_over_workers, share_of
-from components.train.steps import mixed_precision
 
 if TYPE_CHECKING:
     from components.sections import Dit

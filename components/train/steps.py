@@ -1,4 +1,4 @@
-"""What the steps of every training share: their seed, their precision, and what becomes of one whose gradient is not to be followed."""
+"""What the steps of every training share: their seed, and what becomes of one whose gradient is not to be followed."""
 
 import logging
 import math
@@ -29,12 +29,6 @@ def seed_of(seed: int, step: int) -> int:
     for value in (seed, step, 0):
         mixed = (mixed ^ (value + 0x9E3779B97F4A7C15 + (mixed << 6) + (mixed >> 2))) * 0xBF58476D1CE4E5B9 % 2**63
     return mixed
-
-
-def mixed_precision(device: str | torch.device) -> torch.autocast:
-    """Answers the context of a forward pass: bfloat16 on a GPU, float32 as it is on a CPU, where bfloat16 is slower."""
-    kind = torch.device(device).type
-    return torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda")
 
 
 class SkippedSteps:

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.func import functional_call
 
 from components.models.discriminator import Discriminator, discriminator_losses, generator_losses
+from components.models.precision import mixed_precision
 from components.train.checkpoint import load_optimizer_tensors, optimizer_tensors
 from components.train.context import TrainContext
 from components.train.optim import adamw_for, clip_gradients, set_learning_rate
 from components.train.shares import weighed
-from components.train.steps import mixed_precision
 
 if TYPE_CHECKING:
     from components.sections import Vae

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from components.models.layers import ResidualBlock
 from components.models.pixels import to_pixels
+from components.models.precision import mixed_precision
 from components.models.vae import VideoVae
 from components.train.checkpoint import Checkpoints, load_optimizer_tensors, load_weights, training_tensors
 from components.train.context import TrainContext
@@ -24,7 +25,7 @@ from components.train.norms import AdaptiveClip
 from components.train.optim import clip_gradients, linear_schedule, muon_for, set_learning_rate, update_ema
 from components.train.sharding import Average, spread
 from components.train.shares import mean_over_workers, share_of, weighed
-from components.train.steps import SkippedSteps, mixed_precision, seed_of
+from components.train.steps import SkippedSteps, seed_of
 from components.train.vae_adversary import Adversary
 from components.train.vae_losses import perceptual_loss, psnr, some_frames, vae_losses
 from components.train.views import draw_view, seen

@@ -10,7 +10,7 @@ import torch
 from components.train.context import TrainContext
 from components.train.norms import WARM_UP
 from components.train.quarantine import NAME, read_quarantine
-from components.train.steps import SkippedSteps, UnstableTrainingError, blamed, mixed_precision, seed_of
+from components.train.steps import SkippedSteps, UnstableTrainingError, blamed, seed_of
 
 
 def test_no_two_steps_share_a_seed() -> None:
@@ -112,8 +112,3 @@ def test_a_training_that_goes_on_after_a_skipped_step_still_accuses_its_clips(tm
     assert resumed.is_whole(8, 1.0, torch.ones(1), ("c",))
     assert read_quarantine(tmp_path / NAME).keys() == {"a"}
     assert len((tmp_path / NAME).read_text().splitlines()) == 2
-
-
-def test_a_cpu_computes_in_float32() -> None:
-    with mixed_precision("cpu"):
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
