@@ -28,7 +28,7 @@ test: $(STAMP) ## the fast tests, one whole run on profile `test` among them
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not long and not gpu"
 
 test-slow: $(STAMP) ## real kills of whole runs, real servers, a challenger beside a champion
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not long and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 15 --durations-min 10 -m "slow and not long and not gpu"
 
 test-long: $(STAMP) ## rarer failures of workers, much real footage
 	$(BIN)/python -m pytest -m "long and not gpu"

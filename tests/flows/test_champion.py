@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import torch
 
 from components.jobs.evidence import read_evidence
-from components.models.weights import digest_folder
-from components.operations.freshness import weights_of
+from components.models.weights import digest_folder, load_json, load_tensors
+from components.operations.freshness import model_folder, weights_of
 from components.registry.models import Kind, download, find, list_versions
 from components.store import tables
 from components.store.project import Project
@@ -76,6 +77,22 @@ def test_nothing_that_is_referred_to_is_garbage(folder: Path) -> None:
     for kind in get_args(Kind):
         for version in list_versions(project, kind):
             assert digest_folder(download(project, version)) in weights
+
+
+def test_a_registered_model_is_trained_further_by_adapters(folder: Path) -> None:
+    project = Project(folder / "runs", "demo")
+    second = next(version for version in list_versions(project, "text-to-video") if version.number == 2)
+    ran(folder, "run", "train_dit", *CHALLENGER, "--set", f"dit.finetune=models:/{second.name}/2", "--set", "dit.lora_rank=2")
+    found = model_folder("train_dit", project)
+    assert found is not None
+    assert digest_folder(found) != second.weights
+    assert load_json(found, "dit")["base"] == {"weights": second.weights, "lora_rank": 2}
+    before, after = (load_tensors(place, "dit") for place in (download(project, second), found))
+    assert before.keys() == after.keys()
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all(before[name].ndim == 2 for name in changed)
+    ran(folder, "generate", "a red square moving left", "-o", "further.mp4", "--model", str(found))
 
 
 def test_a_file_is_walked_to_its_models_and_back_and_taken_down(folder: Path) -> None:
