@@ -6,7 +6,8 @@ Both transformers learn from the cached latents and text embeddings of a finishe
 diffusers' `WanTransformer3DModel` of as many parameters by its usual recipe (AdamW at 1e-4, logit-normal timesteps, velocities weighed
 alike, patches of 1x2x2). The number of steps is what fits into the minutes at the pace of the first steps. What they generate is judged by
 the reader of the synthetic world; the ceiling is what it reads off VAE reconstructions of held-out clips. Each result is a line of the
-results file as soon as it is measured, and is not measured again. The last line is one JSON object.
+results file as soon as it is measured, and is not measured again. How long the project's captioner and VAE were trained stands beside
+them. The last line is one JSON object.
 """
 
 import argparse
@@ -118,7 +119,7 @@ def main() -> None:
             for group, fields in row["following"].items():
                 said = ", ".join(f"{field} {got['value']:.3f} ({got['low']:.2f} to {got['high']:.2f})" for field, got in fields.items())
                 print(f"  {group} combinations: {said}", flush=True)
-        print(json.dumps(figures(read_results(results))))
+        print(json.dumps(figures(read_results(results)) | minutes_before(project)))
 
 
 def measure(name: str, config: Config, args: argparse.Namespace, project: Project, folder: Path) -> dict[str, Any]:
@@ -185,6 +186,17 @@ def ceiling(project: Project, generator: Generator, preset: str, count: int) -> 
 
 def read_results(path: Path) -> dict[str, dict[str, Any]]:
     return {row["configuration"]: row for row in map(json.loads, path.read_text().splitlines())} if path.is_file() else {}
+
+
+def minutes_before(project: Project) -> dict[str, dict[str, Any]]:
+    """Answers how long the project's own captioner and VAE were trained, which both transformers stand on."""
+    stages = {"captioner": "train_captioner", "VAE": "train_vae"}
+    records = {part: project.record(stage) for part, stage in stages.items()}
+    return {
+        f"{part}, minutes of training": {"value": round(record["seconds"] / 60, 2), "bar": None, "holds": None}
+        for part, record in records.items()
+        if record
+    }
 
 
 def figures(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
