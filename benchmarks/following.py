@@ -1,11 +1,12 @@
 """Do unseen combinations come out as the prompt says, after so many minutes of training, and beside diffusers' Wan with the same budget?
 
-Run: python -m benchmarks.following [--root runs] [--project demo] [--minutes 30] [--only ours,wan] [--set K=V] [--results FILE] [--quick]
+Run: python -m benchmarks.following [--root runs] [--project demo] [--minutes 30] [--only NAMES] [--set K=V] [--results FILE] [--quick]
 
-Both transformers learn from the cached latents and text embeddings of a finished project: ours as `kinora run train_dit` trains it,
-diffusers' `WanTransformer3DModel` of as many parameters by its usual recipe (AdamW at 1e-4, logit-normal timesteps, velocities weighed
-alike, patches of 1x2x2). The number of steps is what fits into the minutes at the pace of the first steps. What they generate is judged by
-the reader of the synthetic world; the ceiling is what it reads off VAE reconstructions of held-out clips. Each result is a line of the
+NAMES are of `ours,wan`, which is what is measured unless it is said otherwise, and `wan-at-our-rate`. All learn from the cached latents and
+text embeddings of a finished project: ours as `kinora run train_dit` trains it, diffusers' `WanTransformer3DModel` of as many parameters by
+its usual recipe (AdamW at 1e-4, logit-normal timesteps, velocities weighed alike, patches of 1x2x2), or at the learning rate of ours, which
+suits so small a model. The number of steps is what fits into the minutes at the pace of the first steps. What they generate is judged
+by the reader of the synthetic world; the ceiling is what it reads off VAE reconstructions of held-out clips. Each result is a line of the
 results file as soon as it is measured, and is not measured again. How long the project's captioner and VAE were trained stands beside
 them. The last line is one JSON object.
 """
@@ -44,7 +45,8 @@ from components.world.reader import read
 BARS = {"colour": 0.95, "motion": 0.95, "shape": 0.75, "camera": 0.85}  # of unseen combinations; motion: of the ceiling
 FEW = [*QUICK, "dit.steps=6"]
 PACED_STEPS, PACED_WARMUP = 30, 5
-WAN = ["dit.learning_rate=0.0001", "dit.clip_loss_weight=0", "dit.timestep_mean=0", "dit.weight_decay=0.001"]
+WAN = ["dit.clip_loss_weight=0", "dit.timestep_mean=0", "dit.weight_decay=0.001"]
+PEERS = {"wan": [*WAN, "dit.learning_rate=0.0001"], "wan-at-our-rate": WAN}
 CEILING_CLIPS = 256
 
 
@@ -104,6 +106,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, help="what is there is not measured again")
     parser.add_argument("--quick", action="store_true", help="a few steps: shows that it runs, not what it reaches")
     args = parser.parse_args()
+    if unknown := set(args.only.split(",")) - {"ours", *PEERS}:
+        parser.error(f"--only names {', '.join(sorted(unknown))}; there are ours, {', '.join(PEERS)}")
     config = load_config(args.profile, [*args.overrides, *(FEW if args.quick else [])])
     torch.set_num_threads(config.cluster.threads)
     project = Project(Path(args.root), args.project)
@@ -123,8 +127,9 @@ def main() -> None:
 
 
 def measure(name: str, config: Config, args: argparse.Namespace, project: Project, folder: Path) -> dict[str, Any]:
-    """Trains one of the two for its minutes, and answers what it follows."""
-    config = load_config(args.profile, [*args.overrides, *WAN, *(FEW if args.quick else [])]) if name == "wan" else config
+    """Trains one of them for its minutes, and answers what it follows."""
+    if name in PEERS:
+        config = load_config(args.profile, [*args.overrides, *PEERS[name], *(FEW if args.quick else [])])
     encoded = read_encoded(project)
     captions = [row["caption"] for row in clips(project).read(["caption"], f"{TRAINING} AND caption IS NOT NULL")]
     parts = {"video-vae": made_by("train_vae", project), "text-encoder": made_by("train_captioner", project)}
@@ -135,7 +140,7 @@ def measure(name: str, config: Config, args: argparse.Namespace, project: Projec
         chosen = config.model_copy(update={"dit": settings})
         ours = build(chosen, exported)
         model: nn.Module = ours
-        if name == "wan":
+        if name in PEERS:
             torch.manual_seed(config.dit.seed)
             only_text = settings.tasks.model_copy(update={task: float(task == "text") for task in dict(settings.tasks)})
             chosen = chosen.model_copy(update={"dit": settings.model_copy(update={"tasks": only_text})})
