@@ -1,5 +1,6 @@
 """Reads the images and videos that a person gives, brought to a model's size and frame rate."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -94,7 +95,8 @@ def _note(source: str | Path | bytes, frame: Frame, height: int, width: int) -> 
     lost = 1 - height * width / (scaled_height * scaled_width)
     if lost <= NOTED_LOSS:
         return None
+    whole = math.gcd(width, height)
     return (
         f"{named(source)} is {frame.width}x{frame.height}, another aspect than {width}x{height}: its middle is kept and {lost:.0%} cut; "
-        f"hint: one of {width}:{height} stays whole"
+        f"hint: one of {width // whole}:{height // whole} stays whole"
     )

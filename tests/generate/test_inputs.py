@@ -38,7 +38,7 @@ def test_a_picture_of_another_aspect_is_cut_around_its_middle_and_that_is_said(t
     fitted = read_image(path, 32, 32)
     assert fitted.frames.shape == (1, 32, 32, 3)
     assert fitted.frames.min() > 200
-    assert fitted.note == f"`{path}` is 96x32, another aspect than 32x32: its middle is kept and 67% cut; hint: one of 32:32 stays whole"
+    assert fitted.note == f"`{path}` is 96x32, another aspect than 32x32: its middle is kept and 67% cut; hint: one of 1:1 stays whole"
     assert read_image(path, 16, 48).note is None
     assert size_of(path) == (32, 96)
     assert np.array_equal(read_image(path.read_bytes(), 32, 32).frames, fitted.frames)
