@@ -65,7 +65,7 @@ def _take_text_encoder(run: Run) -> bool:
     local = Path(settings.pretrained).is_dir()
     origin = {"origin": {"name": Path(settings.pretrained).name if local else settings.pretrained}}
     text = take(settings.pretrained, settings.max_tokens, settings.dtype)
-    save_pretrained_text(text_encoder_place(run.config, run.project), text, origin)
+    save_pretrained_text(text_encoder_place(settings.model_dump(mode="json"), run.project), text, origin)
     return True
 
 

@@ -5,7 +5,7 @@ The planner and the jobs both ask here, so they cannot disagree. A record is wha
 trained nothing). No torch, Ray, Prefect or MLflow.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -139,16 +139,16 @@ def weights_of(stage: str, project: Project) -> str:
         return ""
 
 
-def text_encoder_place(config: Config, project: Project) -> Path:
-    """Answers the folder that a pretrained text encoder of these settings is taken to."""
-    return project.model("text_encoder", digest(config.text_encoder.model_dump(mode="json")))
+def text_encoder_place(settings: Mapping[str, Any], project: Project) -> Path:
+    """Answers the folder that a pretrained text encoder of these settings, as a record has them, is taken to."""
+    return project.model("text_encoder", digest(dict(settings)))
 
 
 def text_encoder_folder(config: Config, project: Project) -> Path | None:
     """Answers the folder of the text encoder that serves: the captioner, or the pretrained one; None before there is one."""
     if config.text_encoder.pretrained is None:
         return model_folder("train_captioner", project)
-    folder = text_encoder_place(config, project)
+    folder = text_encoder_place(config.text_encoder.model_dump(mode="json"), project)
     return folder if (folder / MANIFEST).is_file() else None
 
 

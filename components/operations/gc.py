@@ -15,7 +15,7 @@ from typing import Any
 
 from components.cluster.folders import abandoned_folders
 from components.models.weights import DamagedFolderError, digest_folder
-from components.operations.freshness import assess, finished, training_key
+from components.operations.freshness import assess, finished, text_encoder_place, training_key
 from components.operations.held import held, shared
 from components.operations.lineage import versions_of
 from components.operations.readings import tag_of
@@ -86,6 +86,11 @@ def _collect(config: Config, project: Project, dry_run: bool) -> tuple[list[Garb
         except StageBusyError as error:
             busy.append(stage)
             notes.append(f"what belongs to `{stage}` is left alone: {error}")
+    try:
+        with held(project, "encode"), held(project, "train_dit"):
+            found += _done(_text_encoders(config, project), dry_run)
+    except StageBusyError as error:
+        notes.append(f"text encoders are left alone: {error}")
     found += _done(_downloads(project, registered), dry_run)
     found += _done(_samples(project, registered), dry_run)
     found += _done(_versions(project), dry_run)
@@ -151,6 +156,16 @@ def _reading(project: Project, head: dict[str, Any]) -> Garbage:
         return _unlink(files)
 
     return Garbage("readings", f"lineage/{head['stage']}/{files[1].stem}", _size(files), remove)
+
+
+def _text_encoders(config: Config, project: Project) -> Iterator[Garbage]:
+    """Pretrained text encoders but that of the settings and that of the embeddings in the table; a registered model has its own copy."""
+    embedded = (finished("encode", project) or {}).get("settings", {}).get("text_encoder")
+    settings = (config.text_encoder.model_dump(mode="json"), embedded)
+    wanted = {text_encoder_place(one, project) for one in settings if one}
+    for folder in _folders(project.folder / "models" / "text_encoder"):
+        if folder not in wanted:
+            yield _folder("models", folder, f"models/text_encoder/{folder.name}")
 
 
 def _downloads(project: Project, registered: frozenset[str]) -> Iterator[Garbage]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from components.operations import gc
+from components.operations.freshness import text_encoder_place
 from components.operations.gc import Garbage, collect
 from components.operations.held import held
 from components.operations.plan import newest_step
@@ -106,6 +107,27 @@ def test_folders_of_ray_train_stay_as_long_as_their_training_runs(used: Pipeline
     found, _ = collect(used.config, used.project, dry_run=False)
     assert [one.name for one in found if one.kind == "Ray Train's folders"] == [f"ray-train/{folder.name}"]
     assert not folder.exists()
+
+
+def test_text_encoders_stay_that_the_settings_or_the_embeddings_are_of(used: Pipeline) -> None:
+    project = used.project
+
+    def taken(name: str) -> Path:
+        chosen = settings(f"text_encoder.pretrained={name}").text_encoder.model_dump(mode="json")
+        folder = text_encoder_place(chosen, project)
+        folder.mkdir(parents=True)
+        return folder
+
+    former, embedded, asked = (taken(name) for name in ("some/t5", "some/mt5", "some/umt5"))
+    chosen = settings("text_encoder.pretrained=some/mt5").text_encoder.model_dump(mode="json")
+    project.write_record("encode", {**(project.record("encode") or {}), "settings": {"text_encoder": chosen}})
+    config = settings("vae.seed=1", "text_encoder.pretrained=some/umt5")
+    with project.lock("encode"):
+        _, notes = collect(config, project, dry_run=False)
+    assert any("text encoders are left alone" in note for note in notes)
+    assert former.is_dir()
+    assert f"models/text_encoder/{former.name}" in names(collect(config, project, dry_run=False)[0])
+    assert [folder.is_dir() for folder in (former, embedded, asked)] == [False, True, True]
 
 
 def test_a_take_down_waits_for_it(used: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
