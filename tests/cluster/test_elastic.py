@@ -31,7 +31,7 @@ def test_a_mistake_ends_a_training_and_a_death_does_not() -> None:
     assert policy.make_decision(lost) == FailureDecision.RAISE
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_training_outlives_its_node_and_takes_in_another(tmp_path: Path) -> None:
     with cluster(tmp_path) as ray:
         second = ray.add_node()

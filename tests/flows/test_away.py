@@ -14,7 +14,7 @@ from components.store.project import Project
 from tests.flows.command import kinora, start
 from tests.flows.serving import free_port, serving
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 TRAINING = ("run", "train_vae", "--profile", "test", "--set", "vae.steps=60")
 
