@@ -165,9 +165,11 @@ def in_turns(both: dict[str, Runs], part: str, repeats: int) -> dict[str, list[f
 
 
 def on_cpu(shape: Shape, precisions: list[str], compiled: bool, repeats: int) -> dict[str, Any]:
-    rate, flops = matmul_rate("cpu"), flops_of(shape, "cpu")
+    flops = flops_of(shape, "cpu")
     figures: dict[str, Any] = {}
     for precision in precisions:
+        rate = matmul_rate("cpu", getattr(torch, precision))
+        print(f"{precision}: matmul {rate / 1e9:.0f} GFLOP/s")
         both = {name: runs_of(name, shape, "cpu", precision, compiled) for name in ("ours", "wan")}
         figures |= parameters_of({name: million_parameters(runs.model) for name, runs in both.items()})
         for part in PARTS:
