@@ -21,7 +21,7 @@ from components.jobs.run import Run, unseen
 from components.models.sizes import VAE_SIZES
 from components.models.vae import VideoVae, save_vae
 from components.models.weights import load_json
-from components.operations.freshness import assess, latents_maker, text_encoder_folder, text_encoder_place
+from components.operations.freshness import assess, latents_maker, text_encoder_folder
 from components.store import tables
 from components.store.project import Project
 from components.train.context import TrainContext
@@ -182,7 +182,7 @@ def test_a_transformer_learns_by_it_and_makes_videos_with_it_alone(folders: dict
     assert folder is not None
     assert load_json(folder, "text_encoder")["origin"] == {"name": "tiny-umt5"}
     assert not any(assess("encode", config, project).stale.values())
-    shutil.rmtree(text_encoder_place(config, project))
+    shutil.rmtree(folder)
     assert encode(run, assess("encode", config, project))["summary"] == "0 clips and 0 captions encoded", "it was the same one"
 
     save_vae(tmp_path / "vae", VideoVae(VAE_SIZES["tiny"]), {})

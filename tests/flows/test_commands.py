@@ -141,10 +141,11 @@ def test_the_status_of_a_finished_project_lists_its_stages_and_one_that_never_ra
 def test_a_run_is_followed_in_plain_lines_until_it_is_killed_and_ctrl_c_leaves_it_alone(finished: Path) -> None:
     """The run is a process that says of itself what a training says; the followers are the real command."""
     script = (
-        "import sys; from pathlib import Path; from components.operations.running import Heartbeat, announced_run, stage_file\n"
-        "from components.store.project import Project; project = Project(Path('runs'), 'films')\n"
+        "import sys, time; from pathlib import Path; from components.operations.running import Heartbeat, announced_run, read, stage_file\n"
+        "from components.store.project import Project; project = Project(Path('runs'), 'films'); said = stage_file(project, 'train_vae')\n"
         "with announced_run(project, 'train_vae', ['train_vae']):\n"
-        "    Heartbeat(stage_file(project, 'train_vae'), {'key': 'k'}, dict).say(done=4, total=10, note='loss 0.5')\n"
+        "    Heartbeat(said, {'key': 'k'}, dict).say(done=4, total=10, note='loss 0.5')\n"
+        "    while 'done' not in read(said): time.sleep(0.05)  # it is written by the next beat\n"
         "    print('up', flush=True); sys.stdin.read()"
     )
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": finished, "env": environment()}
