@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.flops import counting
 from components.config import load_config
 from components.models.dit import DiT
 from components.models.precision import mixed_precision
@@ -75,7 +75,7 @@ def matmul_rate(device: str, kind: torch.dtype | None = None) -> float:
 
 
 def flops_of(model: nn.Module, device: str, *inputs: torch.Tensor) -> int:
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), mixed_precision(device):
+    with counting() as counter, torch.no_grad(), mixed_precision(device):
         model(*inputs)
     return int(counter.get_total_flops())
 

@@ -10,30 +10,22 @@ import json
 import os
 from typing import Any, cast
 
+from components.models import trainer_process
+
 KEEP_SECONDS = 180
-SPIN_COUNT = "300000"  # turns of libgomp's waiting loop, about a millisecond
 HOOK = "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"  # what a process of Ray calls first
 
 
 def import_all() -> None:
     """Imports what a training worker needs in any case."""
     importlib.import_module("ray.train")
-    let_threads_wait_awake()
+    trainer_process.let_threads_wait_awake()
     importlib.import_module("torch")
-
-
-def let_threads_wait_awake() -> None:
-    """Asks libgomp, before torch loads it, to let idle threads spin for a moment.
-
-    Threads that sleep between the small operations of a step wake too late; those of a training own their CPUs.
-    """
-    os.environ.pop("OMP_WAIT_POLICY", None)
-    os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
 
 
 def worker_environment() -> dict[str, str]:
     """Answers the variables that a training's runtime environment asks for, beside those Ray Train adds."""
-    return {HOOK: f"{import_all.__module__}.{import_all.__qualname__}"}
+    return {HOOK: f"{import_all.__module__}.{import_all.__qualname__}"} | trainer_process.MEMORY
 
 
 def start_worker_process(settings: dict[str, str]) -> None:

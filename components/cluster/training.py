@@ -22,6 +22,7 @@ from components.cluster import ahead
 from components.cluster.beside import Beside
 from components.cluster.reserved import hold
 from components.cluster.session import LOCAL_ENVIRONMENT, ray_is_local
+from components.models import trainer_process
 
 logger = logging.getLogger("kinora")
 
@@ -174,7 +175,7 @@ def _run_ray_train(config: dict[str, Any], name: str, storage: Path, group: _Gro
                 name=name,
                 storage_path=str(storage),
                 failure_config=FailureConfig(max_failures=group.max_failures),
-                worker_runtime_env={"env_vars": ahead.worker_environment() if trainer else {}},
+                worker_runtime_env={"env_vars": ahead.worker_environment() if trainer else trainer_process.MEMORY},
             ),
         }
         if trainer is None:
@@ -241,7 +242,7 @@ def load(name: str) -> Any:
 
 def _import_torch(threads: int) -> None:
     if threads > 1 and "torch" not in sys.modules:
-        ahead.let_threads_wait_awake()
+        trainer_process.let_threads_wait_awake()
     import torch
 
     torch.set_num_threads(threads)

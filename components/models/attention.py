@@ -7,9 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.models.head_norm import norm_heads
+from components.models.linear import Linear
 from components.models.packing import Run, join, parts_of
 from components.models.rotary import rotate
 from components.models.sequence_parallel import Share
+
+FEW_KEYS = 32  # so many or fewer are attended to without blocks on a CPU
 
 
 class Attention(nn.Module):
@@ -28,11 +31,11 @@ class Attention(nn.Module):
             raise ValueError(f"`hidden_size` {hidden_size} is not a multiple of `num_heads` {num_heads}")
         self.num_heads = num_heads
         head_size = hidden_size // num_heads
-        self.query = nn.Linear(hidden_size, hidden_size)
-        self.key_value = nn.Linear(context_size or hidden_size, 2 * hidden_size)
+        self.query = Linear(hidden_size, hidden_size)
+        self.key_value = Linear(context_size or hidden_size, 2 * hidden_size)
         self.query_norm = HeadNorm(head_size, eps=1e-6)
         self.key_norm = HeadNorm(head_size, eps=1e-6)
-        self.out = nn.Linear(hidden_size, hidden_size)
+        self.out = Linear(hidden_size, hidden_size)
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Attends from x (B, L, D) to context (B, S, C), or to x itself.
@@ -76,10 +79,20 @@ class Attention(nn.Module):
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """Attends from (B, L, heads, d) to (B, S, heads, d), where a mask (B, S) is True: (B, L, heads, d)."""
+    if key.shape[1] <= FEW_KEYS and query.device.type == "cpu" and query.dtype == torch.float32 and not torch.compiler.is_compiling():
+        return _attend_to_few(query, key, value, mask)
     attended = F.scaled_dot_product_attention(
         query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=None if mask is None else mask[:, None, None, :]
     )
     return attended.transpose(1, 2)
+
+
+def _attend_to_few(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """Does what `attend` does by two products and a softmax; torch's kernel cuts keys into blocks, which few do not fill."""
+    scores = (query * query.shape[-1] ** -0.5).transpose(1, 2) @ key.permute(0, 2, 3, 1)  # (B, heads, L, S)
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min)
+    return (scores.softmax(dim=-1) @ value.transpose(1, 2)).transpose(1, 2)
 
 
 class HeadNorm(nn.RMSNorm):
@@ -102,8 +115,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, hidden_size: int, inner_size: int) -> None:
         super().__init__()
-        self.into = nn.Linear(hidden_size, inner_size)
-        self.out = nn.Linear(inner_size, hidden_size)
+        self.into = Linear(hidden_size, inner_size)
+        self.out = Linear(inner_size, hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(F.gelu(self.into(x)))
+        return self.out(self.into.then_gelu(x))

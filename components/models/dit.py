@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from components.models.attention import Attention, FeedForward
+from components.models.linear import Linear
 from components.models.packing import Run, join, parts_of, runs_of_batches
 from components.models.rotary import token_angles, token_places
 from components.models.sequence_parallel import SequenceGroup, Share
@@ -71,16 +72,14 @@ class DiT(nn.Module):
         self.sequence: SequenceGroup | None = None  # workers that share out the tokens; None: all are here
         self.recompute = False  # what is inside blocks on the way back in place of keeping it: a third more work, far less memory
         patch = math.prod(size.patch_size) * latent_channels
-        self.patch_in = nn.Linear(patch, size.hidden_size)
+        self.patch_in = Linear(patch, size.hidden_size)
         self.text_refiner = TextRefiner(text_width, size.text_size, size.refiner_depth)
-        self.time_in = nn.Sequential(
-            nn.Linear(2 * TIME_FREQUENCIES, size.hidden_size), nn.SiLU(), nn.Linear(size.hidden_size, size.hidden_size)
-        )
-        self.text_in = nn.Linear(size.text_size, size.hidden_size)
-        self.modulation = nn.Linear(size.hidden_size, NUM_MODULATIONS * size.hidden_size)
+        self.time_in = nn.Sequential(Linear(2 * TIME_FREQUENCIES, size.hidden_size), nn.SiLU(), Linear(size.hidden_size, size.hidden_size))
+        self.text_in = Linear(size.text_size, size.hidden_size)
+        self.modulation = Linear(size.hidden_size, NUM_MODULATIONS * size.hidden_size)
         self.blocks = nn.ModuleList(Block(size) for _ in range(size.depth))
-        self.modulation_out = nn.Linear(size.hidden_size, 2 * size.hidden_size)
-        self.patch_out = nn.Linear(size.hidden_size, patch)
+        self.modulation_out = Linear(size.hidden_size, 2 * size.hidden_size)
+        self.patch_out = Linear(size.hidden_size, patch)
         for layer in (self.modulation, self.modulation_out, self.patch_out):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -252,7 +251,7 @@ class TextRefiner(nn.Module):
     def __init__(self, text_width: int, text_size: int, depth: int) -> None:
         super().__init__()
         self.norm_in = nn.LayerNorm(text_width)
-        self.into = nn.Linear(text_width, text_size)
+        self.into = Linear(text_width, text_size)
         self.blocks = nn.ModuleList(RefinerBlock(text_size) for _ in range(depth))
         self.norm_out = nn.LayerNorm(text_size)
 

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.models.attention import Attention, FeedForward
+from components.models.linear import Linear
 
 
-class LoraLinear(nn.Linear):
+class LoraLinear(Linear):
     """A linear layer that stays, plus `up` times `down`, which learn; it begins as the layer was, since `up` is zero.
 
     Args:

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
+from components.models import trainer_process
+
 MODULE = "components.train.dit_rehearsal_steps"  # started by name: whoever plans holds no torch, and memory is that of the steps alone
 STEPS = 6
 START_SECONDS = 180.0  # for the process to load torch and build the model
@@ -56,11 +58,11 @@ class Rehearsed:
 
 def rehearse(spec: Spec) -> Rehearsed:
     """Takes a few steps; the first of several, which warms up, does not count for the time."""
-    quiet = {**os.environ, "OMP_NUM_THREADS": str(spec.threads)}
+    as_in_training = {**trainer_process.environment(os.environ), "OMP_NUM_THREADS": str(spec.threads)}
     try:
         done = subprocess.run(
             [sys.executable, "-m", MODULE, spec.as_json()],
-            env=quiet,
+            env=as_in_training,
             capture_output=True,
             text=True,
             check=False,
