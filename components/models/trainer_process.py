@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 SPIN_COUNT = "300000"  # turns of libgomp's waiting loop, about a millisecond
 MEMORY = {
-    # A step frees all that it made, and glibc would give it back, only for the next one to have it cleared page by page: an eighth of
-    # the time of a small step. Memory in large pages costs less still. Elsewhere than in glibc this says nothing.
-    "GLIBC_TUNABLES": f"glibc.malloc.hugetlb=1:glibc.malloc.trim_threshold={2**40}:glibc.malloc.mmap_threshold={2**25}"
+    # A step frees all that it made, and glibc would give it back, only for the next one to have it cleared page by page: a tenth of the
+    # time of a small step. Elsewhere than in glibc this says nothing.
+    "GLIBC_TUNABLES": f"glibc.malloc.trim_threshold={2**40}:glibc.malloc.mmap_threshold={2**25}"
 }
 
 
