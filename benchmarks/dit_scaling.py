@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks.dit_speed import LATENTS_FPS, Shape, flops_of, runs_of
+from benchmarks.trainer_environment import begin_as_training
 from benchmarks.vae_speed import told
 from components.models.dit import DiT
 from components.models.sequence_parallel import SequenceGroup
@@ -139,6 +140,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--quick", action="store_true", help="fewer tokens")
     args = parser.parse_args()
+    begin_as_training("benchmarks.dit_scaling")
     torch.set_num_threads(args.threads)
     frames = (QUICK_FRAMES if args.quick else FRAMES)[args.device]
     seconds = measured(args.device, frames, args.repeats)

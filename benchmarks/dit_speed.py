@@ -42,7 +42,7 @@ BARS = {False: 1.25, True: 1.0}  # times the peer's rate, eager and compiled
 MATMUL_BAR, MEMORY_BAR = 0.5, 1.0
 TIME_STEPS = 1000.0  # of the peer's clock
 LATENTS_FPS = 4.0
-CLIPPED = 1e-6  # a norm that every gradient is longer than, so that both are clipped; AdamW's steps stay as long
+CLIPPED = 1e-2  # a norm that the gradients of both are longer than, so that both are clipped
 PARTS = ("training step", "sampling step")
 
 

@@ -7,7 +7,7 @@ from components.models.trainer_process import environment
 
 
 def begin_as_training(module: str) -> None:
-    """Begins this process anew, once, with the variables that a training's process begins with; the first thing of a `main`.
+    """Begins this process anew, once, with the variables that a training's process begins with; before anything is measured.
 
     Args:
         module: that was started with `-m`.

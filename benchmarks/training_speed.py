@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from benchmarks.flops import counting
+from benchmarks.trainer_environment import begin_as_training
 from components.config import load_config
 from components.models.dit import DiT
 from components.models.precision import mixed_precision
@@ -142,6 +143,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="of training each model")
     parser.add_argument("--quick", action="store_true", help="a smaller transformer, a few seconds each")
     args = parser.parse_args()
+    begin_as_training("benchmarks.training_speed")
     device, profile = args.device, args.profile or ("gpu" if args.device == "cuda" else "laptop")
     never = [f"{section}.{name}=1000000000" for section in ("dit", "vae") for name in ("steps", "checkpoint_every")]
     quick = QUICK.get(profile, []) if args.quick else []

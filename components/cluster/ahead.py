@@ -25,7 +25,7 @@ def import_all() -> None:
 
 def worker_environment() -> dict[str, str]:
     """Answers the variables that a training's runtime environment asks for, beside those Ray Train adds."""
-    return {HOOK: f"{import_all.__module__}.{import_all.__qualname__}"} | trainer_process.MEMORY
+    return {HOOK: f"{import_all.__module__}.{import_all.__qualname__}"} | trainer_process.kept_memory(os.environ)
 
 
 def start_worker_process(settings: dict[str, str]) -> None:

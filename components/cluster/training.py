@@ -175,7 +175,7 @@ def _run_ray_train(config: dict[str, Any], name: str, storage: Path, group: _Gro
                 name=name,
                 storage_path=str(storage),
                 failure_config=FailureConfig(max_failures=group.max_failures),
-                worker_runtime_env={"env_vars": ahead.worker_environment() if trainer else trainer_process.MEMORY},
+                worker_runtime_env={"env_vars": ahead.worker_environment() if trainer else trainer_process.kept_memory(os.environ)},
             ),
         }
         if trainer is None:

@@ -88,7 +88,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
 
 
 def _attend_to_few(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Does what `attend` does by two products and a softmax; torch's kernel cuts keys into blocks, which few do not fill."""
+    """Does what `attend` does by two products and a softmax; torch's kernel cuts keys into blocks, which few do not fill.
+
+    A mask keeps at least one key of each clip.
+    """
     scores = (query * query.shape[-1] ** -0.5).transpose(1, 2) @ key.permute(0, 2, 3, 1)  # (B, heads, L, S)
     if mask is not None:
         scores = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min)

@@ -37,7 +37,7 @@ class _NormHeads(torch.autograd.Function):
         gradient = gradients[0]
         if cosines is not None:  # turned back
             gradient = turned_into(torch.empty_like(heads), gradient, cosines, -sines)
-        along = (heads * gradient).view(-1, heads.shape[-1])  # (rows, d)
+        along = (heads * gradient).reshape(-1, heads.shape[-1])  # (rows, d)
         of_weight = along.mT @ inverse.view(-1)
         pulled = (along @ weight).view(inverse.shape).mul_(inverse.square()).div_(-heads.shape[-1])  # what keeps the length
         of_heads = (heads * pulled).addcmul_(gradient, weight).mul_(inverse)

@@ -4,11 +4,17 @@ import os
 from collections.abc import Mapping
 
 SPIN_COUNT = "300000"  # turns of libgomp's waiting loop, about a millisecond
-MEMORY = {
-    # A step frees all that it made, and glibc would give it back, only for the next one to have it cleared page by page: a tenth of the
-    # time of a small step. Elsewhere than in glibc this says nothing.
-    "GLIBC_TUNABLES": f"glibc.malloc.trim_threshold={2**40}:glibc.malloc.mmap_threshold={2**25}"
-}
+MALLOC = "GLIBC_TUNABLES"
+KEPT = f"glibc.malloc.arena_max=1:glibc.malloc.trim_threshold={2**40}:glibc.malloc.mmap_threshold={2**25}"
+
+
+def kept_memory(known: Mapping[str, str]) -> dict[str, str]:
+    """Answers the variable by which glibc keeps freed memory, tensors below 32 MiB, for the process; none where a person has set it.
+
+    A step frees nearly all that it made, and glibc would give it back, only for the next one to have it cleared page by page. The heaps of
+    threads, in one of which Ray Train trains, are given back whatever is said of a threshold, hence one for all threads.
+    """
+    return {} if MALLOC in known else {MALLOC: KEPT}
 
 
 def let_threads_wait_awake() -> None:
@@ -22,4 +28,5 @@ def let_threads_wait_awake() -> None:
 
 def environment(known: Mapping[str, str]) -> dict[str, str]:
     """Answers the variables that a process that trains begins with, beside others that are known."""
-    return {name: value for name, value in known.items() if name != "OMP_WAIT_POLICY"} | {"GOMP_SPINCOUNT": SPIN_COUNT} | MEMORY
+    awake = {name: value for name, value in known.items() if name != "OMP_WAIT_POLICY"} | {"GOMP_SPINCOUNT": SPIN_COUNT}
+    return awake | kept_memory(known)

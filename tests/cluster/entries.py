@@ -60,10 +60,10 @@ def train(payload: dict[str, Any], context: TrainContext) -> None:
 
 
 def page_faults_of_freed_memory() -> int:
-    """Counts the pages that the kernel has to hand out when 64 MiB, 16384 pages, are used once more, as by a step after others."""
+    """Counts the pages that the kernel has to hand out when 256 MiB, 65536 pages, are used once more, as by a step after others."""
     for _ in range(5):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        held = [torch.ones(1 << 20) for _ in range(16)]
+        held = [torch.ones(1 << 20) for _ in range(64)]
         del held
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 

@@ -71,7 +71,7 @@ def test_a_training_in_ray_equals_one_in_this_process(ray: Path, tmp_path: Path)
     assert list((ray / "ray-train").iterdir()) == []
     assert (tmp_path / "prestarted").read_text() == (tmp_path / "starts").read_text().split()[1]  # the worker alone: none waits in vain
     if platform.libc_ver()[0] == "glibc":
-        assert int((tmp_path / "faults").read_text()) < 1000
+        assert int((tmp_path / "faults").read_text()) < 8000
 
 
 @pytest.mark.slow

@@ -145,7 +145,7 @@ def test_a_run_is_followed_in_plain_lines_until_it_is_killed_and_ctrl_c_leaves_i
         "from components.store.project import Project; project = Project(Path('runs'), 'films'); said = stage_file(project, 'train_vae')\n"
         "with announced_run(project, 'train_vae', ['train_vae']):\n"
         "    Heartbeat(said, {'key': 'k'}, dict).say(done=4, total=10, note='loss 0.5')\n"
-        "    while 'done' not in read(said): time.sleep(0.05)  # it is written by the next beat\n"
+        "    while 'done' not in read(said): time.sleep(0.05)  # the next beat writes it\n"
         "    print('up', flush=True); sys.stdin.read()"
     )
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": finished, "env": environment()}

@@ -18,9 +18,10 @@ def test_it_is_torch_rms_norm_and_the_turn_of_rotary_positions_on_the_way_there_
         normal = F.rms_norm(heads, (8,), weight, 1e-6)
         expected = normal if turn is None else rotate(normal, *turn)
         torch.testing.assert_close(found, expected)
-        gradient = torch.randn_like(found)
-        for one, other in zip(*(torch.autograd.grad(of, (heads, weight), gradient) for of in (found, expected)), strict=True):
-            torch.testing.assert_close(one, other)
+        for gradient in (torch.randn_like(found), torch.randn(3, 5, 8, dtype=torch.float64).transpose(0, 1)):
+            grads = [torch.autograd.grad(of, (heads, weight), gradient, retain_graph=True) for of in (found, expected)]
+            for one, other in zip(*grads, strict=True):
+                torch.testing.assert_close(one, other)
         with torch.no_grad():
             torch.testing.assert_close(norm_heads(heads, weight, 1e-6, turn), expected)
 

@@ -51,6 +51,9 @@ def test_only_what_learns_gets_a_gradient() -> None:
     frozen, given = Linear(12, 20).requires_grad_(False), x.clone().requires_grad_()
     frozen(given).sum().backward()
     assert (frozen.weight.grad, given.grad is None) == (None, False)
+    frozen.bias.requires_grad_(True)
+    frozen(x).sum().backward()
+    torch.testing.assert_close(frozen.bias.grad, torch.full((20,), 5.0))
 
 
 @pytest.mark.parametrize("turned", [lambda x: x.mT.contiguous().mT, lambda x: torch.cat([x, x], dim=1)[:, : x.shape[1]], lambda x: x[::2]])
@@ -66,13 +69,18 @@ def test_how_the_input_and_the_gradient_lie_in_memory_does_not_matter(turned: Ca
         torch.testing.assert_close(mine, torchs, atol=1e-4, rtol=1e-5)
 
 
-def test_other_numbers_and_no_rows_are_torchs_own() -> None:
+def test_other_numbers_a_vector_and_no_rows_are_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = Linear(12, 20), torch.randn(5, 12)
+    vector = x[0].clone().requires_grad_()
+    layer(vector).sum().backward()
+    torch.testing.assert_close(vector.grad, layer.weight.sum(dim=0))
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(x).dtype == torch.bfloat16
     assert layer.double()(x.double()).dtype == torch.float64
     assert Linear(12, 20)(torch.empty(0, 12)).shape == (0, 20)
     assert Linear(12, 20, device="meta")(torch.empty(5, 12, device="meta")).shape == (5, 20)
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    assert not asks_one_dnn(x, Linear(12, 20).weight)
 
 
 def test_an_adapter_is_part_of_what_goes_through_the_gelu() -> None:
