@@ -5,13 +5,13 @@ Run: python -m benchmarks.dit_speed [--shape demo|long] [--compile] [--precision
 
 Both have the same width, depth, heads, feed-forward and patches, and see the same latents, timesteps and text, so as many tokens. A
 training step is forward, backward, clipping and AdamW; a step of sampling is one forward pass in inference mode with and without the
-prompt. On a CPU the two take turns, and what counts is the median of the pairs' ratios: in float32, as Kinora trains there, at the shape
-that the demo trains, 32 clips of five tokens; `--shape long` is one clip of 1280 tokens, of which torch's products of matrices and its
-attention, the same for both, are more. On a GPU, in bfloat16, they run one after the other at the shape of 1.3B parameters on clips of
-17x480x832 (latents 5x60x104, 7800 tokens), with model FLOPs (counted by torch in one forward pass, three times over for a training step)
-as a share of a matmul's rate in the same run, and peaks of memory. bfloat16 is that of autocast, for both. With `--compile` the blocks of
-both are compiled, each as its makers do it. The process is one as trainings are. Needs torch, diffusers, pydantic and PyYAML. The last
-line is one JSON object.
+prompt. On a CPU the two take turns, and what counts is the median of the pairs' ratios: in float32, as Kinora trains there, at the
+shape that the demo trains, 32 clips of five tokens with captions as wide as its captioner's; `--shape long` is one clip of 1280 tokens
+and a wide text, most of whose time are the same products of matrices and torch's attention. On a GPU, in bfloat16, they run one after
+the other at the shape of 1.3B parameters on clips of 17x480x832 (latents 5x60x104, 7800 tokens), with model FLOPs (counted by torch in
+one forward pass, three times over for a training step) as a share of a matmul's rate in the same run, and peaks of memory. bfloat16 is
+that of autocast, for both. With `--compile` the blocks of both are compiled, each as its makers do it. The process is one as trainings
+are. Needs torch, diffusers, pydantic and PyYAML. The last line is one JSON object.
 """
 
 import argparse
@@ -150,14 +150,21 @@ def _finished(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def flops_of(shape: Shape, device: str) -> int:
-    """Counts the model FLOPs of our forward pass of one batch; those of the peer differ by its text's layers alone."""
-    model = new_model("ours", shape, device)
+def flops_of(shape: Shape, device: str, name: str = "ours") -> int:
+    """Counts the model FLOPs of a forward pass of one batch."""
+    model = new_model(name, shape, device)
     noisy, t = torch.zeros(shape.batch_size, *shape.latents, device=device), torch.zeros(shape.batch_size, device=device)
     embeds = torch.zeros(shape.batch_size, *shape.text, device=device)
     with counting() as counter, torch.no_grad():
         model(noisy, t, embeds, torch.ones(embeds.shape[:2], dtype=torch.bool, device=device), LATENTS_FPS)
     return int(counter.get_total_flops())
+
+
+def flops_of_both(shape: Shape, device: str) -> dict[str, int]:
+    """Counts those of ours and of the peer, which differ by what each makes of the text, and prints them."""
+    flops = {name: flops_of(shape, device, name) for name in ("ours", "wan")}
+    print(f"a forward pass: ours {flops['ours'] / 1e9:.1f} GFLOP, wan {flops['wan'] / 1e9:.1f}")
+    return flops
 
 
 def in_turns(both: dict[str, Runs], part: str, repeats: int) -> dict[str, list[float]]:
@@ -172,8 +179,8 @@ def in_turns(both: dict[str, Runs], part: str, repeats: int) -> dict[str, list[f
 
 
 def on_cpu(shape: Shape, precisions: list[str], compiled: bool, repeats: int) -> dict[str, Any]:
-    flops = flops_of(shape, "cpu")
-    figures: dict[str, Any] = {}
+    flops = flops_of_both(shape, "cpu")
+    figures: dict[str, Any] = flops_figure(flops)
     for precision in precisions:
         rate = matmul_rate("cpu", getattr(torch, precision))
         print(f"{precision}: matmul {rate / 1e9:.0f} GFLOP/s")
@@ -184,16 +191,16 @@ def on_cpu(shape: Shape, precisions: list[str], compiled: bool, repeats: int) ->
             ratios = [wan / ours for ours, wan in zip(laps["ours"], laps["wan"], strict=True)]
             what = f"{part}, {precision}"
             for name, found in laps.items():
-                figures |= step_figures(name, part, precision, statistics.median(found), shape, flops, rate)
+                figures |= step_figures(name, part, precision, statistics.median(found), shape, flops[name], rate)
             print(f"{what}: {statistics.median(ratios):.3f} times wan's rate, pairs from {min(ratios):.3f} to {max(ratios):.3f}")
             figures |= rate_figure(what, statistics.median(ratios), compiled)
     return figures
 
 
 def on_gpu(shape: Shape, compiled: bool, seconds: float) -> dict[str, Any]:
-    rate, flops = matmul_rate("cuda"), flops_of(shape, "cuda")
+    rate, flops = matmul_rate("cuda"), flops_of_both(shape, "cuda")
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}: matmul {rate / 1e12:.3g} TFLOP/s")
-    figures = {"matmul, TFLOP/s": told(rate / 1e12)}
+    figures = {"matmul, TFLOP/s": told(rate / 1e12)} | flops_figure(flops)
     laps: dict[tuple[str, str], float] = {}
     peaks: dict[tuple[str, str], float] = {}
     sizes = {}
@@ -206,7 +213,7 @@ def on_gpu(shape: Shape, compiled: bool, seconds: float) -> dict[str, Any]:
             torch.cuda.reset_peak_memory_stats()
             laps[name, part] = statistics.median(lasting(step, seconds)[2:])
             peaks[name, part] = torch.cuda.max_memory_allocated() / 2**30
-            figures |= step_figures(name, part, "bfloat16", laps[name, part], shape, flops, rate)
+            figures |= step_figures(name, part, "bfloat16", laps[name, part], shape, flops[name], rate)
             figures[f"{name}, {part}, peak GiB"] = told(peaks[name, part])
             print(f"{name}, {part}: peak {peaks[name, part]:.2f} GiB")
         del runs, step
@@ -228,6 +235,10 @@ def step_figures(name: str, part: str, precision: str, lap: float, shape: Shape,
     what = f"{name}, {part}, {precision}"
     print(f"{what}: {lap * 1e3:.1f} ms, {tokens / lap:.0f} tokens a second, {share:.1%} of matmul")
     return {f"{what}, tokens a second": told(tokens / lap), f"{what}, share of matmul": told(share)}
+
+
+def flops_figure(flops: dict[str, int]) -> dict[str, Any]:
+    return {"wan's model FLOPs over ours": told(flops["wan"] / flops["ours"])}
 
 
 def rate_figure(what: str, times: float, compiled: bool) -> dict[str, Any]:
