@@ -28,7 +28,7 @@ from components.store.tables import clips, videos
 from tests.cluster.faltering import faltering_head
 from tests.cluster.kubectl import told, write_kubectl
 from tests.flows.command import environment, kinora, start
-from tests.flows.serving import free_port, serving
+from tests.flows.serving import ask_prefect, free_port, serving
 from tests.generate.test_generator import folder as model  # noqa: F401  (a text-to-video folder of small untrained parts)
 
 AS_JOB = ("--profile", "test", "--set", "cluster.stages_in=job")
@@ -43,7 +43,7 @@ class Servers:
     variables: dict[str, str]
 
     def ask(self, path: str, **body: Any) -> Any:
-        return httpx.post(f"{self.variables['PREFECT_API_URL']}{path}", json=body, timeout=30).raise_for_status().json()
+        return ask_prefect(self.variables["PREFECT_API_URL"], path, body).raise_for_status().json()
 
     def jobs(self, project: str = "", running: bool = False) -> list[dict[str, Any]]:
         found = self._ray("GET", "/api/jobs/").json()

@@ -11,10 +11,14 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import httpx
 
 from tests.flows.command import environment
 
 PATIENCE_SECONDS = 400
+BUSY_SECONDS = 60
 OURS = range(20000, 32000)  # above the ports of Ray's workers, below those that the system gives to connections meanwhile
 
 
@@ -25,6 +29,17 @@ def free_port() -> int:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
+
+
+def ask_prefect(api: str, path: str, body: Any = None, method: str = "POST") -> httpx.Response:
+    """Answers what a Prefect server says; while its SQLite is busy it says 503, which Prefect's own client bears too."""
+    until = time.monotonic() + BUSY_SECONDS
+    while True:
+        answer = httpx.request(method, f"{api}{path}", json={} if body is None else body, timeout=60)
+        if answer.status_code != 503:
+            return answer
+        assert time.monotonic() < until, f"the server is too busy for {path}"
+        time.sleep(0.5)
 
 
 @contextmanager

@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
 import pytest
 
 from components.store.project import Project
 from tests.flows.command import kinora, start
-from tests.flows.serving import free_port, serving
+from tests.flows.serving import ask_prefect, free_port, serving
 
 pytestmark = pytest.mark.long
 
@@ -43,7 +42,7 @@ def test_a_training_outlives_a_prefect_that_is_away_until_after_its_end(tmp_path
     assert running.poll() is None, log.read_text()[-4000:]
     with serving(command, tmp_path, server, f"{api}/health"):
         assert running.wait(240) == 0, log.read_text()[-4000:]
-        states = httpx.post(f"{api}/flow_runs/filter", json={}).json()
+        states = ask_prefect(api, "/flow_runs/filter").json()
         assert {run["state"]["type"] for run in states} == {"COMPLETED"}
     assert "Traceback" not in log.read_text()
     assert 1 <= log.read_text().count("warning: Prefect is away") <= 2

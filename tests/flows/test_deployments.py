@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import httpx
 import numpy as np
 import psutil
 import pytest
@@ -24,7 +23,7 @@ from components.media.write import write_video
 from components.store.project import Project
 from components.store.tables import clips
 from tests.flows.command import REPOSITORY, environment, kinora
-from tests.flows.serving import free_port, serving
+from tests.flows.serving import ask_prefect, free_port, serving
 from tests.flows.waiting import HAND
 
 pytestmark = pytest.mark.slow
@@ -74,11 +73,7 @@ class Place:
         return said | {"changes": {entry["name"]: entry["change"] for entry in said["deployments"]}, "stderr": done.stderr}
 
     def post(self, path: str, body: dict[str, Any] | list[Any]) -> Any:
-        def asked() -> httpx.Response | None:  # SQLite may be busy, which Prefect's own client bears too
-            answer = httpx.post(f"{self.api}{path}", json=body, timeout=60)
-            return None if answer.status_code == 503 else answer
-
-        answer: httpx.Response = until(asked, 60, lambda: f"the server is too busy for {path}")
+        answer = ask_prefect(self.api, path, body)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
@@ -88,8 +83,8 @@ class Place:
 
     def hold(self, name: str) -> None:
         """Puts the waiting flow in the place of a deployment's own."""
-        address = f"{self.api}/deployments/{self.deployment(name)['id']}"
-        httpx.patch(address, json={"entrypoint": "tests.flows.waiting.waiting"}, timeout=60).raise_for_status()
+        path = f"/deployments/{self.deployment(name)['id']}"
+        ask_prefect(self.api, path, {"entrypoint": "tests.flows.waiting.waiting"}, "PATCH").raise_for_status()
 
     def start(self, name: str, **parameters: Any) -> str:
         body = {"parameters": parameters, "idempotency_key": str(uuid4())}
@@ -161,12 +156,7 @@ def registered(place: Place) -> dict[str, Any]:
     place.deploy()
     place.write(PATIENT, FOOTAGE, PROMOTED)
     changed = place.deploy()
-    patched = httpx.patch(
-        f"{place.api}/deployments/{place.deployment('caption/patient')['id']}",
-        json={"entrypoint": "tests.flows.waiting.waiting"},
-        timeout=60,
-    )
-    patched.raise_for_status()
+    place.hold("caption/patient")
     return changed
 
 
@@ -197,7 +187,7 @@ def test_deploying_twice_changes_nothing_and_what_is_not_listed_goes(place: Plac
     assert set(registered["automations"].values()) == {"unchanged"}
     place.write(PATIENT, FOOTAGE, PROMOTED | {"tags": ["watch"]})
     (trigger,) = (found for found in place.post("/automations/filter", {}) if found["name"] == "kinora: new-footage on footage.arrived")
-    httpx.patch(f"{place.api}/automations/{trigger['id']}", json={"enabled": False}, timeout=60).raise_for_status()
+    ask_prefect(place.api, f"/automations/{trigger['id']}", {"enabled": False}, "PATCH").raise_for_status()
     drifted = kinora(place.folder, "deploy", **place.variables)  # the tests put a flow of their own into `patient`
     assert "nothing serves the work pool `kinora` yet" in drifted.stderr
     changes = dict(line.split()[:2] for line in drifted.stdout.splitlines()[1:])
@@ -244,7 +234,7 @@ def test_a_wrong_parameter_is_refused_before_any_run(
     place: Place, registered: dict[str, Any], parameters: dict[str, Any], word: str
 ) -> None:
     identity = place.deployment("caption/patient")["id"]
-    answer = httpx.post(f"{place.api}/deployments/{identity}/create_flow_run", json={"parameters": parameters}, timeout=60)
+    answer = ask_prefect(place.api, f"/deployments/{identity}/create_flow_run", {"parameters": parameters})
     assert answer.status_code == 409
     assert word in answer.text
 

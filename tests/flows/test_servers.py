@@ -14,7 +14,7 @@ from components.store.project import Project
 from components.store.tables import clips
 from flows.footage_to_model import STAGE_FLOWS, footage_to_model
 from tests.flows.command import environment, kinora
-from tests.flows.serving import free_port, serving
+from tests.flows.serving import ask_prefect, free_port, serving
 
 pytestmark = pytest.mark.long
 
@@ -54,12 +54,12 @@ def test_a_run_shows_in_a_prefect_and_an_mlflow_server_and_computes_in_a_ray_clu
         project = Project(tmp_path / "runs", "demo")
         assert clips(project).count("latents_by IS NOT NULL") == clips(project).count("keep = true")
 
-        runs = httpx.post(f"{addresses['PREFECT_API_URL']}/flow_runs/filter", json={}).json()
+        runs = ask_prefect(addresses["PREFECT_API_URL"], "/flow_runs/filter").json()
         assert {run["state"]["type"] for run in runs} == {"COMPLETED"}
         assert len(runs) == 1 + len(STAGE_FLOWS)
-        flows = {flow["name"] for flow in httpx.post(f"{addresses['PREFECT_API_URL']}/flows/filter", json={}).json()}
+        flows = {flow["name"] for flow in ask_prefect(addresses["PREFECT_API_URL"], "/flows/filter").json()}
         assert flows == {flow.name for flow in (footage_to_model, *STAGE_FLOWS)}
-        artifacts = {found["key"] for found in httpx.post(f"{addresses['PREFECT_API_URL']}/artifacts/filter", json={}).json()}
+        artifacts = {found["key"] for found in ask_prefect(addresses["PREFECT_API_URL"], "/artifacts/filter").json()}
         assert {"curate-funnel", "caption-captions", "evaluate-samples", "train-dit-progress"} <= artifacts
 
         found = httpx.get(f"{addresses['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/registered-models/search").json()
@@ -77,5 +77,5 @@ def test_a_run_shows_in_a_prefect_and_an_mlflow_server_and_computes_in_a_ray_clu
         )
         assert scheduled.returncode == 0, scheduled.stderr[-4000:]
         skipped = {"task_runs": {"state": {"name": {"any_": ["Skipped"]}}}}
-        tasks = httpx.post(f"{addresses['PREFECT_API_URL']}/task_runs/filter", json=skipped).json()
+        tasks = ask_prefect(addresses["PREFECT_API_URL"], "/task_runs/filter", skipped).json()
         assert sorted(task["name"].rpartition("-")[0] for task in tasks) == sorted(STAGES)
