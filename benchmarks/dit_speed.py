@@ -1,17 +1,17 @@
 """How fast does the diffusion transformer train and sample beside diffusers' `WanTransformer3DModel` of the same shape?
 
-Run: python -m benchmarks.dit_speed [--shape demo|long] [--compile] [--precision float32 bfloat16] [--repeats 25] [--quick]
+Run: python -m benchmarks.dit_speed [--shape demo long] [--compile] [--precision float32 bfloat16] [--repeats 25] [--quick]
      python -m benchmarks.dit_speed --device cuda [--compile] [--seconds 20] [--quick]
 
 Both have the same width, depth, heads, feed-forward and patches, and see the same latents, timesteps and text, so as many tokens. A
 training step is forward, backward, clipping and AdamW; a step of sampling is one forward pass in inference mode with and without the
-prompt. On a CPU the two take turns, and what counts is the median of the pairs' ratios: in float32, as Kinora trains there, at the
-shape that the demo trains, 32 clips of five tokens with captions as wide as its captioner's; `--shape long` is one clip of 1280 tokens
-and a wide text, most of whose time are the same products of matrices and torch's attention. On a GPU, in bfloat16, they run one after
-the other at the shape of 1.3B parameters on clips of 17x480x832 (latents 5x60x104, 7800 tokens), with model FLOPs (counted by torch in
-one forward pass, three times over for a training step) as a share of a matmul's rate in the same run, and peaks of memory. bfloat16 is
-that of autocast, for both. With `--compile` the blocks of both are compiled, each as its makers do it. The process is one as trainings
-are. Needs torch, diffusers, pydantic and PyYAML. The last line is one JSON object.
+prompt. On a CPU the two take turns, and what counts is the median of the pairs' ratios, in float32, as Kinora trains there, at two
+shapes: `demo` is what the demo trains, 32 clips of five tokens with captions as wide as its captioner's, where Wan does 1.28 times our
+FLOPs, since it widens the text; `long` is one clip of 1280 tokens and a text as wide as the model, at which both do the same work. On a
+GPU, in bfloat16, they run one after the other at the shape of 1.3B parameters on clips of 17x480x832 (latents 5x60x104, 7800 tokens),
+with model FLOPs (counted by torch in one forward pass, three times over for a training step) as a share of a matmul's rate in the same
+run, and peaks of memory. bfloat16 is that of autocast, for both. With `--compile` the blocks of both are compiled, each as its makers
+do it. The process is one as trainings are. Needs torch, diffusers, pydantic and PyYAML. The last line is one JSON object.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from components.models.sizes import DIT_SIZES, DitSize
 from components.train.optim import adamw_for, clip_gradients
 
 BARS = {False: 1.25, True: 1.0}  # times the peer's rate, eager and compiled
-MATMUL_BAR, MEMORY_BAR = 0.5, 1.0
+MATMUL_BAR, MEMORY_BAR, PARAMETERS_APART = 0.5, 1.0, 0.05
 TIME_STEPS = 1000.0  # of the peer's clock
 LATENTS_FPS = 4.0
 CLIPPED = 1e-2  # a norm that the gradients of both are longer than, so that both are clipped
@@ -247,15 +247,25 @@ def rate_figure(what: str, times: float, compiled: bool) -> dict[str, Any]:
 
 
 def parameters_of(sizes: dict[str, float]) -> dict[str, Any]:
+    apart = abs(sizes["ours"] / sizes["wan"] - 1)
     print(", ".join(f"{name}: {size:.2f} million parameters" for name, size in sizes.items()))
-    return {f"{name}, million parameters": told(size) for name, size in sizes.items()}
+    return {f"{name}, million parameters": told(size) for name, size in sizes.items()} | {
+        "parameters apart": told(apart) | {"bar": PARAMETERS_APART, "holds": apart <= PARAMETERS_APART}
+    }
+
+
+def _of_depth(shape: Shape, depth: int | None) -> Shape:
+    """Answers a shape with so many layers, None: with its own, and prints it."""
+    shape = shape if depth is None else replace(shape, size=replace(shape.size, depth=depth))
+    print(f"{shape.tokens} tokens, batch {shape.batch_size}, {shape.size}")
+    return shape
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--compile", action="store_true", help="compile the blocks of both, which takes minutes")
-    parser.add_argument("--shape", choices=tuple(ON_CPU), default="demo", help="on a CPU")
+    parser.add_argument("--shape", nargs="+", choices=tuple(ON_CPU), default=list(ON_CPU), help="on a CPU")
     parser.add_argument("--precision", nargs="+", choices=("float32", "bfloat16"), default=["float32"], help="on a CPU")
     parser.add_argument("--repeats", type=int, default=25, help="pairs on a CPU")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each kind of step on a GPU")
@@ -265,14 +275,13 @@ def main() -> None:
     args = parser.parse_args()
     begin_as_training("benchmarks.dit_speed")
     torch.set_num_threads(args.threads)
-    shape = GPU if args.device == "cuda" else ON_CPU[args.shape]
-    depth = args.depth or (4 if args.quick else shape.size.depth)
-    shape = replace(shape, size=replace(shape.size, depth=depth))
-    print(f"{shape.tokens} tokens, batch {shape.batch_size}, {shape.size}")
     if args.device == "cuda":
-        figures = on_gpu(shape, args.compile, 2.0 if args.quick else args.seconds)
+        figures = on_gpu(_of_depth(GPU, args.depth or (4 if args.quick else None)), args.compile, 2.0 if args.quick else args.seconds)
     else:
-        figures = on_cpu(shape, args.precision, args.compile, min(args.repeats, 5) if args.quick else args.repeats)
+        figures, repeats = {}, min(args.repeats, 5) if args.quick else args.repeats
+        for name in args.shape:
+            found = on_cpu(_of_depth(ON_CPU[name], args.depth), args.precision, args.compile, repeats)
+            figures |= {f"{name}: {what}": figure for what, figure in found.items()}
     print(json.dumps(figures))
 
 
