@@ -143,7 +143,7 @@ def measure(name: str, config: Config, args: argparse.Namespace, project: Projec
         if name in PEERS:
             torch.manual_seed(config.dit.seed)
             only_text = settings.tasks.model_copy(update={task: float(task == "text") for task in dict(settings.tasks)})
-            chosen = chosen.model_copy(update={"dit": settings.model_copy(update={"tasks": only_text})})
+            chosen = chosen.model_copy(update={"dit": settings.model_copy(update={"tasks": only_text, "image_share": 0.0})})
             model = wan_of(sum(p.numel() for p in ours.parameters()), ours.latent_channels, ours.text_width)
         context = TrainContext.local(into, threads=torch.get_num_threads())
         return train(chosen, encoded, exported, Checkpoints(into / "checkpoints"), context, model=model)

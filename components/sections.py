@@ -330,6 +330,7 @@ class Dit(Section):
     lora_rank: Positive | None
     caption_dropout: Share
     tasks: Tasks
+    image_share: Share
     max_epochs: Positive
     recompute_activations: bool
     compile: bool

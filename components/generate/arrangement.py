@@ -4,7 +4,7 @@ The VAE is causal: its first latent is of one frame, each later one of a group o
 groups of given frames at a clip's start are exactly 1 + k latents, whatever comes after. Given frames further on are kept by the
 latents of whole groups. The frames between, which are not known yet, are filled by a fade from what is given before to what is given
 behind, or held where there is nothing on one side, and the clip is encoded as a whole, so that these latents too are a clip's later
-ones. They are decoded among the filling too, so that given frames look as the VAE makes them, whatever is generated before them.
+ones. They are decoded behind what is generated, which changes how they look by as much as the VAE looks back.
 """
 
 from collections.abc import Sequence

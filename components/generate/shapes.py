@@ -8,7 +8,7 @@ from components.models.tiles import StreamingVae
 
 
 class Shapes:
-    """The sizes (height, width) that a model saw, and at each the lengths, in frames; pictures of each are one frame of it.
+    """The sizes (height, width) that a model saw, and at each the lengths, in frames; an image has one.
 
     Args:
         notes: what training noted: the shapes of latents, and the clip that the model makes when nothing is asked for.
@@ -19,7 +19,7 @@ class Shapes:
         self.usual = (int(clip["height"]), int(clip["width"]))
         self.lengths: dict[tuple[int, int], list[int]] = {}
         for _, frames, rows, columns in notes["latents_shapes"]:
-            lengths = self.lengths.setdefault((rows * vae.side, columns * vae.side), [1])
+            lengths = self.lengths.setdefault((rows * vae.side, columns * vae.side), [])
             length = 1 + (frames - 1) * vae.frames
             if length not in lengths:
                 lengths.append(length)
@@ -61,7 +61,8 @@ class Shapes:
             near = min(lengths, key=lambda length: abs(length - num_frames))
             longer = " and then `--extend` that video for more" if num_frames > lengths[-1] else ""
             raise ValueError(
-                f"the model never saw clips of {num_frames} frames at {size[1]}x{size[0]}, only of {listed(map(str, lengths))}; "
+                f"the model never saw {'images' if num_frames == 1 else f'clips of {num_frames} frames'} at {size[1]}x{size[0]}, only "
+                f"clips of {listed(map(str, lengths))} frames; "
                 f"hint: `--num-frames {near}`{longer}"
             )
         return num_frames

@@ -203,7 +203,7 @@ def joined(sampling: Sampling, before: np.ndarray, after: np.ndarray, length: in
     return Film(len(given), given, chunks())
 
 
-def looped(sampling: Sampling, video: Film, length: int, added: int | None = None, paste: bool = True) -> Film:
+def looped(sampling: Sampling, video: Film, length: int, added: int | None = None, paste: bool = True, ease: bool = True) -> Film:
     """Leads from a video's end back to its beginning, so that it can be played over and over.
 
     What a clip of the model holds may be too short to lead back at an even pace: the new frames at both ends are eased into the video.
@@ -211,6 +211,7 @@ def looped(sampling: Sampling, video: Film, length: int, added: int | None = Non
     Args:
         video: a film, given or generated itself.
         length, added: as those of `joined`, and so are the errors.
+        ease: whether they are.
     """
     window = _between(sampling, length, added)
     _check_count(video.num_frames, max(window.frames_before, window.frames_after), "lead from its end to its beginning")
@@ -223,7 +224,7 @@ def looped(sampling: Sampling, video: Film, length: int, added: int | None = Non
         whole[:, head:] = bridge[:, : window.frames_before]
         whole[:, :tail] = bridge[:, bridge.shape[1] - tail :]
         new = bridge[:, window.frames_before : window.frames_before + window.frames_new].copy()
-        if new.shape[1] > 1 and whole.shape[1] > 1:
+        if ease and new.shape[1] > 1 and whole.shape[1] > 1:
             new[:, 0] = _eased(new[:, 1], new[:, 0], whole[:, -1], whole[:, -2])
             new[:, -1] = _eased(new[:, -2], new[:, -1], whole[:, 0], whole[:, 1])
         yield whole
@@ -279,25 +280,12 @@ def of_video(video: np.ndarray) -> Film:
 
 
 def _sampled(sampling: Sampling, size: tuple[int, int], num_frames: int, arrangement: Arrangement | None) -> Iterator[np.ndarray]:
-    """Samples a clip around what is given and decodes it.
-
-    Kept latents behind generated ones are decoded among those that they were encoded with: what is generated does not change how
-    given frames look.
-    """
+    """Samples a clip around what is given and decodes it."""
     if arrangement is None:
         yield from sampling.decoded(sampling.latents(sampling.vae.latents_shape(num_frames, *size)))
         return
     clean, kept = sampling.encoded(arrangement.frames), kept_latents(arrangement.given, sampling.vae.frames)
-    latents = sampling.latents(tuple(clean.shape[1:]), clean, kept)
-    if not (kept[1:] & ~kept[:-1]).any():
-        yield from sampling.decoded(latents)
-        return
-    own = sampling.decoded(torch.where(kept.to(latents.device)[:, None, None], latents, clean))
-    at = 0
-    for made, among_filling in zip(sampling.decoded(latents), own, strict=True):
-        given = arrangement.given[at : at + made.shape[1], None, None, None]
-        yield np.where(given, among_filling, made)
-        at += made.shape[1]
+    yield from sampling.decoded(sampling.latents(tuple(clean.shape[1:]), clean, kept))
 
 
 def _eased(beyond: np.ndarray, frame: np.ndarray, kept: np.ndarray, further: np.ndarray) -> np.ndarray:

@@ -155,7 +155,7 @@ def notes_of(config: Config, encoded: Encoded, parts: Mapping[str, Path]) -> dic
         "latent_channels": int(encoded.latents[0].shape[0]),
         "text_width": text_width,
         "clip": {name: getattr(config.clip, name) for name in ("num_frames", "height", "width", "fps")},
-        "latents_shapes": [list(shape) for shape in encoded.shapes],
+        "latents_shapes": _seen_shapes(config, encoded),
         "generate": config.generate.model_dump(mode="json"),
         "training": config.dit.model_dump(mode="json"),
         "contract": {
@@ -169,6 +169,13 @@ def notes_of(config: Config, encoded: Encoded, parts: Mapping[str, Path]) -> dic
             "text_encoder": digest_folder(parts["text-encoder"]),
         },
     }
+
+
+def _seen_shapes(config: Config, encoded: Encoded) -> list[list[int]]:
+    """Answers the shapes of latents that training shows, the clips' own first: (C, T, H, W), and (C, 1, H, W) of clips seen as images."""
+    shapes = list(encoded.shapes)
+    images = [(channels, 1, *size) for channels, _, *size in shapes] if config.dit.image_share else []
+    return [list(shape) for shape in dict.fromkeys([*shapes, *images])]
 
 
 def _some_captions(project: Project) -> list[str]:

@@ -163,12 +163,14 @@ def _losses(
     embeds, mask = drop_captions(batch.text_embeds.to(device), batch.text_mask.to(device), drawn.dropped.to(device), empty_prompt)
     fps, clip_weight = batch.latents_fps.to(device), settings.clip_loss_weight
     if isinstance(batch.latents, Tensor):
-        latents, noise, t = (batch.latents.to(device), *(torch.stack(parts).to(device) for parts in (drawn.noise, drawn.t)))
+        noise, t = (torch.stack(parts).to(device) for parts in (drawn.noise, drawn.t))
+        latents = batch.latents[:, :, : noise.shape[2]].to(device)
         with mixed_precision(device):
             velocity = model(interpolate(latents, noise, t), t[:, :: drawn.pace], embeds, mask, fps)
         return velocity_loss(velocity, latents, noise, t, clip_weight)
     clips = [
-        (x.to(device)[None], e.to(device)[None], t.to(device)[None]) for x, e, t in zip(batch.latents, drawn.noise, drawn.t, strict=True)
+        (x[None, :, : len(t)].to(device), e.to(device)[None], t.to(device)[None])
+        for x, e, t in zip(batch.latents, drawn.noise, drawn.t, strict=True)
     ]
     with mixed_precision(device):
         velocities = model([interpolate(x, e, t)[0] for x, e, t in clips], [t[0, :: drawn.pace] for _, _, t in clips], embeds, mask, fps)
@@ -181,7 +183,7 @@ class Drawn:
 
     Attributes:
         t: of each latent frame of each clip, (T,); 0 where one is kept.
-        noise: of each clip, (C, T, H, W).
+        noise: of each clip, (C, T, H, W). In a step that sees images T is 1, whatever the clips have.
         dropped: (B,), True where a caption goes.
         pace: latent frames to a frame of tokens.
     """
@@ -200,16 +202,18 @@ def draw(settings: "Dit", batch: DitBatch, seed: int, shift_places: int | None) 
     times = sample_timesteps(whole, generator, settings.timestep_mean, settings.timestep_std)
     dropped = torch.rand(whole, generator=generator) < settings.caption_dropout
     tasks = deal_tasks(dict(settings.tasks), whole, generator)
+    images = float(torch.rand((), generator=generator)) < settings.image_share
     t, noise = [], []
     for place, latents in zip(places, batch.latents, strict=True):
         own = torch.Generator().manual_seed(seed_of(seed, place))
-        _, frames, height, width = latents.shape
+        channels, frames, height, width = latents.shape
+        frames = 1 if images else frames
         shift = (
             settings.timestep_shift if shift_places is None else shift_of(settings.timestep_shift, frames * height * width, shift_places)
         )
         kept = kept_frames(tasks[place], -(-frames // pace), own).repeat_interleave(pace)[:frames]
         t.append(torch.where(kept, 0.0, shift_timesteps(times[place], shift)))
-        noise.append(torch.randn(latents.shape, generator=own))
+        noise.append(torch.randn(channels, frames, height, width, generator=own))
     return Drawn(t, noise, dropped[list(places)], pace)
 
 

@@ -50,7 +50,7 @@ def folder(tmp_path_factory):
         "latent_channels": 16,
         "text_width": coca.text_width,
         "clip": {"num_frames": 9, "height": 32, "width": 32, "fps": 8},
-        "latents_shapes": [[16, 3, 4, 4], [16, 2, 3, 5]],
+        "latents_shapes": [[16, 3, 4, 4], [16, 2, 3, 5], [16, 1, 4, 4]],
         "generate": load_config("test").generate.model_dump(mode="json"),
         "contract": {
             "shift_places": 3 * 4 * 4,
@@ -160,7 +160,8 @@ def test_a_setting_that_is_none_is_refused(generator):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_frames": 8}, "never saw clips of 8 frames at 32x32, only of 1 and 9; hint: `--num-frames 9`$"),
+        ({"num_frames": 8}, "never saw clips of 8 frames at 32x32, only clips of 1 and 9 frames; hint: `--num-frames 9`$"),
+        ({"num_frames": 1, "height": 24}, "never saw images at 40x24, only clips of 5 frames; hint: `--num-frames 5`$"),
         ({"num_frames": 40}, "hint: `--num-frames 9` and then `--extend` that video for more"),
         ({"height": 30}, "never saw `height` 30, only 40x24 and 32x32; hint: `--height 32 --width 32`"),
         ({"height": 24, "width": 32}, "never saw 32x24 pixels, only 40x24 and 32x32; hint: `--height "),

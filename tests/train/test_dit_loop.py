@@ -41,6 +41,7 @@ def settings(**changes):
             "skip_above": 10.0,
             "caption_dropout": 0.1,
             "tasks": TEXT_ALONE,
+            "image_share": 0.0,
             "clip_loss_weight": 1.0,
             "timestep_mean": 0.5,
             "timestep_std": 1.0,
@@ -152,6 +153,26 @@ def test_packed_clips_train_as_each_by_itself_does(tmp_path):
         assert batch.clip_ids[place] == share.clip_ids[0]
         alone.append(_losses(chosen, model, share, EMPTY, 3, context, 16))
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("given", [batches, packed])
+def test_a_step_that_sees_images_trains_on_the_first_frames_of_clips(tmp_path, given):
+    chosen, batch, context = settings(image_share=1.0), next(given()(0)), TrainContext.local(tmp_path)
+    torch.manual_seed(0)
+    model = DiT(SIZE, latent_channels=4, text_width=8)
+    torch.nn.init.normal_(model.patch_out.weight, std=0.1)
+    firsts = torch.stack([clip[:, :1] for clip in batch.latents])
+    images = DitBatch(firsts, batch.text_embeds, batch.text_mask, batch.clip_ids, batch.latents_fps)
+    found = _losses(chosen, model, batch, EMPTY, 3, context, 16)
+    torch.testing.assert_close(found, _losses(chosen, model, images, EMPTY, 3, context, 16), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(found, _losses(settings(), model, batch, EMPTY, 3, context, 16))
+
+
+def test_so_many_steps_see_images_as_their_share_says():
+    batch = next(batches()(0))
+    seen = [len(draw(settings(image_share=0.25), batch, seed, None).t[0]) for seed in range(200)]
+    assert set(seen) == {1, 2}
+    assert 30 <= seen.count(1) <= 70
 
 
 def test_packed_training_learns_and_goes_on_to_the_same_bits(tmp_path):
