@@ -6,7 +6,7 @@ Run: python -m benchmarks.dit_speed [--shape demo long] [--compile] [--precision
 Both have the same width, depth, heads, feed-forward and patches, and see the same latents, timesteps and text, so as many tokens. A
 training step is forward, backward, clipping and AdamW; a step of sampling is one forward pass in inference mode with and without the
 prompt. On a CPU the two take turns, and what counts is the median of the pairs' ratios, in float32, as Kinora trains there, at two
-shapes: `demo` is what the demo trains, 32 clips of five tokens with captions as wide as its captioner's, where Wan does 1.28 times our
+shapes: `demo` is what the demo trains, 32 clips of three tokens with captions as wide as its captioner's, where Wan does 1.40 times our
 FLOPs, since it widens the text; `long` is one clip of 1280 tokens and a text as wide as the model, at which both do the same work. On a
 GPU, in bfloat16, they run one after the other at the shape of 1.3B parameters on clips of 17x480x832 (latents 5x60x104, 7800 tokens),
 with model FLOPs (counted by torch in one forward pass, three times over for a training step) as a share of a matmul's rate in the same
@@ -63,7 +63,7 @@ class Shape:
 
 
 ON_CPU = {
-    "demo": Shape(DIT_SIZES["demo"], (16, 5, 8, 8), (16, 128), batch_size=32),
+    "demo": Shape(DIT_SIZES["demo"], (16, 3, 8, 8), (16, 128), batch_size=32),
     # the peer's text goes through two layers as wide as the model and no blocks; without a refiner ours does nearly the same
     "long": Shape(DitSize(512, 4, 8, (1, 2, 2), text_size=512, refiner_depth=0), (16, 5, 32, 32), (226, 512)),
 }
