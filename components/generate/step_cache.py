@@ -39,8 +39,8 @@ def step_cache_of(setting: float | str | Maker | None, notes: dict[str, Any], sa
     if callable(setting):
         return setting(samples)
     if setting == CALIBRATED:
-        found = _calibration(notes)
-        return StepCache(found["threshold"], samples, found["gain"])
+        calibrated = _calibration(notes)
+        return StepCache(calibrated["threshold"], samples, calibrated["gain"])
     found = notes.get("step_cache")
     return StepCache(float(setting), samples, found["gain"] if found else ())
 

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -29,7 +29,7 @@ EXACT = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolatio
 TRANSPARENT = ("rgba", "bgra", "argb", "abgr", "yuva", "ya", "pal8", "rgba64", "bgra64")
 HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 UNSPECIFIED = 2
-EXIF = 31  # the side data of frames that PyAV has no name for
+UNNAMED = range(28, 32)  # kinds of a frame's side data, EXIF among them, that PyAV has no names for
 
 av.logging.set_level(av.logging.PANIC)  # what goes wrong in a file becomes its reason, not lines on stderr
 
@@ -231,28 +231,33 @@ def is_sane_rotation(frame: VideoFrame) -> bool:
 
 
 def is_mirrored(frame: VideoFrame) -> bool:
-    """Answers whether a picture is stored in mirror writing; upright, it is then what is stored, top to bottom, and turned."""
-    try:
-        matrix = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # PyAV lists no side data at all beside one kind that it does not know
-        matrix = _without_exif(frame).side_data.get("DISPLAYMATRIX")
+    """Answers whether a picture is stored in mirror writing; it stands upright once it is put upside down and then turned."""
+    matrix = _display_matrix(frame)
     if matrix is None or not is_sane_rotation(frame):
         return False
     a, b, _, c, d, *_ = struct.unpack("9i", bytes(matrix))
     return bool(a * d < b * c)
 
 
-def _without_exif(frame: VideoFrame) -> VideoFrame:
+def _display_matrix(frame: VideoFrame) -> Any:
+    try:
+        return cast(Any, frame).side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV lists none of it beside one kind that it has no name for
+        try:
+            return cast(Any, _with_named_data(frame)).side_data.get("DISPLAYMATRIX")
+        except (ValueError, av.FFmpegError):
+            return None
+
+
+def _with_named_data(frame: VideoFrame) -> VideoFrame:
     graph = Graph()
-    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format.name, time_base=Fraction(1))
-    dropped, sink = graph.add("sidedata", f"mode=delete:type={EXIF}"), graph.add("buffersink")
-    source.link_to(dropped)
-    dropped.link_to(sink)
+    last = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1))
+    for node in (*(graph.add("sidedata", f"mode=delete:type={kind}") for kind in UNNAMED), graph.add("buffersink")):
+        last.link_to(node)
+        last = node
     graph.configure()
     graph.push(frame)
-    found = graph.pull()
-    assert isinstance(found, VideoFrame)
-    return found
+    return cast(VideoFrame, graph.pull())
 
 
 def sample_aspect(stream: VideoStream) -> Fraction:

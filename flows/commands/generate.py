@@ -79,7 +79,7 @@ def generate(prompt: str, output: str, model: str, seed: int | None, no_rewrite:
     ask, options = _ask_of(prompt, not no_rewrite, options)
     from components.generate.output import sheet_of, write_film
 
-    for target, what in ((path, "`-o`"), (sheet_of(path), "the contact sheet")):
+    for target, what in ((path, f"`-o {output}`"), (sheet_of(path), f"the contact sheet `{sheet_of(path)}`")):
         check_apart(target, [file for _, file, _ in ask.files if not isinstance(file, bytes)], what)
     settings = {SAMPLING[name]: value for name in SAMPLING if (value := options.pop(name)) is not None}
     given = tuple(f"generate.{name}={yaml.safe_dump(value, default_flow_style=True)}" for name, value in settings.items())

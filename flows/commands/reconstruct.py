@@ -24,7 +24,7 @@ def reconstruct(video: str, output: str, model: str, as_json: bool, **options: A
     source, target = Path(video), mp4_file(output)
     if not source.is_file():
         raise ValueError(f"`{video}` is not a file; hint: name a video or an image")
-    check_apart(target, [source], "`-o`")
+    check_apart(target, [source], f"`-o {output}`")
     asked = resolve(**options)
     from components.registry.models import resolve as resolve_model
 

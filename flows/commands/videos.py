@@ -34,7 +34,7 @@ def check_apart(target: Path, given: Iterable[str | Path], what: str) -> None:
     """
     for file in given:
         if target.exists() and Path(file).exists() and target.samefile(file):
-            raise ValueError(f"{what} `{target}` is the given `{file}` itself; hint: `-o` another file")
+            raise ValueError(f"{what} is the given `{file}` itself; hint: `-o` another file")
 
 
 def sampling_of(asked: Invocation) -> dict[str, Any]:
