@@ -54,6 +54,14 @@ class PretrainedText:
             embeds = self.model(input_ids=tokens, attention_mask=mask).last_hidden_state.float()  # (B, S, C)
         return embeds * mask[..., None], mask.bool()
 
+    def cut(self, text: str) -> tuple[str, str]:
+        """Answers what of a text is encoded, and the end that `max_tokens` leaves out."""
+        told = self.tokenizer.encode(text)
+        if not told.overflowing:
+            return text, ""
+        end = max(stop for _, stop in told.offsets)
+        return text[:end].strip(), text[end:].strip()
+
 
 def take(source: str, max_tokens: int, dtype: str) -> PretrainedText:
     """Reads the text encoder of a checkpoint, of a folder as transformers or diffusers saves it, or of the hub.

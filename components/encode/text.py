@@ -28,6 +28,9 @@ class TextEncoder(Protocol):
             text_embeds float32 (B, S, C), zero behind a text's end, S tokens of the batch's longest text; text_mask bool (B, S).
         """
 
+    def cut(self, text: str) -> tuple[str, str]:
+        """Answers what of a text is encoded, and the end that is left out because the text is too long; else the text and nothing."""
+
 
 @dataclass(frozen=True)
 class ClipText:
@@ -43,6 +46,11 @@ class ClipText:
         from components.openclip.embed import encode_text
 
         return encode_text(self.coca, texts)
+
+    def cut(self, text: str) -> tuple[str, str]:
+        from components.openclip.tokenizer import cut
+
+        return cut(self.coca.tokenizer, text)
 
 
 def load_text_encoder(folder: str | Path, device: str = "cpu") -> TextEncoder:

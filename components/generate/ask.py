@@ -1,6 +1,7 @@
 """One call for all that can be asked of a model: which verb is meant, with the files that it works on."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,14 @@ from components.generate import verbs
 from components.generate.arrangement import Piece, key_frame
 from components.generate.generator import Generator
 from components.generate.inputs import Fitted, read_image, read_video, size_of
+from components.generate.record import record_of
 from components.generate.sampling import Sampling
+from components.generate.shapes import Shapes
+from components.generate.step_cache import uncalibrated
 
 Source = str | Path | bytes
 STRENGTH = 0.6  # of an edit, where none is given
+MOST_FRAMES = 10_000  # of one call, which holds much of what it makes
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,8 @@ class Ask:
         connect: two videos to be joined.
         edit: a video to be drawn anew, `strength` towards noise.
         loop: whether the end shall lead back to the beginning.
-        num_frames: of the clip; where videos are given, of what is added to them; `seconds` says the same otherwise.
+        num_frames: of the clip, which a loop leads back behind; where videos are given, of what is added to them. `seconds` says the
+            same otherwise.
     """
 
     prompt: str
@@ -69,8 +75,15 @@ class Ask:
         if self.edit is not None and (self.num_frames is not None or self.seconds is not None):
             raise ValueError("an edit is as long as its video; hint: leave out `--num-frames` and `--seconds`")
         for name, value in (("num-frames", self.num_frames), ("seconds", self.seconds)):
-            if value is not None and value <= 0:
-                raise ValueError(f"`--{name}` is above 0, not {value}; hint: leave it out for the model's own length")
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"`--{name}` is a number above 0, not {value}; hint: leave it out for the model's own length")
+
+    @property
+    def files(self) -> list[tuple[str, Source, float | None]]:
+        """What it is made with: the use of each file, the file, and of a key frame its seconds."""
+        alone = [("image", self.image), ("extend", self.extend), *(("connect", file) for file in self.connect or ()), ("edit", self.edit)]
+        given: list[tuple[str, Source, float | None]] = [(use, file, None) for use, file in alone if file is not None]
+        return [*given, *(("key frame", file, seconds) for file, seconds in self.key_frames)]
 
 
 @dataclass(frozen=True)
@@ -79,14 +92,16 @@ class Making:
 
     Attributes:
         sampling: what makes its frames; whose `progress` is told may be set until the first is taken.
-        told: the prompt as the model is told it.
-        notes: what was cut away of the files, a sentence each.
+        rewritten: the prompt as the captions say it.
+        made: what makes the same film of the same model again, and what of the words it was told, as JSON values.
+        notes: what was cut away of files and words, and what else was not as it was asked for, a sentence each.
     """
 
     film: verbs.Film
     sampling: Sampling
     verb: str
-    told: str
+    rewritten: str
+    made: Mapping[str, Any]
     notes: list[str]
 
 
@@ -99,11 +114,29 @@ def make(generator: Generator, ask: Ask, seed: int, **settings: Any) -> Making:
     Raises:
         ValueError: an empty prompt, a file that cannot be used, or a size, length or setting that does not fit.
     """
-    told = generator.told(ask.prompt, ask.rewrite)
+    rewritten = generator.told(ask.prompt, ask.rewrite)
     files = _Files(generator, ask)
-    sampling = generator.sampling([told], [seed], **settings)
+    sampling = generator.sampling([rewritten], [seed], **settings)
+    notes = uncalibrated(sampling.settings, generator.notes)
     verb, film = _chosen(generator, ask, files, sampling)
-    return Making(film, sampling, verb, told, list(dict.fromkeys(files.notes)))
+    words = {"prompt": rewritten, "negative_prompt": sampling.settings["negative_prompt"]}
+    told = {name: generator.text_encoder.cut(text) for name, text in words.items()}
+    notes += [
+        f"the {name.replace('_', ' ')} is too long for the model, which is not told its end, `{end}`; hint: fewer words"
+        for name, (_, end) in told.items()
+        if end
+    ]
+    made = {
+        "prompt": ask.prompt,
+        "rewritten": rewritten,
+        "told": {name: heard for name, (heard, _) in told.items()},
+        "verb": verb,
+        "seed": seed,
+        "strength": None if ask.edit is None else _strength(ask),
+        **record_of(ask),
+        "settings": sampling.settings,
+    }
+    return Making(film, sampling, verb, rewritten, made, list(dict.fromkeys([*notes, *files.notes])))
 
 
 class _Files:
@@ -111,8 +144,7 @@ class _Files:
 
     def __init__(self, generator: Generator, ask: Ask) -> None:
         self.fps, self.notes = generator.fps, list[str]()
-        named = [ask.image, *(file for file, _ in ask.key_frames), ask.extend, *(ask.connect or ()), ask.edit]
-        first = next((file for file in named if file is not None), None)
+        first = next((file for _, file, _ in ask.files), None)
         self.size = generator.shapes.size(ask.height, ask.width, None if first is None else size_of(first))
 
     def image(self, file: Source) -> np.ndarray:
@@ -124,19 +156,20 @@ class _Files:
         return self._noted(read_video(file, *self.size, self.fps))[None]
 
     def _noted(self, fitted: Fitted) -> np.ndarray:
-        self.notes += [] if fitted.note is None else [fitted.note]
+        self.notes += fitted.notes
         return fitted.frames
 
 
 def _chosen(generator: Generator, ask: Ask, files: _Files, sampling: Sampling) -> tuple[str, verbs.Film]:
     shapes, size = generator.shapes, files.size
+    _check_amount(ask, files.fps)
     added = ask.num_frames if ask.seconds is None else max(1, round(ask.seconds * files.fps))
     longest = shapes.length(size, None)
     if ask.edit is not None:
         video = files.video(ask.edit)
         fitting = [length for length in shapes.lengths[size] if length <= video.shape[1] and (length > 1 or video.shape[1] == 1)]
         length = max(fitting, default=min(length for length in shapes.lengths[size] if length > 1 or longest == 1))
-        return "edit", verbs.edited(sampling, video, length, STRENGTH if ask.strength is None else ask.strength)
+        return "edit", verbs.edited(sampling, video, length, _strength(ask))
     if ask.connect is not None:
         before, after = (files.video(file) for file in ask.connect)
         return "connect", verbs.joined(sampling, before, after, longest, _between(generator, added, ask))
@@ -148,6 +181,8 @@ def _chosen(generator: Generator, ask: Ask, files: _Files, sampling: Sampling) -
         return "extend backward" if ask.backward else "extend", continued(sampling, video, longest, added)
     num_frames = added if ask.seconds is None else 1 + round(ask.seconds * files.fps)
     length = shapes.length(size, num_frames, generator.notes["clip"]["num_frames"])
+    if ask.loop:
+        _check_loop(shapes, size, length, verbs.window_between(longest, generator.vae.frames))
     film = verbs.clip(sampling, size, length, _pieces(generator, ask, files, length))
     if ask.loop:
         return "loop", verbs.looped(sampling, film, longest)
@@ -169,7 +204,33 @@ def _pieces(generator: Generator, ask: Ask, files: _Files, length: int) -> list[
                 f"two pictures fall together at {seconds:g} s; hint: at least {generator.vae.frames / files.fps:g} s between them"
             )
         pieces.append(piece)
+    if sum(piece.shape[1] for _, piece in pieces) == length:
+        raise ValueError(
+            "every frame of the clip is a given picture, and nothing is left to make; hint: a longer clip or fewer pictures, "
+            "and `--edit` draws a picture anew"
+        )
     return pieces
+
+
+def _strength(ask: Ask) -> float:
+    return STRENGTH if ask.strength is None else ask.strength
+
+
+def _check_amount(ask: Ask, fps: int) -> None:
+    frames = ask.num_frames or (ask.seconds or 0) * fps
+    if frames > MOST_FRAMES:
+        raise ValueError(
+            f"one call makes at most {MOST_FRAMES} frames, not {frames:g}; hint: fewer, and then `--extend` that video for more"
+        )
+
+
+def _check_loop(shapes: Shapes, size: tuple[int, int], length: int, window: verbs.Window) -> None:
+    needed = max(window.frames_before, window.frames_after)
+    if length < needed and window.before > 0:
+        near = min(fitting for fitting in shapes.lengths[size] if fitting >= needed)
+        raise ValueError(
+            f"a clip of {length} frames is too short to be led back to its beginning, which takes {needed}; hint: `--num-frames {near}`"
+        )
 
 
 def _between(generator: Generator, added: int | None, ask: Ask) -> int | None:

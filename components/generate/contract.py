@@ -29,7 +29,7 @@ def check_terms(notes: Mapping[str, Any], folder: Path) -> None:
     Raises:
         MismatchedModelError: a term is missing.
     """
-    missing = [term for term in TERMS if term not in notes["contract"]]
+    missing = [term for term in TERMS if term not in (notes.get("contract") or {})]
     if missing:
         raise MismatchedModelError(
             f"`{folder}` was exported before models noted {', '.join(f'`{term}`' for term in missing)}; hint: `kinora run` trains it anew"

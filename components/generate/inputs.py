@@ -15,10 +15,10 @@ NOTED_LOSS = 0.02  # of a picture; a smaller part is cut without a word
 
 @dataclass(frozen=True)
 class Fitted:
-    """What was read: frames uint8 (T, H, W, 3), and a sentence on what did not fit, if anything."""
+    """What was read: frames uint8 (T, H, W, 3), and a sentence on each thing that did not fit."""
 
     frames: np.ndarray
-    note: str | None = None
+    notes: list[str]
 
 
 def size_of(source: str | Path | bytes) -> tuple[int, int]:
@@ -38,7 +38,7 @@ def read_image(source: str | Path | bytes, height: int, width: int) -> Fitted:
         ValueError: there is no such file, or no picture in it.
     """
     first = next(_frames(source))
-    return Fitted(_covering(first, height, width)[None], _note(source, first, height, width))
+    return Fitted(_covering(first, height, width)[None], _cut(source, first, height, width))
 
 
 def read_video(source: str | Path | bytes, height: int, width: int, fps: Fraction | int) -> Fitted:
@@ -50,12 +50,26 @@ def read_video(source: str | Path | bytes, height: int, width: int, fps: Fractio
     frames = _frames(source)
     first = held = next(frames)
     taken: list[np.ndarray] = []
+    times: list[int] = []  # that each frame is taken
     for frame in frames:
-        middle = (held.seconds + frame.seconds) / 2 - first.seconds
-        taken += [_covering(held, height, width)] * _ticks(middle, len(taken), fps)
+        times.append(_ticks((held.seconds + frame.seconds) / 2 - first.seconds, len(taken), fps))
+        taken += [_covering(held, height, width)] * times[-1]
         held = frame
-    taken += [_covering(held, height, width)] * _ticks(held.seconds - first.seconds, len(taken), fps)
-    return Fitted(np.stack(taken), _note(source, first, height, width))
+    times.append(_ticks(held.seconds - first.seconds, len(taken), fps))
+    taken += [_covering(held, height, width)] * times[-1]
+    resampled = []
+    if set(times) != {1}:
+        rate = (len(times) - 1) / (held.seconds - first.seconds)
+        resampled = [
+            f"{named(source)} has {rate:.4g} frames a second and the model {float(fps):g}: of its {len(times)} frames {_picked(times)}"
+        ]
+    return Fitted(np.stack(taken), [*_cut(source, first, height, width), *resampled])
+
+
+def _picked(times: list[int]) -> str:
+    left_out, repeated = times.count(0), sum(count > 1 for count in times)
+    said = [f"{left_out} are left out"] if left_out else []
+    return " and ".join([*said, f"{repeated} are shown longer"] if repeated else said)
 
 
 def named(source: str | Path | bytes) -> str:
@@ -90,13 +104,13 @@ def _covering(frame: Frame, height: int, width: int) -> np.ndarray:
     return frame.resized(scaled_height, scaled_width)[y : y + height, x : x + width]
 
 
-def _note(source: str | Path | bytes, frame: Frame, height: int, width: int) -> str | None:
+def _cut(source: str | Path | bytes, frame: Frame, height: int, width: int) -> list[str]:
     scaled_height, scaled_width, _ = cover(frame.height, frame.width, height, width)
     lost = 1 - height * width / (scaled_height * scaled_width)
     if lost <= NOTED_LOSS:
-        return None
+        return []
     whole = math.gcd(width, height)
-    return (
+    return [
         f"{named(source)} is {frame.width}x{frame.height}, another aspect than {width}x{height}: its middle is kept and {lost:.0%} cut; "
         f"hint: one of {width // whole}:{height // whole} stays whole"
-    )
+    ]

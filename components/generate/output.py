@@ -32,9 +32,14 @@ def write_film(path: Path, film: Film, fps: int, made: Mapping[str, Any]) -> Pat
                 yield picture
 
     write_stream(path, pictures(), fps, metadata=metadata_of(made))
-    sheet = path.with_suffix(".png")
+    sheet = sheet_of(path)
     write_sheet(sheet, [np.stack(picked)], scale=max(1, round(SHEET_HEIGHT / picked[0].shape[0])))
     return sheet
+
+
+def sheet_of(path: Path) -> Path:
+    """Answers where a film's contact sheet lies: of `ring.mp4` it is `ring.sheet.png`, since `ring.png` may be a picture of somebody's."""
+    return path.with_suffix(".sheet.png")
 
 
 def film_bytes(film: Film, fps: int, made: Mapping[str, Any]) -> bytes:

@@ -34,6 +34,9 @@ class Shapes:
         Raises:
             ValueError: the model saw no such size.
         """
+        for name, side in (("height", height), ("width", width)):
+            if side is not None and side <= 0:
+                raise ValueError(f"`--{name}` is above 0, not {side}; hint: leave it out for the model's own size")
         if height is None and width is None:
             return self.usual if like is None else self._nearest(like)
         wanted = [size for size in self.lengths if height in (None, size[0]) and width in (None, size[1])]

@@ -1,9 +1,10 @@
 """Which step cache a request samples with, and the calibration of one for a model: as fast as a stated likeness of its samples allows."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -15,31 +16,69 @@ if TYPE_CHECKING:
     from components.generate.sampling import Progress
 
 CALIBRATED = "calibrated"
+SETTINGS = ("sampler", "num_inference_steps", "guidance_scale", "guidance_interval", "guidance_rescale", "timestep_shift")
+
+Maker = Callable[[int], StepCache]  # of the cache of one walk, for so many samples
+Cache = TypeVar("Cache", bound=StepCache)
 FIRST_THRESHOLD, GROWTH, MOST_TRIES = 0.02, 1.5, 12
 
 
-def step_cache_of(setting: "float | str | StepCache | None", notes: dict[str, Any], samples: int) -> StepCache | None:
+def step_cache_of(setting: float | str | Maker | None, notes: dict[str, Any], samples: int) -> StepCache | None:
     """Answers the cache of one walk, as the setting `generate.step_cache` asks for it.
 
     Args:
-        setting: None for none; a threshold; `calibrated` for the one of the model's notes.
+        setting: None for none; a threshold; `calibrated` for the one of the model's notes; or what makes one.
         notes: of the model, whose calibration says how the blocks' answer moves with what enters them.
         samples: of a batch.
 
     Raises:
         ValueError: the model is not calibrated.
     """
-    if setting is None or isinstance(setting, StepCache):
-        return setting
+    if setting is None:
+        return None
+    if callable(setting):
+        return setting(samples)
+    if setting == CALIBRATED:
+        calibrated = _calibration(notes)
+        return StepCache(calibrated["threshold"], samples, calibrated["gain"])
     found = notes.get("step_cache")
-    if setting != CALIBRATED:
-        return StepCache(float(setting), samples, found["gain"] if found else ())
+    return StepCache(float(setting), samples, found["gain"] if found else ())
+
+
+def uncalibrated(settings: dict[str, Any], notes: dict[str, Any]) -> list[str]:
+    """Answers a sentence where the calibrated cache is asked for under other settings than it was calibrated with.
+
+    Args:
+        settings: of the section `generate`, all of them.
+        notes: of the model.
+
+    Raises:
+        ValueError: the model is not calibrated.
+    """
+    if settings["step_cache"] != CALIBRATED:
+        return []
+    found = _calibration(notes)
+    other = [name for name in SETTINGS if name in found and _plain(found[name]) != _plain(settings[name])]
+    if not other:
+        return []
+    differing = ", ".join(f"`{name}` {_plain(found[name])} and not {_plain(settings[name])}" for name in other)
+    options = " ".join(f"--set generate.{name}={str(_plain(settings[name])).replace(' ', '')}" for name in other)
+    return [f"the step cache was calibrated with {differing}, so how like its samples are is not known; hint: `kinora calibrate {options}`"]
+
+
+def _calibration(notes: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] | None = notes.get("step_cache")
     if found is None:
         raise ValueError(
             "`generate.step_cache` is `calibrated`, which this model is not; "
             "hint: `kinora calibrate` writes one that is, or give a threshold, for example 0.1"
         )
-    return StepCache(found["threshold"], samples, found["gain"])
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """Answers a setting as JSON keeps it."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True)
@@ -63,47 +102,56 @@ class Calibration:
     samples: int
     sampler: str
     num_inference_steps: int
+    guidance_scale: float
+    guidance_interval: tuple[float, float]
+    guidance_rescale: float
+    timestep_shift: float
 
 
-def calibrate(generator: "Generator", prompts: Sequence[str], min_psnr: float, seed: int, progress: "Progress") -> Calibration:
+def calibrate(
+    generator: "Generator", prompts: Sequence[str], min_psnr: float, seed: int, progress: "Progress", **sampling: Any
+) -> Calibration:
     """Finds the largest threshold whose samples are all at least so much like uncached ones, and measures what it saves.
 
     Args:
         prompts: a few.
         progress: told tries done, tries in all at most, and "tries".
+        sampling: settings of the section `generate`, by name, that the cache is to be used with.
+
+    Raises:
+        ValueError: a step cache is among the settings.
     """
-    settings = generator.settings()
+    if sampling.pop("step_cache", None) is not None:
+        raise ValueError("`generate.step_cache` is what a calibration finds; hint: leave it out")
+    settings = generator.settings(**sampling)
     prompts = [generator.told(prompt) for prompt in prompts]
     seeds = [seed + place for place in range(len(prompts))]
-    recording = Recording(0.0, len(prompts))
-    plain, _ = _sampled(generator, prompts, seeds, recording)
-    gain = fit_gain(recording.seen)
-    plain, seconds = _sampled(generator, prompts, seeds, StepCache(0.0, len(prompts)))  # once more, warm
-    best = Calibration(gain, 0.0, MAX_PSNR, min_psnr, 1.0, 1.0, len(prompts), settings["sampler"], settings["num_inference_steps"])
+
+    def sampled(cache: Callable[[int], Cache]) -> tuple[list[np.ndarray], float, list[Cache]]:
+        caches: list[Cache] = []
+
+        def of_walk(samples: int) -> StepCache:
+            caches.append(cache(samples))
+            return caches[-1]
+
+        began = time.perf_counter()
+        samples = generator.generate(prompts, seeds, rewrite=False, step_cache=of_walk, **sampling)
+        return [sample.frames for sample in samples], time.perf_counter() - began, caches
+
+    recordings = sampled(partial(Recording, 0.0))[2]
+    gain = fit_gain([seen for recording in recordings for seen in recording.seen])
+    plain, seconds, _ = sampled(partial(StepCache, 0.0))  # once more, warm
+    said = {name: settings[name] for name in SETTINGS}
+    best = Calibration(gain, 0.0, MAX_PSNR, min_psnr, 1.0, 1.0, len(prompts), **said)
     threshold = FIRST_THRESHOLD
     for tries in range(MOST_TRIES):
         progress(tries, MOST_TRIES, "tries")
-        cache = StepCache(threshold, len(prompts), gain)
-        cached, lap = _sampled(generator, prompts, seeds, cache)
+        cached, lap, caches = sampled(partial(StepCache, threshold, gain=gain))
         likeness = min(psnr(one, other) for one, other in zip(plain, cached, strict=True))
         if likeness < min_psnr:
             break
-        best = Calibration(
-            gain,
-            round(threshold, 6),
-            round(likeness, 2),
-            min_psnr,
-            round(cache.ran / cache.asked, 4),
-            round(seconds / lap, 3),
-            len(prompts),
-            settings["sampler"],
-            settings["num_inference_steps"],
-        )
+        ran = sum(cache.ran for cache in caches) / sum(cache.asked for cache in caches)
+        found = (round(threshold, 6), round(likeness, 2), min_psnr, round(ran, 4), round(seconds / lap, 3))
+        best = Calibration(gain, *found, len(prompts), **said)
         threshold *= GROWTH
     return best
-
-
-def _sampled(generator: "Generator", prompts: Sequence[str], seeds: Sequence[int], cache: StepCache) -> tuple[list[np.ndarray], float]:
-    began = time.perf_counter()
-    samples = generator.generate(prompts, seeds, rewrite=False, step_cache=cache)
-    return [sample.frames for sample in samples], time.perf_counter() - began

@@ -189,8 +189,8 @@ def joined(sampling: Sampling, before: np.ndarray, after: np.ndarray, length: in
         ValueError: the clip has no room for that, or a video is shorter than what has to be kept of it.
     """
     window = _between(sampling, length, added)
-    _check_count(before.shape[1], window.frames_before, "go on from it")
-    _check_count(after.shape[1], window.frames_after, "lead to it")
+    _check_count(before.shape[1], window.frames_before, "go on from it", "first video")
+    _check_count(after.shape[1], window.frames_after, "lead to it", "second video")
     sampling.passes += 1
     head, tail = before.shape[1] - window.frames_before, window.frames_after
 
@@ -351,9 +351,9 @@ def _with_room(window: Window) -> Window:
     return window
 
 
-def _check_count(count: int, needed: int, purpose: str) -> None:
+def _check_count(count: int, needed: int, purpose: str, name: str = "video") -> None:
     if count < needed:
         raise ValueError(
-            f"the video has {count} frames at the model's rate, and to {purpose} the model needs {needed}; hint: a longer video, "
+            f"the {name} has {count} frames at the model's rate, and to {purpose} the model needs {needed}; hint: a longer video, "
             "or `--image` with a picture of it"
         )

@@ -20,6 +20,7 @@ from components.media.read import (
     Frame,
     UnusableFile,
     has_clear_pixels,
+    is_mirrored,
     is_sane_rotation,
     open_container,
     picture_stream,
@@ -146,12 +147,12 @@ def _notes(container: InputContainer, stream: VideoStream, first: Frame) -> list
         notes.append("audio dropped")
     if len(container.streams.video) > 1:
         notes.append(f"the first of {len(container.streams.video)} video streams taken")
+    if is_mirrored(picture):
+        notes.append("mirrored")
     if not is_sane_rotation(picture):
         notes.append("a rotation that makes no sense ignored")
     elif quarter_turns(picture):
-        notes.append(
-            ("turned by 90 degrees to the left", "turned by 180 degrees", "turned by 90 degrees to the right")[quarter_turns(picture) - 1]
-        )
+        notes.append(TURNED[quarter_turns(picture)])
     if aspect != 1:
         notes.append(f"pixels {aspect.numerator}:{aspect.denominator} made square")
     if has_clear_pixels(picture):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import io
 import math
 import os
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
 from av.container import InputContainer
+from av.filter import Graph
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
@@ -27,6 +29,7 @@ EXACT = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolatio
 TRANSPARENT = ("rgba", "bgra", "argb", "abgr", "yuva", "ya", "pal8", "rgba64", "bgra64")
 HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 UNSPECIFIED = 2
+UNNAMED = range(28, 32)  # kinds of a frame's side data, EXIF among them, that PyAV has no names for
 
 av.logging.set_level(av.logging.PANIC)  # what goes wrong in a file becomes its reason, not lines on stderr
 
@@ -84,6 +87,7 @@ class Painter:
     """Turns decoded frames of one stream into upright RGB; keeps one scaler for each size, since building one costs more than using it."""
 
     quarter_turns: int
+    upside_down: bool = False  # as it is stored, which comes before the turns
     _scalers: dict[tuple[int, int, int, int, str], tuple[VideoReformatter, dict[str, Any]]] = field(default_factory=dict)
 
     def paint(self, frame: VideoFrame, height: int, width: int) -> np.ndarray:
@@ -98,7 +102,7 @@ class Painter:
             raise UnusableFile(f"its pictures, {frame.format.name}, cannot be turned into RGB") from error
         if settings["format"] == "rgba":
             rgb = (rgb[..., :3] * (rgb[..., 3:].astype(np.uint16)) // 255).astype(np.uint8)
-        return np.ascontiguousarray(np.rot90(rgb, self.quarter_turns)) if self.quarter_turns else rgb
+        return np.ascontiguousarray(np.rot90(rgb[::-1] if self.upside_down else rgb, self.quarter_turns))
 
     def _settings(self, frame: VideoFrame, height: int, width: int) -> dict[str, Any]:
         shrinks = height < frame.height or width < frame.width
@@ -169,7 +173,7 @@ def read_frames(
             if last is not None and seconds <= last:
                 damage.out_of_time += 1
                 continue
-            painter = painter or Painter(quarter_turns(frame))
+            painter = painter or Painter(quarter_turns(frame), is_mirrored(frame))
             height, width = displayed_size(stream, frame, painter.quarter_turns)
             pts = frame.pts if frame.pts is not None else round(seconds / float(base))
             yield Frame(index, pts, base, seconds, height, width, gap and index > 0, frame, painter)
@@ -224,6 +228,36 @@ def quarter_turns(frame: VideoFrame) -> int:
 
 def is_sane_rotation(frame: VideoFrame) -> bool:
     return abs(frame.rotation) <= 360 and frame.rotation % 90 == 0
+
+
+def is_mirrored(frame: VideoFrame) -> bool:
+    """Answers whether a picture is stored in mirror writing; it stands upright once it is put upside down and then turned."""
+    matrix = _display_matrix(frame)
+    if matrix is None or not is_sane_rotation(frame):
+        return False
+    a, b, _, c, d, *_ = struct.unpack("9i", bytes(matrix))
+    return bool(a * d < b * c)
+
+
+def _display_matrix(frame: VideoFrame) -> Any:
+    try:
+        return cast(Any, frame).side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV lists none of it beside one kind that it has no name for
+        try:
+            return cast(Any, _with_named_data(frame)).side_data.get("DISPLAYMATRIX")
+        except (ValueError, av.FFmpegError):
+            return None
+
+
+def _with_named_data(frame: VideoFrame) -> VideoFrame:
+    graph = Graph()
+    last = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1))
+    for node in (*(graph.add("sidedata", f"mode=delete:type={kind}") for kind in UNNAMED), graph.add("buffersink")):
+        last.link_to(node)
+        last = node
+    graph.configure()
+    graph.push(frame)
+    return cast(VideoFrame, graph.pull())
 
 
 def sample_aspect(stream: VideoStream) -> Fraction:

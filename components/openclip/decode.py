@@ -7,6 +7,7 @@ modules with the keys and values of earlier tokens kept, so a caption of n token
 from typing import TYPE_CHECKING, Any
 
 from components.openclip.load import Coca
+from components.openclip.tokenizer import tidy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,12 +118,3 @@ def _read(tokenizer: Any, tokens: list[int], log_probs: list[float]) -> tuple[st
     length = tokens.index(tokenizer.eot_token_id) if tokenizer.eot_token_id in tokens else len(tokens)
     counted = log_probs[: length + 1]
     return tidy(tokenizer.decode(tokens[:length])), sum(counted) / len(counted)
-
-
-def tidy(text: str) -> str:
-    """Takes away the blanks that the tokenizer puts around marks: `a - b , c .` was `a-b, c.`."""
-    import re
-
-    text = re.sub(r"\s+([,.;:!?)\]%'])", r"\1", " ".join(text.split()))
-    text = re.sub(r"([(\[])\s+", r"\1", text)
-    return re.sub(r"(?<=\w) - (?=\w)", "-", text)

@@ -1,6 +1,7 @@
 """OpenCLIP's byte pair tokenizer with a vocabulary cut down to what the captions need: most of a tiny model is else vocabulary."""
 
 import gzip
+import re
 from collections import Counter
 from collections.abc import Iterable
 from io import BytesIO
@@ -57,6 +58,21 @@ def load_tokenizer(vocabulary: bytes | None, context_length: int) -> Any:
 def longest(tokenizer: Any, texts: Iterable[str]) -> int:
     """Answers how many tokens the longest of the texts has, both marks counted."""
     return max((len(tokenizer.encode(text)) + 2 for text in set(texts)), default=2)
+
+
+def cut(tokenizer: Any, text: str) -> tuple[str, str]:
+    """Answers what of a text fits the tokenizer's context and what it leaves out, both as it reads them; else the text as it is."""
+    room, tokens = tokenizer.context_length - 2, tokenizer.encode(text)
+    if len(tokens) <= room:
+        return text, ""
+    return tidy(tokenizer.decode(tokens[:room])), tidy(tokenizer.decode(tokens[room:]))
+
+
+def tidy(text: str) -> str:
+    """Takes away the blanks that the tokenizer puts around marks: `a - b , c .` was `a-b, c.`."""
+    text = re.sub(r"\s+([,.;:!?)\]%'])", r"\1", " ".join(text.split()))
+    text = re.sub(r"([(\[])\s+", r"\1", text)
+    return re.sub(r"(?<=\w) - (?=\w)", "-", text)
 
 
 def _merges_of(word: str, whole: Any) -> set[int]:

@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -27,6 +28,7 @@ Kind = Literal["captioner", "video-vae", "text-to-video"]
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous-champion"
 WEIGHTS_TAG, VERDICT_TAG, REASONS_TAG = "kinora.weights", "kinora.verdict", "kinora.reasons"
 WEIGHTS_PLACE = "artifacts/weights"
+LATEST, LOGGED_MODEL = "latest", re.compile(r"m-\w+")  # of the addresses that MLflow knows
 PACKAGES = (
     "torch",
     "torchvision",
@@ -197,10 +199,16 @@ def rollback(project: Project, kind: Kind) -> Version:
 
 
 def resolve(project: Project, kind: Kind, reference: str) -> Path:
-    """Answers the local folder that a person's `--model` means.
+    """Answers the local folder that a person's `--model` means; see `resolve_version`."""
+    return resolve_version(project, kind, reference)[0]
+
+
+def resolve_version(project: Project, kind: Kind, reference: str) -> tuple[Path, Version | None]:
+    """Answers the local folder that a person's `--model` means, and the version that it is where the registry knows it.
 
     Args:
-        reference: an alias (`champion`), a version number, `models:/NAME/3`, `models:/NAME@champion`, or a folder.
+        reference: an alias (`champion`), a version number, an address (`models:/NAME/3`, `models:/NAME/latest`, `models:/NAME@champion`,
+            `models:/m-ID`), or a folder.
 
     Raises:
         ModelNotFoundError: nothing of that name; says what there is.
@@ -210,8 +218,9 @@ def resolve(project: Project, kind: Kind, reference: str) -> Path:
         if not folder.is_dir():
             raise ModelNotFoundError(f"`{reference}` is not a folder; hint: `--model champion`, or a folder of weights")
         verify_folder(folder)
-        return folder
-    return download(project, lookup(project, kind, reference))
+        return folder, None
+    version = lookup(project, kind, reference)
+    return download(project, version), version
 
 
 def lookup(project: Project, kind: Kind, reference: str) -> Version:
@@ -219,12 +228,20 @@ def lookup(project: Project, kind: Kind, reference: str) -> Version:
     name, wanted = registered_name(project, kind), reference
     if reference.startswith("models:/"):
         rest = reference.removeprefix("models:/")
+        if LOGGED_MODEL.fullmatch(rest):
+            return _of_logged_model(project, kind, rest)
         name, _, wanted = rest.partition("@") if "@" in rest else rest.rpartition("/")
+        if not name or not wanted:
+            raise ModelNotFoundError(
+                f"`{reference}` names no version; hint: `models:/NAME/3`, `models:/NAME/latest` or `models:/NAME@champion`"
+            )
     with reached(project) as client:
-        found = _by_number(client, name, kind, wanted) if wanted.isdigit() else _by_alias(client, name, kind, wanted)
-        if found is not None:
-            return found
         versions = _versions(client, name, kind)
+    if wanted == LATEST and versions:
+        return versions[0]
+    found = next((one for one in versions if (one.number == int(wanted) if wanted.isdigit() else wanted in one.aliases)), None)
+    if found is not None:
+        return found
     if not versions:
         raise ModelNotFoundError(f"there is no `{name}` yet; hint: `kinora run --project {project.name}` trains one")
     names = sorted({alias for version in versions for alias in version.aliases} | {str(version.number) for version in versions})
@@ -309,7 +326,9 @@ def _signature(kind: str) -> Any:
     video, seed = ColSpec("binary", "video"), ParamSpec("seed", "long", 0)
     match kind:
         case "text-to-video":  # 0 steps or frames: as many as the model's own notes say
-            files = [ColSpec("binary", name, required=False) for name in ("image", "video", "second_video")]
+            files = [
+                ColSpec("string", name, required=False) for name in ("image", "video", "second_video")
+            ]  # base64: of a binary column MLflow takes no null
             numbers = [seed, ParamSpec("num_inference_steps", "long", 0), ParamSpec("num_frames", "long", 0)]
             ways = [ParamSpec("strength", "double", 0.0), ParamSpec("backward", "boolean", False), ParamSpec("loop", "boolean", False)]
             return ModelSignature(Schema([ColSpec("string", "prompt"), *files]), Schema([video]), ParamSchema([*numbers, *ways]))
@@ -340,8 +359,12 @@ def _by_weights(client: Any, name: str, kind: str, weights: str) -> Version | No
     return next((version for version in _versions(client, name, kind) if version.weights == weights), None)
 
 
-def _by_number(client: Any, name: str, kind: str, number: str) -> Version | None:
-    return next((version for version in _versions(client, name, kind) if version.number == int(number)), None)
+def _of_logged_model(project: Project, kind: str, model_id: str) -> Version:
+    """Answers the version that was made of a model as MLflow logged it."""
+    with reached(project) as client:
+        for entry in client.search_model_versions(f"source_path='models:/{model_id}'"):
+            return _version(entry, kind)
+    raise ModelNotFoundError(f"no version is of the logged model `{model_id}`; hint: `kinora show models` lists the versions")
 
 
 def _by_alias(client: Any, name: str, kind: str, alias: str) -> Version | None:

@@ -4,6 +4,7 @@ MLflow keeps this file, and what it needs of `components`, beside the weights: `
 The model's configuration says which of the three kinds it is.
 """
 
+import base64
 import importlib
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import mlflow
 import pandas as pd
+import yaml
 
 FILES = ("image", "video", "second_video")
 
@@ -18,13 +20,14 @@ Apply = Callable[[pd.DataFrame, dict[str, Any]], pd.DataFrame]
 
 
 def text_to_video(folder: Path) -> Apply:
-    """prompt, and perhaps image, video and second_video (bytes of files; base64 over HTTP) -> video (MP4 bytes, as browsers play it).
+    """prompt, and perhaps image, video and second_video (files as bytes or base64) -> video (MP4 bytes, as browsers play it).
 
-    A row with an image begins with it; with a video it goes on from that, or with two leads from the one to the other. Parameters:
+    A row with an image begins with it; with a video it goes on from that, or with two leads from the one to the other. A file that is
+    null or empty is none, so rows of several kinds go together. Parameters:
     seed, of the first row, num_inference_steps, num_frames and strength, 0 for the model's own and for no edit, backward and loop.
     """
     generator = _named("components.generate.generator", "Generator").load(folder)
-    weights = _named("components.models.weights", "digest_folder")(folder)
+    model = {"model": _named("components.models.weights", "digest_folder")(folder), "registered": _registered(folder)}
     ask, make = (_named("components.generate.ask", name) for name in ("Ask", "make"))
     film_bytes = _named("components.generate.output", "film_bytes")
 
@@ -34,23 +37,45 @@ def text_to_video(folder: Path) -> Apply:
         for index, row in enumerate(rows.to_dict("records")):
             seed = int(params.get("seed", 0)) + index
             making = make(generator, ask(**_asked(row, params)), seed, num_inference_steps=steps)
-            said = {"prompt": row["prompt"], "rewritten": making.told, "verb": making.verb, "seed": seed, "model": weights}
-            settings = generator.settings(num_inference_steps=steps)
-            videos.append(film_bytes(making.film, generator.fps, {**said, "settings": settings}))
+            videos.append(film_bytes(making.film, generator.fps, {**making.made, **model}))
         return pd.DataFrame({"video": videos})
 
     return apply
 
 
 def _asked(row: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
-    """Answers what a row asks for, as `components.generate.ask.Ask` takes it."""
-    image, video, second = (value if isinstance(value := row.get(name), bytes) else None for name in FILES)  # absent ones are nan
+    """Answers what a row asks for, as `components.generate.ask.Ask` takes it.
+
+    Raises:
+        ValueError: a file that is not base64, or a second video without a first.
+    """
+    image, video, second = (_file(row, name) for name in FILES)
+    if second is not None and video is None:
+        raise ValueError("`second_video` is what `video` leads to, and there is no `video`; hint: give both, or `video` alone")
     strength = params.get("strength") or None
     asked: dict[str, Any] = {"prompt": str(row["prompt"]), "image": image, "num_frames": params.get("num_frames") or None}
     asked |= {"backward": bool(params.get("backward")), "loop": bool(params.get("loop"))}
     if second is not None:
         return {**asked, "connect": (video, second)}
     return {**asked, "edit": video, "strength": strength} if strength else {**asked, "extend": video}
+
+
+def _file(row: dict[str, Any], name: str) -> bytes | None:
+    """Answers a file's bytes; None where it is null, absent (which pandas says by nan) or empty."""
+    value = row.get(name)
+    if isinstance(value, str):
+        try:
+            value = base64.b64decode("".join(value.split()), validate=True)
+        except ValueError as error:
+            raise ValueError(f"`{name}` is no base64; hint: the bytes of a file in base64, or null for none") from error
+    return value if isinstance(value, bytes) and value else None
+
+
+def _registered(folder: Path) -> dict[str, Any] | None:
+    """Answers the name and version by which MLflow fetched a model; None where it was not by them."""
+    noted = folder.parent.parent / "registered_model_meta"
+    said = yaml.safe_load(noted.read_text()) if noted.is_file() else {}
+    return {"name": said["model_name"], "version": int(said["model_version"])} if said.get("model_version") else None
 
 
 def captioner(folder: Path) -> Apply:

@@ -1,5 +1,6 @@
 """`kinora calibrate`: how much of a model's sampling may be left out for a stated likeness; starts no Prefect and no Ray."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import click
 
 from flows.commands.options import json_option, resolve, settings_options
 from flows.commands.output import print_json, remark
-from flows.commands.videos import device_of, progress_bar
+from flows.commands.videos import device_of, progress_bar, sampling_of
 
 
 @click.command()
@@ -31,9 +32,10 @@ def calibrate(prompts: tuple[str, ...], output: str, model: str, min_psnr: float
     from components.generate.step_cache import calibrate as run
     from components.models.weights import copy_folder
 
+    sampling = sampling_of(asked)
     generator = Generator.load(folder, device_of(asked.config))
     with progress_bar("calibrating") as bar:
-        found = run(generator, prompts, min_psnr, seed, bar or (lambda done, total, what: None))
+        found = run(generator, prompts, min_psnr, seed, bar or (lambda done, total, what: None), **sampling)
     weights = copy_folder(folder, target, {"dit": {**generator.notes, "step_cache": vars(found)}})
     if as_json:
         print_json({"model": str(target), "weights": weights, **vars(found)})
@@ -43,5 +45,7 @@ def calibrate(prompts: tuple[str, ...], output: str, model: str, min_psnr: float
     else:
         said = f"{found.blocks_ran:.0%} of the passes through the blocks are left, {found.speed_up:.2f} times as fast, {found.psnr:.1f} dB"
         remark(f"threshold {found.threshold:g}: {said}")
-    remark(f"`kinora generate --model {target} --set generate.step_cache=calibrated` samples with it")
+    sets = ["generate.step_cache=calibrated", *(said for said in asked.overrides if said.strip().startswith("generate."))]
+    words = ["--model", str(target), *(word for said in sets for word in ("--set", said))]
+    remark(f"`kinora generate {shlex.join(words)}` samples with it")
     click.echo(str(target))

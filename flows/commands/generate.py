@@ -1,14 +1,14 @@
 """`kinora generate`: a prompt, and perhaps pictures or videos, to a video file, with the project's champion; no Prefect and no Ray."""
 
-import json
 import secrets
 from typing import TYPE_CHECKING, Any
 
 import click
+import yaml
 
 from flows.commands.options import Command, resolve, settings_options
 from flows.commands.output import remark
-from flows.commands.videos import device_of, mp4_file, progress_bar
+from flows.commands.videos import check_apart, device_of, mp4_file, progress_bar, sampling_of
 
 if TYPE_CHECKING:
     from components.generate.ask import Ask
@@ -31,7 +31,9 @@ def verb_options(command: Command) -> Command:
         click.option("--width", type=int, help="In pixels; a size that the model saw."),
         click.option("--height", type=int, help="In pixels; else the model's own, or the one nearest in aspect to what is given."),
         click.option("--seconds", type=float, help="The same as --num-frames, in seconds."),
-        click.option("--num-frames", type=int, help="Of the clip, 1 makes an image; with --extend, --connect or --loop: frames to add."),
+        click.option(
+            "--num-frames", type=int, help="Of the clip, to which --loop adds; 1 makes an image. With --extend or --connect: frames to add."
+        ),
         click.option("--strength", type=float, help="Of --edit: how far towards noise, above 0, to 1 where nothing of it is left."),
         click.option("--edit", metavar="VIDEO", help="Draw VIDEO anew as PROMPT says."),
         click.option("--loop", is_flag=True, help="Lead from the end back to the beginning: of the clip, or of --extend's VIDEO."),
@@ -75,30 +77,31 @@ def generate(prompt: str, output: str, model: str, seed: int | None, no_rewrite:
         raise ValueError('the prompt is empty; hint: say what should be seen, for example "a red square moves left"')
     path = mp4_file(output)
     ask, options = _ask_of(prompt, not no_rewrite, options)
-    settings = {SAMPLING[name]: value for name in SAMPLING if (value := options.pop(name)) is not None}
-    given = tuple(f"generate.{name}={json.dumps(value)}" for name, value in settings.items())
-    asked = resolve(**{**options, "overrides": (*options["overrides"], *given)})
-    named = {override.partition("=")[0].strip() for override in asked.overrides}
-    sampling = {name: value for name, value in asked.config.generate.model_dump().items() if f"generate.{name}" in named}
-    from components.registry.models import resolve as resolve_model
+    from components.generate.output import sheet_of, write_film
 
-    folder = resolve_model(asked.project, "text-to-video", model)
+    for target, what in ((path, f"`-o {output}`"), (sheet_of(path), f"the contact sheet `{sheet_of(path)}`")):
+        check_apart(target, [file for _, file, _ in ask.files if not isinstance(file, bytes)], what)
+    settings = {SAMPLING[name]: value for name in SAMPLING if (value := options.pop(name)) is not None}
+    given = tuple(f"generate.{name}={yaml.safe_dump(value, default_flow_style=True)}" for name, value in settings.items())
+    asked = resolve(**{**options, "overrides": (*options["overrides"], *given)})
+    from components.registry.models import resolve_version
+
+    folder, version = resolve_version(asked.project, "text-to-video", model)
     from components.generate.ask import make
     from components.generate.generator import Generator
-    from components.generate.output import write_film
     from components.models.weights import digest_folder
 
     seed = secrets.randbelow(MOST_SEED) if seed is None else seed
     generator = Generator.load(folder, device_of(asked.config))
-    making = make(generator, ask, seed, **sampling)
+    making = make(generator, ask, seed, **sampling_of(asked))
     for note in making.notes:
         remark(note)
-    if making.told != prompt:
-        remark(f"rewritten: {making.told}")
+    if making.rewritten != prompt:
+        remark(f"rewritten: {making.rewritten}")
     weights = digest_folder(folder)
-    said = {"prompt": prompt, "rewritten": making.told, "verb": making.verb, "seed": seed, "model": weights}
+    registered = None if version is None else {"name": version.name, "version": version.number}
     with progress_bar("generating") as making.sampling.progress:
-        sheet = write_film(path, making.film, generator.fps, {**said, "settings": generator.settings(**sampling)})
+        sheet = write_film(path, making.film, generator.fps, {**making.made, "model": weights, "registered": registered})
     remark(f"seed: {seed}")
     remark(f"model: {model} ({weights[:12]})")
     remark(f"contact sheet: {sheet}")

@@ -8,7 +8,7 @@ import click
 
 from flows.commands.options import json_option, resolve, settings_options
 from flows.commands.output import print_json, remark
-from flows.commands.videos import device_of, mp4_file, progress_bar
+from flows.commands.videos import check_apart, device_of, mp4_file, progress_bar
 
 STILL_FPS = Fraction(8)  # of a picture, which has no rate of its own
 
@@ -24,8 +24,7 @@ def reconstruct(video: str, output: str, model: str, as_json: bool, **options: A
     source, target = Path(video), mp4_file(output)
     if not source.is_file():
         raise ValueError(f"`{video}` is not a file; hint: name a video or an image")
-    if target.exists() and target.samefile(source):
-        raise ValueError(f"`{output}` is the video itself; hint: `-o` another file")
+    check_apart(target, [source], f"`-o {output}`")
     asked = resolve(**options)
     from components.registry.models import resolve as resolve_model
 

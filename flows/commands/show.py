@@ -154,7 +154,7 @@ def models(as_json: bool, **options: Any) -> None:
 @show.command()
 @click.argument("file")
 def video(file: str) -> None:
-    """Print what made a video that `kinora generate` wrote: prompt, seed, model and settings."""
+    """Print what made a video that `kinora generate` wrote: prompt, seed, model, settings, and which files were given."""
     import json
 
     from components.media.probe import read_metadata

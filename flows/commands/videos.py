@@ -1,11 +1,13 @@
 """What the verbs that write videos share: a file that can be written, a device, a bar."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from components.sections import Config
+from flows.commands.options import Invocation
 
 
 def mp4_file(output: str) -> Path:
@@ -22,6 +24,23 @@ def mp4_file(output: str) -> Path:
     if path.is_dir():
         raise ValueError(f"`{output}` is a folder; hint: name a file in it")
     return path
+
+
+def check_apart(target: Path, given: Iterable[str | Path], what: str) -> None:
+    """Looks whether a file that is to be written is none of those that were given.
+
+    Raises:
+        ValueError: it is one of them.
+    """
+    for file in given:
+        if target.exists() and Path(file).exists() and target.samefile(file):
+            raise ValueError(f"{what} is the given `{file}` itself; hint: `-o` another file")
+
+
+def sampling_of(asked: Invocation) -> dict[str, Any]:
+    """Answers the settings of sampling that a command line names; all others are as the model was evaluated."""
+    named = {override.partition("=")[0].strip() for override in asked.overrides}
+    return {name: value for name, value in asked.config.generate.model_dump().items() if f"generate.{name}" in named}
 
 
 def device_of(config: Config) -> str:

@@ -79,6 +79,12 @@ def test_it_encodes_as_transformers_does_text_by_text(folders: dict[str, Path], 
         torch.testing.assert_close(found[kept], expected, atol=1e-5, rtol=1e-5)
         assert not found[~kept].any()
     assert mask[2].sum() == 1, "the empty prompt is its end mark"
+    assert encoder.cut(CAPTIONS[0]) == (CAPTIONS[0], "")
+    short = take(str(folders[family]), 8, "float32")
+    heard, left_out = short.cut(CAPTIONS[0])
+    assert CAPTIONS[0] in (heard + left_out, f"{heard} {left_out}")
+    assert left_out
+    torch.testing.assert_close(short([heard])[0], short([CAPTIONS[0]])[0], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -51,6 +51,6 @@ def test_what_cannot_be_reconstructed_is_one_sentence_with_the_way_out(made: tup
     errors = [line for line in lines if line.startswith("error: ")]
     assert len(errors) == sum(line.startswith("hint: ") for line in lines) == 5
     for error, words in zip(
-        errors, ("`absent.mp4` is not a file", "cannot be used", "is the video itself", "not an MP4", "no `"), strict=True
+        errors, ("`absent.mp4` is not a file", "cannot be used", "is the given `in.mp4` itself", "not an MP4", "no `"), strict=True
     ):
         assert words in error

@@ -1,5 +1,8 @@
 """One call: which verb is meant, and what does not go together."""
 
+import hashlib
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A film of 14 frames of 32x32 at the model's rate."""
     path = tmp_path_factory.mktemp("films") / "film.mp4"
     write_video(path, render_clips("demo", 1, num_frames=14, height=32, width=32, seed=1)[0][0], 8, crf=0, pix_fmt="yuv444p")
+    write_video(path.with_name("short.mp4"), np.zeros((2, 32, 32, 3), np.uint8), 8)
     return path
 
 
@@ -68,7 +72,10 @@ def test_the_size_is_the_seen_one_nearest_in_aspect(generator: Generator, tmp_pa
         ({"strength": 0.5}, "`--strength` is of an edit; hint: `--edit VIDEO --strength 0.6`"),
         ({"num_frames": 9, "seconds": 1.0}, "say the same; hint: give one of them"),
         ({"edit": "a.mp4", "num_frames": 9}, "an edit is as long as its video"),
-        ({"seconds": 0.0}, "`--seconds` is above 0, not 0.0"),
+        ({"seconds": 0.0}, "`--seconds` is a number above 0, not 0.0; hint"),
+        ({"seconds": float("nan")}, "`--seconds` is a number above 0, not nan; hint"),
+        ({"seconds": float("inf")}, "`--seconds` is a number above 0, not inf; hint"),
+        ({"num_frames": -3}, "`--num-frames` is a number above 0, not -3; hint"),
     ],
 )
 def test_what_does_not_go_together_is_said(asked: dict, message: str) -> None:  # type: ignore[type-arg]
@@ -85,6 +92,12 @@ def test_what_does_not_go_together_is_said(asked: dict, message: str) -> None:  
         ({"seconds": 3.0}, "the model never saw clips of 25 frames"),
         ({"key_frames": [("VIDEO", 2.0)]}, "there is no moment 2 s in a clip of 9 frames; hint: from 0 to 1 s"),
         ({"key_frames": [("VIDEO", 0.2), ("VIDEO", 0.4)]}, "two pictures fall together at 0.4 s; hint: at least 0.5 s between them"),
+        ({"image": "VIDEO", "num_frames": 1}, "every frame of the clip is a given picture, and nothing is left to make; hint"),
+        ({"key_frames": [("VIDEO", at) for at in (0.0, 0.5, 1.0)]}, "every frame of the clip is a given picture"),
+        ({"loop": True, "num_frames": 1}, "a clip of 1 frames is too short to be led back to .* takes 4; hint: `--num-frames 9`"),
+        ({"extend": "VIDEO", "num_frames": 10**11}, r"at most 10000 frames, not 1e\+11; hint: fewer, and then `--extend` that video"),
+        ({"extend": "VIDEO", "backward": True, "seconds": 1e308}, "one call makes at most 10000 frames, not inf; hint"),
+        ({"connect": ("VIDEO", "SHORT")}, "the second video has 2 frames at the model's rate, and to lead to it the model needs 4; hint"),
         ({"connect": ("VIDEO", "VIDEO"), "num_frames": 6}, "a multiple of 4 frames, at most 4, not 6"),
     ],
 )
@@ -93,14 +106,49 @@ def test_what_cannot_be_made_is_one_sentence(generator: Generator, video: Path, 
         make(generator, Ask(**{"prompt": PROMPT, **{name: _with(value, video) for name, value in asked.items()}}), 3)
 
 
+def test_a_prompt_that_is_too_long_is_cut_and_what_is_left_out_is_said(generator: Generator) -> None:  # noqa: F811
+    long = "a red square moves left over a striped background, the camera is still " * 2 + "and a blue ring moves up"
+    assert make(generator, Ask(PROMPT, rewrite=False), 3, num_inference_steps=1).notes == []
+    making = make(generator, Ask(long, rewrite=False), 3, num_inference_steps=1, negative_prompt=long)
+    heard = making.made["told"]["prompt"]
+    assert (making.made["prompt"], making.made["rewritten"], making.made["settings"]["negative_prompt"]) == (long, long, long)
+    assert long.startswith(heard)
+    assert making.made["told"]["negative_prompt"] == heard
+    left_out = long[len(heard) :].strip()
+    assert making.notes == [
+        f"the {name} is too long for the model, which is not told its end, `{left_out}`; hint: fewer words"
+        for name in ("prompt", "negative prompt")
+    ]
+    cut = make(generator, Ask(heard, rewrite=False), 3, num_inference_steps=1, negative_prompt=heard)
+    assert np.array_equal(making.film.whole(), cut.film.whole())
+
+
+def test_what_made_a_film_says_all_that_makes_it_again_and_no_path(generator: Generator, video: Path) -> None:  # noqa: F811
+    digest = hashlib.sha256(video.read_bytes()).hexdigest()
+    edit = make(generator, Ask("a red box", edit=video), 3, num_inference_steps=1).made
+    assert (edit["strength"], edit["files"]) == (0.6, [{"use": "edit", "name": "film.mp4", "sha256": digest}])
+    keys = make(generator, Ask("a red box", key_frames=[(video.read_bytes(), 1.0)], seconds=1.0, width=32), 4, num_inference_steps=1).made
+    assert keys["files"] == [{"use": "key frame", "name": None, "sha256": digest, "seconds": 1.0}]
+    assert (keys["strength"], keys["seed"], keys["settings"]["num_inference_steps"]) == (None, 4, 1)
+    asked = {"num_frames": None, "seconds": 1.0, "height": None, "width": 32, "backward": False, "loop": False, "rewrite": True}
+    assert keys["asked"] == asked
+    assert str(video.parent) not in json.dumps(edit)
+
+
+def test_a_step_cache_of_other_settings_is_said(generator: Generator) -> None:  # noqa: F811
+    noted = replace(generator, notes={**generator.notes, "step_cache": {"gain": [], "threshold": 0.1, "sampler": "heun"}})
+    making = make(noted, Ask(PROMPT), 3, step_cache="calibrated")
+    assert [note.partition(",")[0] for note in making.notes] == ["the step cache was calibrated with `sampler` heun and not euler"]
+    with pytest.raises(ValueError, match="`calibrated`, which this model is not"):
+        make(generator, Ask(PROMPT), 3, step_cache="calibrated")
+
+
 def _with(value: object, video: Path) -> object:
     """Puts the video in the place of its name."""
     if isinstance(value, list | tuple):
         return type(value)(_with(entry, video) for entry in value)
-    return video if value == "VIDEO" else value
+    return {"VIDEO": video, "SHORT": video.with_name("short.mp4")}.get(value, value) if isinstance(value, str) else value
 
 
 def _of_narrow(generator: Generator) -> Generator:  # noqa: F811
-    from dataclasses import replace
-
     return replace(generator, notes={**generator.notes, "latents_shapes": [[16, 3, 4, 4], [16, 2, 5, 3]]})

@@ -14,7 +14,7 @@ from components.generate.contract import MismatchedModelError
 from components.generate.generator import Generator
 from components.generate.preview import preview
 from components.generate.step_cache import calibrate
-from components.measure.distortion import psnr
+from components.measure.distortion import MAX_PSNR, psnr
 from components.media.read import decode_clip
 from components.models.dit import DiT, load_dit
 from components.models.sizes import COCA_SIZES, VAE_SIZES, DitSize
@@ -164,6 +164,9 @@ def test_a_setting_that_is_none_is_refused(generator):
         ({"num_frames": 1, "height": 24}, "never saw images at 40x24, only clips of 5 frames; hint: `--num-frames 5`$"),
         ({"num_frames": 40}, "hint: `--num-frames 9` and then `--extend` that video for more"),
         ({"height": 30}, "never saw `height` 30, only 40x24 and 32x32; hint: `--height 32 --width 32`"),
+        ({"width": -5}, "`--width` is above 0, not -5; hint: leave it out for the model's own size"),
+        ({"height": -32}, "`--height` is above 0, not -32; hint"),
+        ({"height": 32, "width": 0}, "`--width` is above 0, not 0; hint"),
         ({"height": 24, "width": 32}, "never saw 32x24 pixels, only 40x24 and 32x32; hint: `--height "),
         ({"num_inference_steps": 0}, "num_inference_steps"),
         ({"timestep_shift": -1.0}, "timestep_shift"),
@@ -215,13 +218,21 @@ def test_a_model_from_before_the_contract_had_all_its_terms_is_refused_with_the_
     said = "was exported before models noted `latents_fps`, `empty_prompt`; hint: `kinora run` trains it anew"
     with pytest.raises(MismatchedModelError, match=said):
         Generator.load(whole)
+    without = _with_contract(folder, tmp_path / "without", lambda contract: None)
+    with pytest.raises(
+        MismatchedModelError, match=r"was exported before models noted `latents_mean`, .*; hint: `kinora run` trains it anew"
+    ):
+        Generator.load(without)
 
 
 def _with_contract(folder, tmp_path, change):
     """Writes the model again with another contract."""
     model, notes = load_dit(folder)
     parts = {name: folder / name for name in ("video-vae", "text-encoder")}
-    described = {"dit": {**notes, "contract": change(notes["contract"])}, "style": load_json(folder, "style")}
+    contract = change(notes["contract"])
+    described = {"dit": {**notes, "contract": contract}, "style": load_json(folder, "style")}
+    if contract is None:
+        del described["dit"]["contract"]
     save_folder(tmp_path / "changed", {"dit": model.state_dict()}, described, folders=parts)
     return tmp_path / "changed"
 
@@ -254,10 +265,35 @@ def test_a_step_cache_is_off_by_default_and_at_zero_changes_nothing(generator):
         assert all(np.array_equal(a.frames, b.frames) for a, b in zip(plain, found, strict=True)) == same
 
 
-def test_calibration_keeps_samples_as_like_as_was_asked_and_is_used_from_the_notes(generator):
+def test_calibration_leaves_steps_out_as_far_as_samples_stay_as_like_as_was_asked(generator):
     found = calibrate(generator, CAPTIONS, 35.0, 0, lambda done, total, what: None)
-    assert found.threshold == 0.0 or found.psnr >= 35.0
-    assert found.blocks_ran <= 1.0
+    assert found.threshold > 0.0
+    assert found.blocks_ran < 1.0
+    assert found.psnr >= 35.0
     noted = replace(generator, notes={**generator.notes, "step_cache": vars(found)})
     plain, cached = (noted.generate(CAPTIONS, [0, 1], step_cache=setting) for setting in (None, "calibrated"))
-    assert min(psnr(a.frames, b.frames) for a, b in zip(plain, cached, strict=True)) >= 35.0
+    likeness = [psnr(a.frames, b.frames) for a, b in zip(plain, cached, strict=True)]
+    assert min(likeness) == pytest.approx(found.psnr, abs=0.01)
+    never = calibrate(generator, CAPTIONS, MAX_PSNR + 1, 0, lambda done, total, what: None)
+    assert (never.threshold, never.blocks_ran) == (0.0, 1.0)
+
+
+def test_calibration_samples_with_the_settings_that_it_is_given(generator):
+    found = calibrate(generator, CAPTIONS[:1], 35.0, 0, lambda done, total, what: None, sampler="heun", num_inference_steps=6)
+    assert (found.sampler, found.num_inference_steps) == ("heun", 6)
+    noted = replace(generator, notes={**generator.notes, "step_cache": vars(found)})
+    one, other = (
+        noted.generate(CAPTIONS[:1], [0], sampler="heun", num_inference_steps=6, step_cache=setting)[0].frames
+        for setting in (None, "calibrated")
+    )
+    assert psnr(one, other) == pytest.approx(found.psnr, abs=0.01)
+    with pytest.raises(ValueError, match=r"`generate.step_cache` is what a calibration finds; hint: leave it out"):
+        calibrate(generator, CAPTIONS[:1], 35.0, 0, lambda done, total, what: None, step_cache=0.1)
+
+
+def test_calibration_over_several_batches_is_that_of_one(generator, monkeypatch):
+    together = calibrate(generator, CAPTIONS, 35.0, 0, lambda done, total, what: None)
+    monkeypatch.setattr("components.generate.generator.SAMPLES_AT_ONCE", 1)
+    apart = calibrate(generator, CAPTIONS, 35.0, 0, lambda done, total, what: None)
+    assert (apart.threshold, apart.blocks_ran) == (together.threshold, together.blocks_ran)
+    assert apart.gain == pytest.approx(together.gain, rel=1e-2)

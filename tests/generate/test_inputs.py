@@ -22,13 +22,21 @@ def flat(levels: list[int], height: int = 32, width: int = 32) -> np.ndarray:
 )
 def test_a_video_is_read_at_another_rate_by_its_nearest_frames(tmp_path: Path, fps: int, wanted: int, picked: list[int]) -> None:
     levels = [20 * k for k in range(12)]
-    read = read_video(film(tmp_path / "in.mp4", flat(levels), fps), 32, 32, wanted).frames
+    fitted = read_video(film(tmp_path / "in.mp4", flat(levels), fps), 32, 32, wanted)
+    read = fitted.frames
     found = [round(float(frame.mean()) / 20) for frame in read]
     if fps == 12:  # halfway between two frames either is nearest
         assert len(found) == len(picked)
         assert all(abs(a - k * 1.5) <= 0.5 for k, a in enumerate(found))
     else:
         assert found[: len(picked)] == picked
+    said = {
+        8: [],
+        24: ["`{}` has 24 frames a second and the model 8: of its 12 frames 8 are left out"],
+        12: ["`{}` has 12 frames a second and the model 8: of its 12 frames 4 are left out"],
+        4: ["`{}` has 4 frames a second and the model 8: of its 12 frames 11 are shown longer"],
+    }
+    assert fitted.notes == [note.format(tmp_path / "in.mp4") for note in said[fps]]
 
 
 def test_a_picture_of_another_aspect_is_cut_around_its_middle_and_that_is_said(tmp_path: Path) -> None:
@@ -38,8 +46,8 @@ def test_a_picture_of_another_aspect_is_cut_around_its_middle_and_that_is_said(t
     fitted = read_image(path, 32, 32)
     assert fitted.frames.shape == (1, 32, 32, 3)
     assert fitted.frames.min() > 200
-    assert fitted.note == f"`{path}` is 96x32, another aspect than 32x32: its middle is kept and 67% cut; hint: one of 1:1 stays whole"
-    assert read_image(path, 16, 48).note is None
+    assert fitted.notes == [f"`{path}` is 96x32, another aspect than 32x32: its middle is kept and 67% cut; hint: one of 1:1 stays whole"]
+    assert read_image(path, 16, 48).notes == []
     assert size_of(path) == (32, 96)
     assert np.array_equal(read_image(path.read_bytes(), 32, 32).frames, fitted.frames)
 

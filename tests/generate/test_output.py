@@ -20,6 +20,7 @@ def film() -> Film:
 
 
 def test_a_film_is_a_file_that_browsers_play_from_its_first_byte_on(film: Film, tmp_path: Path) -> None:
+    (tmp_path / "out.png").write_bytes(b"a picture of somebody's")
     sheet = write_film(tmp_path / "out.mp4", film, 8, MADE)
     held = (tmp_path / "out.mp4").read_bytes()
     assert held.index(b"moov") < held.index(b"mdat")  # else a browser has to have all of it first
@@ -29,7 +30,8 @@ def test_a_film_is_a_file_that_browsers_play_from_its_first_byte_on(film: Film, 
     means = [round(float(frame.mean()) / 20) for frame in decode_clip(held)]
     assert means == list(range(10))
     (picture,) = read_frames(sheet)
-    assert sheet == tmp_path / "out.png"
+    assert sheet == tmp_path / "out.sheet.png"
+    assert (tmp_path / "out.png").read_bytes() == b"a picture of somebody's"
     assert (picture.height, picture.width) == (96, 9 * 144 + 8 * 2)  # nine of ten frames, three times as large
     assert picture.rgb[0, 0].tolist() == [0, 0, 0]
     assert picture.rgb[0, -1].tolist() == [180, 180, 180]

@@ -1,6 +1,6 @@
 import pytest
 
-from components.generate.step_cache import step_cache_of
+from components.generate.step_cache import step_cache_of, uncalibrated
 
 
 def test_a_setting_names_the_threshold_and_the_model_its_gain():
@@ -15,3 +15,18 @@ def test_a_setting_names_the_threshold_and_the_model_its_gain():
 def test_a_model_that_is_not_calibrated_says_how_it_becomes_so():
     with pytest.raises(ValueError, match="kinora calibrate"):
         step_cache_of("calibrated", {}, 1)
+    with pytest.raises(ValueError, match="kinora calibrate"):
+        uncalibrated({"step_cache": "calibrated"}, {})
+
+
+def test_a_cache_under_other_settings_than_it_was_calibrated_with_is_said():
+    settings = {"sampler": "euler", "num_inference_steps": 16, "guidance_scale": 2.0, "guidance_interval": (0.0, 1.0)}
+    notes = {"step_cache": {"gain": [], "threshold": 0.1, **settings, "guidance_interval": [0.0, 1.0]}}
+    assert uncalibrated({**settings, "step_cache": "calibrated"}, notes) == []
+    other = {**settings, "sampler": "unipc", "guidance_interval": (0.1, 0.9)}
+    assert uncalibrated({**other, "step_cache": 0.1}, notes) == []
+    (said,) = uncalibrated({**other, "step_cache": "calibrated"}, notes)
+    assert said.startswith(
+        "the step cache was calibrated with `sampler` euler and not unipc, `guidance_interval` [0.0, 1.0] and not [0.1, 0.9],"
+    )
+    assert said.endswith("; hint: `kinora calibrate --set generate.sampler=unipc --set generate.guidance_interval=[0.1,0.9]`")

@@ -1,5 +1,6 @@
 """Reading pictures: upright, with square pixels, in the right colours and at the right times, whatever the file does."""
 
+import struct
 from fractions import Fraction
 
 import av
@@ -52,6 +53,36 @@ def test_a_picture_stands_upright_whatever_way_the_camera_was_held(tmp_path, deg
     assert (frame.height, frame.width) == ((80, 48) if degrees % 180 else (48, 80))
     assert frame.rgb.shape == (frame.height, frame.width, 3)
     assert corners(frame.rgb) == expected
+
+
+def photo(picture: np.ndarray, orientation: int) -> bytes:
+    """A JPEG whose EXIF says how a camera held it."""
+    codec = av.CodecContext.create("mjpeg", "w")
+    codec.height, codec.width = picture.shape[:2]
+    codec.pix_fmt, codec.time_base = "yuvj444p", Fraction(1)
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24").reformat(format="yuvj444p")
+    jpeg = b"".join(bytes(packet) for packet in [*codec.encode(frame), *codec.encode(None)])
+    said = b"Exif\0\0II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x112, 3, 1, orientation, 0, 0)
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(said) + 2) + said + jpeg[2:]
+
+
+@pytest.mark.parametrize(
+    ("orientation", "stored"),  # what a camera stores of an upright picture, by the numbers of EXIF
+    [
+        (1, lambda upright: upright),
+        (2, np.fliplr),
+        (3, lambda upright: np.rot90(upright, 2)),
+        (4, np.flipud),
+        (5, lambda upright: upright.swapaxes(0, 1)),
+        (6, np.rot90),
+        (7, lambda upright: np.rot90(upright, 2).swapaxes(0, 1)),
+        (8, lambda upright: np.rot90(upright, -1)),
+    ],
+)
+def test_a_photo_stands_upright_and_is_no_mirror_image_whatever_its_exif_says(tmp_path, orientation, stored):
+    frame = next(read_frames(photo(stored(card()), orientation)))
+    assert (frame.height, frame.width) == (48, 80)
+    assert corners(frame.rgb) == corners(frame.resized(24, 40)) == ["r", "g", "b", "-"]
 
 
 def test_pixels_that_are_not_square_are_made_square(tmp_path):

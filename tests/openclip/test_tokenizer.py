@@ -2,8 +2,7 @@ import itertools
 
 import pytest
 
-from components.openclip.decode import tidy
-from components.openclip.tokenizer import fit_vocabulary, load_tokenizer, longest
+from components.openclip.tokenizer import cut, fit_vocabulary, load_tokenizer, longest, tidy
 from components.world import vocabulary
 from components.world.vocabulary import caption_of
 
@@ -50,3 +49,15 @@ def test_a_vocabulary_that_is_too_small_for_all_words_keeps_the_frequent_ones():
     assert longest(tokenizer, captions[:1]) == 5
     with pytest.raises(ValueError, match="at least 514"):
         fit_vocabulary(captions, 100)
+
+
+def test_blanks_around_marks_go_away():
+    assert tidy("a red square , the camera ( still ) pans - slowly . ") == "a red square, the camera (still) pans-slowly."
+
+
+def test_a_text_is_cut_where_the_context_ends():
+    tokenizer = load_tokenizer(None, 8)
+    assert cut(tokenizer, "A red  square, moves left") == ("A red  square, moves left", "")
+    heard, left_out = cut(tokenizer, "a red square, moves left and up over sand")
+    assert (heard, left_out) == ("a red square, moves left", "and up over sand")
+    assert tokenizer([heard]).tolist() == tokenizer(["a red square, moves left and up over sand"]).tolist()

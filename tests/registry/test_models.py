@@ -9,7 +9,18 @@ import pytest
 from components.models.weights import DamagedFolderError, digest_folder
 from components.registry import models
 from components.registry.gates import Check, Verdict
-from components.registry.models import ModelNotFoundError, Version, download, find, list_versions, promote, register, resolve, rollback
+from components.registry.models import (
+    ModelNotFoundError,
+    Version,
+    download,
+    find,
+    list_versions,
+    promote,
+    register,
+    resolve,
+    resolve_version,
+    rollback,
+)
 from components.store.project import Project
 
 KIND = "text-to-video"
@@ -156,12 +167,22 @@ def test_a_model_is_found_by_alias_number_address_or_folder(project: Project, we
     version = promoted(project, weights(1.0))
     name = version.name
     stored = download(project, version)
-    for reference in ("champion", "1", f"models:/{name}/1", f"models:/{name}@champion"):
+    logged = models.client_of(project).get_model_version(name, "1").source
+    assert logged.startswith("models:/m-")
+    for reference in ("champion", "1", f"models:/{name}/1", f"models:/{name}/latest", f"models:/{name}@champion", logged):
         assert resolve(project, KIND, reference) == stored
-    assert resolve(project, KIND, str(weights(2.0))) == weights(2.0)
+        found = resolve_version(project, KIND, reference)[1]
+        assert found is not None
+        assert (found.name, found.number) == (name, 1)
+    assert resolve_version(project, KIND, str(weights(2.0))) == (weights(2.0), None)
+    second = register(project, KIND, weights(2.0), {}, {})
+    assert resolve(project, KIND, f"models:/{name}/latest") == download(project, second)
 
 
-@pytest.mark.parametrize("reference", ["champoin", "7", "models:/p/3", "/no/such/folder", "models:/p@champion"])
+@pytest.mark.parametrize(
+    "reference",
+    ["champoin", "7", "models:/p/3", "/no/such/folder", "models:/p@champion", "models:/p/latest", "models:/p", "models:/m-0123456789"],
+)
 def test_a_model_that_is_not_there_is_one_sentence(project: Project, weights: Weights, reference: str):
     with pytest.raises(ModelNotFoundError, match=r"hint: .*--project"):
         resolve(project, KIND, "champion")

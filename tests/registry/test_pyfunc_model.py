@@ -1,16 +1,21 @@
 """What MLflow runs of a text-to-video model, row by row; that a server runs it is tested in test_server.py."""
 
+import base64
 import json
 from pathlib import Path
 
 import av
+import numpy as np
 import pandas as pd
 import pytest
 
 from components.media.probe import read_metadata
 from components.media.read import decode_clip
+from components.media.write import encode_png
 from components.models.weights import digest_folder
+from components.registry.models import register
 from components.registry.pyfunc_model import text_to_video
+from components.store.project import Project
 from tests.generate.test_generator import CAPTIONS, folder  # noqa: F401  (a text-to-video folder of small untrained parts)
 
 ONE_STEP = {"seed": 3, "num_inference_steps": 1}
@@ -22,6 +27,7 @@ def test_a_row_is_a_prompt_or_a_prompt_with_the_files_of_a_verb(folder: Path, tm
     (tmp_path / "second.mp4").write_bytes(second)
     said = json.loads(read_metadata(tmp_path / "second.mp4")["comment"])
     assert (said["prompt"], said["seed"], said["verb"], said["model"]) == (CAPTIONS[1], 4, "text to video", digest_folder(folder))
+    assert (said["registered"], said["files"], said["settings"]["num_inference_steps"]) == (None, [], 1)
     with av.open(str(tmp_path / "second.mp4")) as container:
         assert container.streams.video[0].codec_context.pix_fmt == "yuv420p"  # the one that browsers play
     rows = pd.DataFrame(
@@ -35,5 +41,44 @@ def test_a_row_is_a_prompt_or_a_prompt_with_the_files_of_a_verb(folder: Path, tm
     assert [len(decode_clip(video)) for video in apply(rows, ONE_STEP)["video"]] == [9, 9, 13, 22]
     assert len(decode_clip(apply(rows[2:3], {**ONE_STEP, "strength": 0.5})["video"][0])) == 9
     assert len(decode_clip(apply(rows[2:3], {**ONE_STEP, "backward": True, "num_frames": 2})["video"][0])) == 11
-    with pytest.raises(ValueError, match="the prompt is empty"):
-        apply(pd.DataFrame({"prompt": [""]}), ONE_STEP)
+    for row, message in (
+        ({"prompt": ""}, "the prompt is empty"),
+        ({"prompt": CAPTIONS[0], "second_video": first}, "there is no `video`; hint: give both"),
+        ({"prompt": CAPTIONS[0], "image": "no film!"}, "`image` is no base64; hint"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            apply(pd.DataFrame([row]), ONE_STEP)
+
+
+def test_a_file_that_is_null_or_empty_is_none(folder: Path) -> None:  # noqa: F811
+    apply = text_to_video(folder)
+    rows = pd.DataFrame([{"prompt": CAPTIONS[0], "image": nothing} for nothing in (None, float("nan"), b"", "", "  ")])
+    for video in apply(rows, ONE_STEP)["video"]:
+        assert len(decode_clip(video)) == 9
+
+
+def test_a_registered_model_takes_rows_of_several_kinds_and_says_its_version(
+    folder: Path,  # noqa: F811
+    project: Project,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What MLflow does with the JSON of a request, without a server."""
+    import mlflow
+    from mlflow.pyfunc.scoring_server import infer_and_parse_data
+
+    version = register(project, "text-to-video", folder, {}, {})
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", project.tracking_uri)
+    model = mlflow.pyfunc.load_model(f"models:/{version.name}/{version.number}")
+    picture = base64.b64encode(encode_png(np.zeros((32, 32, 3), np.uint8))).decode()
+    records: list[dict[str, str | None]] = [{"prompt": CAPTIONS[0]}, {"prompt": CAPTIONS[0], "image": None}]
+    records += [{"prompt": CAPTIONS[0], "image": ""}, {"prompt": CAPTIONS[0], "image": picture}]
+    verbs = ["text to video", "text to video", "text to video", "image to video"]
+    for asked, expected in ((records, verbs), (records[1:2], verbs[1:2])):
+        rows = infer_and_parse_data({"dataframe_records": asked}, model.metadata.get_input_schema())
+        made = model.predict(rows, params=ONE_STEP)["video"]
+        for place, (video, verb) in enumerate(zip(made, expected, strict=True)):
+            (tmp_path / f"{place}.mp4").write_bytes(video)
+            said = json.loads(read_metadata(tmp_path / f"{place}.mp4")["comment"])
+            assert (said["verb"], said["registered"]) == (verb, {"name": version.name, "version": version.number})
+    assert model.predict(pd.DataFrame([{"prompt": CAPTIONS[0], "image": base64.b64decode(picture)}]), params=ONE_STEP)["video"][0]

@@ -121,15 +121,22 @@ def test_mlflow_serves_a_video_of_a_prompt_and_goes_on_from_one(
     address = f"http://127.0.0.1:{port}"
     found = {"MLFLOW_TRACKING_URI": project.tracking_uri, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # of its uvicorn
     with serving(command, tmp_path, found, f"{address}/health"):
-        prompts = [{"prompt": "a red square moves left"}, {"prompt": "a red ring"}]
+        prompts: list[dict[str, str | None]] = [{"prompt": "a red square moves left"}, {"prompt": "a red ring", "image": None}]
         first, _ = invoked(address, {"dataframe_records": prompts, "params": {"seed": 3, "num_inference_steps": 1}})
         (tmp_path / "first.mp4").write_bytes(first)
         rows = [{"prompt": "a red square moves left", "video": base64.b64encode(first).decode()}]
         (longer,) = invoked(address, {"dataframe_records": rows, "params": {"num_inference_steps": 1, "num_frames": 4}})
+        both, _ = invoked(address, {"dataframe_records": [*rows, *prompts[:1]], "params": {"num_inference_steps": 1}})
         (edit,) = invoked(address, {"dataframe_records": rows, "params": {"num_inference_steps": 1, "strength": 0.5}})
-    assert [decode_clip(video).shape for video in (first, longer, edit)] == [(9, 32, 32, 3), (13, 32, 32, 3), (9, 32, 32, 3)]
+    assert [decode_clip(video).shape for video in (first, longer, both, edit)] == [
+        (9, 32, 32, 3),
+        (13, 32, 32, 3),
+        (13, 32, 32, 3),
+        (9, 32, 32, 3),
+    ]
     said = json.loads(read_metadata(tmp_path / "first.mp4")["comment"])
     assert (said["seed"], said["verb"], said["model"]) == (3, "text to video", version.weights)
+    assert said["registered"] == {"name": version.name, "version": version.number}
     with av.open(str(tmp_path / "first.mp4")) as container:
         assert container.streams.video[0].codec_context.pix_fmt == "yuv420p"  # the one that browsers play
 

@@ -1,0 +1,24 @@
+"""What a video keeps of what it was made with: enough to make it again, and nothing of the machine that it was made on."""
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.models.weights import sha256_of
+
+if TYPE_CHECKING:
+    from components.generate.ask import Ask, Source
+
+ASKED = ("num_frames", "seconds", "height", "width", "backward", "loop", "rewrite")
+
+
+def record_of(ask: "Ask") -> dict[str, Any]:
+    """Answers what was asked for, null where that was left to the model, and the files with their names and digests, as JSON values."""
+    files = [{"use": use, **_file(source), **({} if seconds is None else {"seconds": seconds})} for use, source, seconds in ask.files]
+    return {"asked": {name: getattr(ask, name) for name in ASKED}, "files": files}
+
+
+def _file(source: "Source") -> dict[str, str | None]:
+    if isinstance(source, bytes):
+        return {"name": None, "sha256": hashlib.sha256(source).hexdigest()}
+    return {"name": Path(source).name, "sha256": sha256_of(Path(source))}
