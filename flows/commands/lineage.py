@@ -75,7 +75,8 @@ def _print_model(model: dict[str, Any], everything: bool, indent: str) -> None:
     if len(shown) < len(files):
         say(f"  and {len(files) - len(shown)} more; `--all` lists them")
     for below in model["stands_on"]:
-        say(f"stands on {below['kind']}:")
+        address = f" {model['base']}" if model["base"] and below["kind"] == model["kind"] else ""
+        say(f"stands on {below['kind']}{address}:")
         _print_model(below, everything, indent + "    ")
 
 
