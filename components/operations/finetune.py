@@ -32,6 +32,7 @@ class Base:
     Attributes:
         reference: what a person named it by; name: `models:/NAME/3` of one that is registered.
         weights, video_vae, text_encoder: digests of its folder and of those two in it.
+        frames, side: of a clip that one latent holds.
         captions: whether its text encoder is a captioner that learned to caption.
     """
 
@@ -88,7 +89,8 @@ def _found(project: Project, reference: str, tracking: str | None) -> Base:
 
 
 def _read(reference: str, name: str | None, folder: Path) -> Base:
-    size, vae = load_json(folder, "dit")["size"], load_json(folder / "video-vae", "vae")
+    size, noted = load_json(folder, "dit")["size"], load_json(folder / "video-vae", "vae")
+    of_vae = noted.get("size", noted)  # of diffusers' it is beside what they are built from
     captioner = load_json(folder / "text-encoder", "kinora") if CAPTIONER in read_manifest(folder) else None
     return Base(
         reference=reference,
@@ -96,8 +98,8 @@ def _read(reference: str, name: str | None, folder: Path) -> Base:
         folder=folder,
         weights=digest_folder(folder),
         size=DitSize(**{**size, "patch_size": tuple(size["patch_size"])}),
-        frames=int(vae["temporal_compression_ratio"]),
-        side=int(vae["spatial_compression_ratio"]),
+        frames=int(of_vae["temporal_compression_ratio"]),
+        side=int(of_vae["spatial_compression_ratio"]),
         video_vae=digest_folder(folder / "video-vae"),
         text_encoder=digest_folder(folder / "text-encoder"),
         captions=captioner is not None and captioner["origin"] != "untrained",

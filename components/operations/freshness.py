@@ -2,7 +2,7 @@
 
 The planner and the jobs both ask here, so they cannot disagree. A record is what a finished stage wrote down:
 `maker`, `rows`, `rows_digest` and, for a training, `result.weights` (the digest of the folder it exported; empty when it
-trained nothing). No torch, Ray, Prefect or MLflow.
+trained nothing). No torch, Ray or Prefect, and MLflow only where `dit.finetune` names a registered model.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,6 +32,7 @@ READ_ROWS: dict[str, tuple[str | None, tuple[str, ...]]] = {
     "evaluate": (HELD_OUT, ("clip_by", "caption_by")),
 }
 TAKEN_DOWN = "pictures_taken_down"  # in the record of a stage whose pictures a take-down removed
+SERVED = {"train_vae": "video VAE", "train_captioner": "captioner"}  # which a model that is trained further has of its own
 NEW_WITHOUT = {"curate": "curated_by", "caption": "caption_by", "encode": "latents_by"}
 
 
@@ -75,10 +76,7 @@ def assess(stage: str, config: Config, project: Project, source: Path | None = N
     if stage == "ingest" and (record is None or (record["maker"], record["rows_digest"]) != (now, rows_now)):
         left = _files_left(now, rows, config, project, source, manifest)
     if (base := serving_base(stage, config, project)) is not None:
-        fresh, why = (
-            True,
-            f"the {'video VAE' if stage == 'train_vae' else 'captioner'} of `{base.reference}` serves, as `dit.finetune` says",
-        )
+        fresh, why = True, f"the {SERVED[stage]} of `{base.reference}` serves, as `dit.finetune` says"
     elif record is None:
         part = f", {rows - left} of {rows} rows are done" if 0 < left < rows else ""
         fresh, why = False, f"it has not finished yet{part}"
@@ -150,7 +148,7 @@ def serving_base(stage: str, config: Config, project: Project) -> Base | None:
 
     A base's captioner does so where too little is labelled for one of the project's own.
     """
-    base = base_model(config, project) if stage in ("train_vae", "train_captioner") else None
+    base = base_model(config, project) if stage in SERVED else None
     if base is None or stage == "train_vae":
         return base
     if not base.captions or not tables.exists(project, "clips"):

@@ -27,7 +27,7 @@ from components.stages import STAGES, TRAIN_STAGES
 from components.store import tables
 from components.store.project import Project
 
-VAE_FACTS = {"temporal_compression_ratio": 4, "spatial_compression_ratio": 8}
+VAE_FACTS = {"size": {"temporal_compression_ratio": 4, "spatial_compression_ratio": 8}}
 CAPTIONER_FACTS = {"origin": "trained"}
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
@@ -56,7 +56,7 @@ def text_to_video(folder: Path, vae: Path | None = None, text_encoder: Path | No
     """Writes what stands for a finished text-to-video model, with the VAE and the captioner of folders or those of its own."""
     if vae is None:
         vae = folder.with_name(f"{folder.name}-vae")
-        save_folder(vae, {}, {"vae": {**VAE_FACTS, "temporal_compression_ratio": frames, "of": folder.name}})
+        save_folder(vae, {}, {"vae": {"size": {**VAE_FACTS["size"], "temporal_compression_ratio": frames}, "of": folder.name}})
     if text_encoder is None:
         text_encoder = folder.with_name(f"{folder.name}-captioner")
         save_folder(text_encoder, {}, {"kinora": {**CAPTIONER_FACTS, "of": folder.name}})
