@@ -8,11 +8,13 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from components.fitting import check_context_parallel, check_dit_size, check_sections, nearest
 from components.models.sizes import COCA_SIZES, DIT_SIZES, VAE_SIZES, CocaSize, DitSize, VaeSize
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
+AboveZero = Annotated[float, Field(gt=0.0)]
 SIZES: dict[str, dict[str, Any]] = {"captioner": COCA_SIZES, "vae": VAE_SIZES, "dit": DIT_SIZES}
 STORAGES = ("s3", "gs", "file")  # what pyarrow and Lance both open
 
@@ -26,14 +28,6 @@ def _named(sizes: dict[str, Any]) -> BeforeValidator:
         return value
 
     return BeforeValidator(pick)
-
-
-def _nearest(value: int, least: int, multiple: int) -> str:
-    """Names the numbers nearest to a value: `least`, or so many times `multiple` more."""
-    if value < least:
-        return f"the nearest is {least}"
-    below = value - (value - least) % multiple
-    return f"the nearest are {below} and {below + multiple}"
 
 
 class Section(BaseModel):
@@ -261,7 +255,7 @@ class Vae(Section):
             if value is not None and value % side and self.pretrained is None:  # whose patches are known when it is read
                 raise ValueError(
                     f"`vae.{name}` must be a multiple of {side}, the side of a patch of `vae.size`, not {value}; "
-                    f"{_nearest(value, side, side)}"
+                    f"{nearest(value, side, side)}"
                 )
         if self.min_crop_size is not None and self.min_crop_size > self.crop_size:
             raise ValueError(f"`vae.min_crop_size` {self.min_crop_size} is above `vae.crop_size` {self.crop_size}; swap them")
@@ -338,7 +332,7 @@ class Dit(Section):
     clip_loss_weight: float
     timestep_mean: float
     timestep_std: float
-    timestep_shift: float
+    timestep_shift: AboveZero
     warmup_steps: Count
     report_every: Positive
     validate_every: Count
@@ -357,14 +351,24 @@ class Dit(Section):
         return self
 
     @model_validator(mode="after")
-    def _workers_share_the_heads(self) -> "Dit":
-        heads, workers = self.size.num_heads, self.context_parallel
-        if heads % workers:
-            nearest = sorted(sorted((n for n in range(1, heads + 1) if heads % n == 0), key=lambda n: abs(n - workers))[:2])
+    def _it_can_be_built(self) -> "Dit":
+        if self.finetune is None:  # else the size is that of the model it names
+            check_dit_size(self.size)
+            check_context_parallel(self.context_parallel, self.size, "`dit.size`")
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_packed_fills_a_budget(self) -> "Dit":
+        if self.packing and self.tokens_per_batch is None:
             raise ValueError(
-                f"`dit.context_parallel` {workers} does not divide the {heads} heads of `dit.size`; "
-                f"the nearest are {' and '.join(map(str, nearest))}"
+                "`dit.packing` fills a budget of tokens, and `dit.tokens_per_batch` sets none; set one, or `dit.packing` to false"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _some_task_has_a_share(self) -> "Dit":
+        if not any(dict(self.tasks).values()):
+            raise ValueError("`dit.tasks` gives no task a share; hint: `--set dit.tasks.text=1` trains on text alone")
         return self
 
 
@@ -376,7 +380,7 @@ class Generate(Section):
     guidance_interval: tuple[Share, Share]
     guidance_rescale: Share
     negative_prompt: str
-    timestep_shift: float
+    timestep_shift: AboveZero
     sampler: Literal["euler", "heun", "dpmpp_2m", "unipc"]
     step_cache: Annotated[float, Field(ge=0.0)] | Literal["calibrated"] | None
 
@@ -478,7 +482,7 @@ class Serving(Section):
     """The process that takes up scheduled runs, and how often it looks for new footage."""
 
     max_runs: Positive
-    watch_every_seconds: Annotated[float, Field(gt=0.0)]
+    watch_every_seconds: AboveZero
 
 
 class Config(Section):
@@ -503,40 +507,6 @@ class Config(Section):
     serving: Serving
 
     @model_validator(mode="after")
-    def _the_vae_encodes_clips(self) -> "Config":
-        if self.vae.pretrained is not None:  # what it encodes is known when it is read
-            return self
-        clip, frames, side = self.clip, self.vae.size.temporal_compression_ratio, self.vae.size.spatial_compression_ratio
-        if (clip.num_frames - 1) % frames:
-            nearest = _nearest(clip.num_frames, 1, frames)
-            raise ValueError(f"`clip.num_frames` must be 1 + a multiple of {frames}, not {clip.num_frames}; {nearest}")
-        for name, value in (("height", clip.height), ("width", clip.width)):
-            if value % side:
-                raise ValueError(f"`clip.{name}` must be a multiple of {side}, not {value}; {_nearest(value, side, side)}")
-        for name, value, least in (("frames_multiple", clip.frames_multiple, frames), ("side_multiple", clip.side_multiple, side)):
-            if clip.max_shapes > 1 and value % least:
-                raise ValueError(
-                    f"`clip.{name}` must be a multiple of {least}, as `vae.size` is, not {value}; {_nearest(value, least, least)}"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _workers_make_whole_groups(self) -> "Config":
-        workers, each = self.cluster.num_workers, self.dit.context_parallel
-        if workers % each:
-            raise ValueError(
-                f"`cluster.num_workers` {workers} does not make groups of `dit.context_parallel` {each}; {_nearest(workers, each, each)}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _each_worker_has_a_clip(self) -> "Config":
-        workers = self.cluster.num_workers
-        groups = workers // self.dit.context_parallel
-        for name, section, least in (("captioner", self.captioner, workers), ("vae", self.vae, workers), ("dit", self.dit, groups)):
-            if section.batch_size < least:
-                raise ValueError(
-                    f"`{name}.batch_size` {section.batch_size} is less than `cluster.num_workers` {workers}; "
-                    f"hint: `--set {name}.batch_size={least}`"
-                )
+    def _sections_fit_each_other(self) -> "Config":
+        check_sections(self)
         return self

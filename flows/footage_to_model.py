@@ -3,6 +3,7 @@
 from prefect import flow
 
 from components.jobs.run import Outcome
+from components.operations.finetune import base_model
 from components.stages import STAGES
 from flows.announce import publish_spent
 from flows.away import Shown
@@ -32,6 +33,7 @@ def footage_to_model(
     """Runs every stage in order; each does only what is stale."""
     outcomes: list[Outcome] = []
     with opened_run(project, source, manifest, profile, overrides) as run:
+        base_model(run.config, run.project)  # what is to be trained further is there, or nothing begins
         for stage_flow in STAGE_FLOWS:
             once = stage_flow.with_options(retries=0)  # a deployment's retries are of the whole
             outcomes += once(project, source, manifest, profile, overrides)

@@ -8,9 +8,11 @@ import yaml
 from pydantic import BaseModel
 
 from components.config import SettingsError, find_settings_file, load_config
+from components.models.sizes import DIT_SIZES
 from components.sections import Config
 from components.stages import STAGES
 
+OTHER_TASKS = ("first_frame", "prefix", "suffix", "first_and_last", "key_frames")
 PROFILES = ("test", "laptop", "gpu", "cluster", "servers")
 
 
@@ -131,10 +133,14 @@ def test_no_setting_has_a_second_default_in_python() -> None:
         (None, "dit..steps=3", "`dit.`"),
         (None, "dit.steps.more=3", "`dit.steps` = "),
         (None, "dit.size=huge", "`huge` is not a size; the sizes are tiny, demo, 1.3b, 5b, 14b"),
-        (None, "clip.num_frames=10", "`clip.num_frames` must be 1 + a multiple of 4, not 10; the nearest are 9 and 13"),
-        (None, "clip.height=30", "`clip.height` must be a multiple of 8, not 30; the nearest are 24 and 32"),
-        (None, "clip.width=5", "`clip.width` must be a multiple of 8, not 5; the nearest is 8"),
-        (None, "vae.size.temporal_compression_ratio=3", "`clip.num_frames` must be 1 + a multiple of 3, not 9; the nearest are 7 and 10"),
+        (None, "clip.num_frames=10", "`clip.num_frames` must be 1 + a multiple of 4, as `vae.size` is, not 10; the nearest are 9 and 13"),
+        (None, "clip.height=30", "`clip.height` must be a multiple of 8, as `vae.size` is, not 30; the nearest are 24 and 32"),
+        (None, "clip.width=5", "`clip.width` must be a multiple of 8, as `vae.size` is, not 5; the nearest is 8"),
+        (
+            None,
+            "vae.size.temporal_compression_ratio=3",
+            "`clip.num_frames` must be 1 + a multiple of 3, as `vae.size` is, not 9; the nearest are 7 and 10",
+        ),
         ("gpu", "vae.size.spatial_compression_ratio=24", "`vae.crop_size` must be a multiple of 24"),
         (None, "vae.crop_size=60", "a patch of `vae.size`, not 60; the nearest are 56 and 64"),
         (None, "vae.crop_size=4", "a patch of `vae.size`, not 4; the nearest is 8"),
@@ -277,3 +283,47 @@ def test_multiples_of_planned_shapes_fit_the_vae_and_the_largest_shape(overrides
     with pytest.raises(SettingsError) as error:
         load_config(None, ["clip.max_shapes=4", *overrides])
     assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["dit.size.num_heads=16"], "`dit.size.num_heads` 16 makes heads of 4 channels of `dit.size.hidden_size` 64, and positions need"),
+        (["dit.size.num_heads=16"], "from 6 on; the nearest is 8"),
+        (["dit.size.num_heads=3"], "`dit.size.num_heads` 3 does not divide `dit.size.hidden_size` 64; the nearest are 2 and 4"),
+        (["dit.size.num_heads=0"], "`dit.size.num_heads` must be above 0, not 0"),
+        (["dit.size.text_size=100"], "`dit.size.text_size` 100 does not divide into its 3 heads; the nearest are 99 and 102"),
+        (["dit.size.patch_size=[1, 0, 2]"], "`dit.size.patch_size` must be above 0, not (1, 0, 2)"),
+        (["dit.size.refiner_depth=-1"], "`dit.size.refiner_depth` must be 0 or above, not -1"),
+        (["dit.packing=true"], "`dit.packing` fills a budget of tokens, and `dit.tokens_per_batch` sets none; set one, or `dit.packing`"),
+        (["dit.tasks.text=0"] + [f"dit.tasks.{name}=0" for name in OTHER_TASKS], "`dit.tasks` gives no task a share; hint: `--set dit.t"),
+        (["dit.timestep_shift=0"], "`dit.timestep_shift` = 0: input should be greater than 0"),
+        (["generate.timestep_shift=-1"], "`generate.timestep_shift` = -1: input should be greater than 0"),
+        (
+            ["dit.tokens_per_batch=11"],
+            "`dit.tokens_per_batch` 11 is less than the 12 tokens of a clip; hint: `--set dit.tokens_per_batch=12`",
+        ),
+        (
+            ["dit.tokens_per_batch=47", "cluster.num_workers=4", "dit.packing=true"],
+            "`dit.tokens_per_batch` 47 is less than the 12 tokens of a clip, of which each of 4 workers needs one; hint: `--set dit.token",
+        ),
+    ],
+)
+def test_a_transformer_that_cannot_be_trained_is_refused_before_anything_runs(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        load_config("test", overrides)
+    assert sentence in str(error.value)
+
+
+def test_what_a_training_makes_no_use_of_is_not_held_against_it() -> None:
+    many = ["cluster.num_workers=64", "captioner.batch_size=64", "vae.batch_size=64", "dit.batch_size=32"]
+    with pytest.raises(SettingsError, match=r"`dit.batch_size` 32 is less than `cluster.num_workers` 64"):
+        load_config("test", many)
+    assert load_config("test", [*many, "dit.tokens_per_batch=768"]).dit.batch_size == 32
+    further = ["dit.finetune=champion", "dit.size.num_heads=3", "clip.height=36", "dit.tokens_per_batch=1"]
+    assert load_config("test", further).dit.size.num_heads == 3  # the model that is named has a size, and a video VAE, of its own
+
+
+def test_each_size_by_name_can_be_built() -> None:
+    for size in DIT_SIZES:
+        load_config(None, [f"dit.size={size}"])

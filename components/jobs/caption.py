@@ -8,7 +8,7 @@ from components.caption.coca import CaptionClips
 from components.jobs.actors import one_thread
 from components.jobs.rows import Rows, fixed_batches, map_rows, with_videos
 from components.jobs.run import Run
-from components.operations.freshness import Freshness, caption_maker, model_folder
+from components.operations.freshness import Freshness, caption_maker, serving_folder
 from components.store import tables
 from components.store.filters import KEPT
 
@@ -52,7 +52,7 @@ def caption(run: Run, freshness: Freshness) -> dict[str, Any]:
     map_rows(
         run,
         CaptionRows,
-        (settings, str(model_folder("train_captioner", run.project))),
+        (settings, str(serving_folder("train_captioner", run.config, run.project))),
         with_videos(clips, READS, batches),
         write,
         actors=settings,

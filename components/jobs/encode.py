@@ -12,13 +12,13 @@ from components.jobs.run import Run
 from components.operations.freshness import (
     Freshness,
     latents_maker,
-    model_folder,
+    serving_folder,
     stale_rows,
     text_encoder_folder,
     text_encoder_place,
     text_maker,
 )
-from components.store import tables
+from components.store import mirror, tables
 from components.store.filters import KEPT
 
 CAPTIONS_PER_BATCH = 64
@@ -66,6 +66,7 @@ def _take_text_encoder(run: Run) -> bool:
     origin = {"origin": {"name": Path(settings.pretrained).name if local else settings.pretrained}}
     text = take(settings.pretrained, settings.max_tokens, settings.dtype)
     save_pretrained_text(text_encoder_place(settings.model_dump(mode="json"), run.project), text, origin)
+    mirror.push(run.project)  # actors on other machines read it
     return True
 
 
@@ -85,7 +86,7 @@ def _encode_latents(run: Run, stale: list[str]) -> int:
         map_rows(
             run,
             LatentRows,
-            (str(model_folder("train_vae", run.project)), settings.device),
+            (str(serving_folder("train_vae", run.config, run.project)), settings.device),
             with_videos(clips, (), batches),
             write,
             actors=settings,

@@ -11,7 +11,7 @@ from components.jobs import measuring
 from components.jobs.evidence import captioner_evidence, write_evidence
 from components.jobs.run import Run
 from components.jobs.samples import evenly, write_samples
-from components.operations.freshness import Freshness, model_folder, weights_of
+from components.operations.freshness import Freshness, model_folder, serving_folder, serving_weights, weights_of
 from components.sections import Clip
 from components.stages import digest
 from components.store import tables
@@ -30,7 +30,7 @@ def evaluate(run: Run, freshness: Freshness) -> dict[str, Any]:
     real, reader, vae, dit = (
         conditions.real,
         conditions.reader,
-        model_folder("train_vae", run.project),
+        serving_folder("train_vae", run.config, run.project),
         model_folder("train_dit", run.project),
     )
     if vae is None or dit is None:
@@ -38,14 +38,14 @@ def evaluate(run: Run, freshness: Freshness) -> dict[str, Any]:
     reconstructed = measuring.reconstruct(run, conditions, vae)
     ceiling = fidelity.read_accuracy(reconstructed.frames, real.truths, reader) if reader else None
     pictures = fidelity.reconstruction(real.frames, reconstructed.frames, real.truths if reader else None, reader)
-    of_vae = measuring.evidence_of_reconstructions(conditions, weights_of("train_vae", run.project), reconstructed)
+    of_vae = measuring.evidence_of_reconstructions(conditions, serving_weights("train_vae", run.config, run.project), reconstructed)
     found = measuring.sample(run, conditions, dit, lambda batch: _keep(run, conditions.clip, batch))
     evaluation = measuring.evaluation_of(run, conditions, found, ceiling)
     captioned, measured_by = measuring.captioned(run), conditions.measured_by
     for kind, evidence in {
         "text-to-video": measuring.evidence_of_samples(conditions, weights_of("train_dit", run.project), found, evaluation),
         "video-vae": of_vae,
-        "captioner": captioner_evidence(weights_of("train_captioner", run.project), measured_by, captioned),
+        "captioner": captioner_evidence(serving_weights("train_captioner", run.config, run.project), measured_by, captioned),
     }.items():
         write_evidence(run.project, kind, evidence)
     write_json(

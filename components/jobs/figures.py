@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.jobs.run import Run
+from components.operations.freshness import serving_base
 from components.report.data import Figure
 from components.store import tables
 
@@ -94,7 +95,8 @@ def _vae(run: Run, latest: Mapping[str, Any]) -> list[Figure]:
     pictures = latest.get("reconstruction")
     if not pictures:
         return []
-    record = run.project.record("train_vae") or {"result": {}}
+    served = serving_base("train_vae", run.config, run.project) is not None  # by a VAE that was not trained here
+    record = {"result": {}} if served else run.project.record("train_vae") or {"result": {}}
     gain = record["result"].get("last", {}).get("val_psnr_gain")
     found = [Figure("vae_psnr", "VAE on unseen clips, PSNR", pictures["psnr"], 29.5, unit="dB")]
     found.append(Figure("vae_above_pca", "VAE above the PCA of its shape", gain, 2.5, unit="dB"))

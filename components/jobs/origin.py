@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from components.jobs.run import Run
-from components.operations.freshness import training_key
+from components.operations.freshness import serving_base, serving_weights, training_key
 from components.operations.readings import TRAINED_BY
 from components.report.data import Node
 from components.store import readings, tables
@@ -50,6 +50,13 @@ def _licence(licences: Sequence[str]) -> list[str]:
 
 def _model(run: Run, kind: str) -> Node | None:
     stage = TRAINED_BY[kind]
+    if (base := serving_base(stage, run.config, run.project)) is not None:
+        return Node(
+            kind,
+            MADE_FROM[kind][0],
+            NAMES[kind],
+            [f"of {base.reference}", f"weights {serving_weights(stage, run.config, run.project)[:8]}"],
+        )
     record = run.project.record(stage)
     if record is None or not record["result"].get("weights"):
         return None

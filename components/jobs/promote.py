@@ -8,7 +8,7 @@ from components.evaluate.compare import compare
 from components.jobs import measuring
 from components.jobs.evidence import evidence_file, read_evidence, write_evidence
 from components.jobs.run import Run
-from components.operations.freshness import Freshness, model_folder, training_key, weights_of
+from components.operations.freshness import Freshness, model_folder, serving_base, training_key, weights_of
 from components.registry import gates, models
 from components.registry.lineage import lineage_tags
 from components.registry.tracking import Tracker
@@ -48,6 +48,8 @@ def promote(run: Run, freshness: Freshness) -> dict[str, Any]:
 def _decide(run: Run, kind: models.Kind) -> dict[str, Any] | None:
     stage, judge = KINDS[kind]
     project = run.project
+    if serving_base(stage, run.config, project) is not None:
+        return None  # the model that is trained further brought its own, and nothing was trained
     weights, folder, record = weights_of(stage, project), model_folder(stage, project), project.record(stage)
     if not weights or folder is None or record is None:
         return None

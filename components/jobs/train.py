@@ -12,12 +12,12 @@ from typing import Any
 from components.caption.captioner import choose
 from components.caption.upsample import build_style
 from components.cluster.training import fit
-from components.jobs.finetune import KIND, base_of
+from components.jobs.finetune import KIND, address_of, base_of
 from components.jobs.goodput import StepsTaken
 from components.jobs.quarantine import put_aside
 from components.jobs.run import Run
 from components.models.weights import DamagedFolderError, digest_folder, verify_folder
-from components.operations.freshness import Freshness, model_folder, text_encoder_folder, weights_of
+from components.operations.freshness import Freshness, check_encoded, serving_folder, serving_weights, text_encoder_folder
 from components.operations.history import planned_steps
 from components.operations.readings import dataset_of, note_weights, pin_reading
 from components.registry.tracking import Run as TrackedRun
@@ -28,7 +28,6 @@ from components.store.filters import TRAINING
 from components.store.project import Project
 from components.store.storage import StorageAwayError
 from components.train.context import read_metrics, read_starts
-from components.train.dit_finetune import check_base
 
 ENTRIES = {
     "train_captioner": "components.train.captioner_job:run",
@@ -36,6 +35,7 @@ ENTRIES = {
     "take_vae": "components.jobs.pretrained_vae:run",  # of train_vae too, where the settings name a pretrained one
     "train_dit": "components.train.dit_job:run",
 }
+STANDS_ON = {"video-vae": "train_vae", "captioner": "train_captioner"}
 
 
 def train_captioner(run: Run, freshness: Freshness) -> dict[str, Any]:
@@ -62,17 +62,19 @@ def train_vae(run: Run, freshness: Freshness) -> dict[str, Any]:
 def train_dit(run: Run, freshness: Freshness) -> dict[str, Any]:
     """Trains the diffusion transformer, and exports it with the VAE and the text encoder it was trained against."""
     _require_clips(run)
-    stands_on = {"video_vae": model_folder("train_vae", run.project), "text_encoder": text_encoder_folder(run.config, run.project)}
+    check_encoded(run.config, run.project)
+    parts = {
+        "video_vae": str(serving_folder("train_vae", run.config, run.project)),
+        "text_encoder": str(text_encoder_folder(run.config, run.project)),
+    }
+    weights = {kind: serving_weights(stage, run.config, run.project) for kind, stage in STANDS_ON.items()}
     base = base_of(run, freshness)
-    weights = {"video-vae": weights_of("train_vae", run.project), "captioner": weights_of("train_captioner", run.project)}
     if base is not None:
-        check_base(base, {name.replace("_", "-"): folder for name, folder in stands_on.items() if folder}, str(run.config.dit.finetune))
         weights[KIND] = digest_folder(base)
-    pinned, read = pin_reading(run.project, freshness, run.config.model_dump(mode="json"), weights)
+    pinned, read = pin_reading(run.project, freshness, run.config.model_dump(mode="json"), weights, base=address_of(run, base))
     captions = tables.clips(pinned).read(["caption"], f"{TRAINING} AND caption IS NOT NULL")
     style = build_style([row["caption"] for row in captions])
-    folders = {name: str(folder) for name, folder in stands_on.items()}
-    return _train(run, pinned, freshness, read, {**folders, "style": style, "base": str(base) if base else None})
+    return _train(run, pinned, freshness, read, {**parts, "style": style, "base": str(base) if base else None})
 
 
 def _train(

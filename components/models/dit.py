@@ -20,12 +20,11 @@ from components.models.linear import Linear
 from components.models.packing import Run, join, parts_of, runs_of_batches
 from components.models.rotary import token_angles, token_places
 from components.models.sequence_parallel import SequenceGroup, Share
-from components.models.sizes import DitSize
+from components.models.sizes import TEXT_HEAD_SIZE, DitSize
 from components.models.step_cache import StepCache
 from components.models.weights import load_json, load_tensors
 
 TIME_FREQUENCIES = 128
-TEXT_HEAD_SIZE = 32
 LONG_CLIP = 512  # tokens, from which on each clip has a norm of its own, which scales and shifts in the same pass
 MIN_T = 0.05  # below it the distance to the clip is divided by this instead of t
 NUM_MODULATIONS = 6  # shift, scale and gate, of attention and of the feed-forward

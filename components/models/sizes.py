@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+LEAST_HEAD_SIZE = 6  # that turns along three axes
+TEXT_HEAD_SIZE = 32  # of the text's refiner, about
+
 
 @dataclass(frozen=True)
 class VaeSize:

@@ -2,7 +2,7 @@
 
 The planner and the jobs both ask here, so they cannot disagree. A record is what a finished stage wrote down:
 `maker`, `rows`, `rows_digest` and, for a training, `result.weights` (the digest of the folder it exported; empty when it
-trained nothing). No torch, Ray, Prefect or MLflow.
+trained nothing). No torch, Ray or Prefect, and MLflow only where `dit.finetune` names a registered model.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components.caption.captioner import choose
 from components.models.weights import MANIFEST, DamagedFolderError, digest_folder, verify_folder
+from components.operations.finetune import Base, base_model
 from components.sections import Config
 from components.stages import STAGES, TRAIN_STAGES, digest, maker, shaping
 from components.store import tables
@@ -30,6 +32,7 @@ READ_ROWS: dict[str, tuple[str | None, tuple[str, ...]]] = {
     "evaluate": (HELD_OUT, ("clip_by", "caption_by")),
 }
 TAKEN_DOWN = "pictures_taken_down"  # in the record of a stage whose pictures a take-down removed
+SERVED = {"train_vae": "video VAE", "train_captioner": "captioner"}  # which a model that is trained further has of its own
 NEW_WITHOUT = {"curate": "curated_by", "caption": "caption_by", "encode": "latents_by"}
 
 
@@ -64,6 +67,7 @@ class Freshness:
 
 def assess(stage: str, config: Config, project: Project, source: Path | None = None, manifest: Path | None = None) -> Freshness:
     """Answers whether a stage is fresh, why, and what is left to do, given the tables and records as they are."""
+    base_model(config, project)  # where it is not there, no stage runs
     now = stage_maker(stage, config, project)
     rows, rows_now = _rows(stage, config, project, source, manifest)
     stale = stale_rows(stage, config, project)
@@ -71,7 +75,9 @@ def assess(stage: str, config: Config, project: Project, source: Path | None = N
     record = finished(stage, project)
     if stage == "ingest" and (record is None or (record["maker"], record["rows_digest"]) != (now, rows_now)):
         left = _files_left(now, rows, config, project, source, manifest)
-    if record is None:
+    if (base := serving_base(stage, config, project)) is not None:
+        fresh, why = True, f"the {SERVED[stage]} of `{base.reference}` serves, as `dit.finetune` says"
+    elif record is None:
         part = f", {rows - left} of {rows} rows are done" if 0 < left < rows else ""
         fresh, why = False, f"it has not finished yet{part}"
     elif record["maker"] != now:
@@ -107,11 +113,9 @@ def stage_maker(stage: str, config: Config, project: Project) -> str:
         case "ingest" | "curate" | "train_captioner" | "train_vae" | "train_dit" | "promote":
             return named(stage, STAGES[stage].upstream)
         case "caption":
-            return named(stage, (), weights_of("train_captioner", project))
+            return named(stage, (), serving_weights("train_captioner", config, project))
         case "encode":
-            chosen = config.text_encoder  # a pretrained one is told apart by its settings: its weights are known once it is taken
-            text = weights_of("train_captioner", project) if chosen.pretrained is None else digest(chosen.model_dump(mode="json"))
-            return named(stage, ("caption",), weights_of("train_vae", project), text)
+            return named(stage, ("caption",), serving_weights("train_vae", config, project), _text_encoder_name(config, project))
         case "evaluate":
             return named(stage, (), weights_of("train_dit", project))
     raise ValueError(f"`{stage}` is not a stage; the stages are {', '.join(STAGES)}")
@@ -139,13 +143,42 @@ def weights_of(stage: str, project: Project) -> str:
         return ""
 
 
+def serving_base(stage: str, config: Config, project: Project) -> Base | None:
+    """Answers the model whose video VAE or captioner serves in place of what a stage would train; None where the stage's own does.
+
+    A base's captioner does so where too little is labelled for one of the project's own.
+    """
+    base = base_model(config, project) if stage in SERVED else None
+    if base is None or stage == "train_vae":
+        return base
+    if not base.captions or not tables.exists(project, "clips"):
+        return None
+    return base if choose(config.captioner, tables.clips(project).count(LABELLED)).mode == "untrained" else None
+
+
+def serving_folder(stage: str, config: Config, project: Project) -> Path | None:
+    """Answers the folder of the captioner, or video VAE, that serves: the one a stage trained or that of the model trained further."""
+    if (base := serving_base(stage, config, project)) is None:
+        return model_folder(stage, project)
+    return base.vae_folder if stage == "train_vae" else base.text_encoder_folder
+
+
+def serving_weights(stage: str, config: Config, project: Project) -> str:
+    """Answers the digest of the weights in `serving_folder`; empty when there are none."""
+    if (base := serving_base(stage, config, project)) is None:
+        return weights_of(stage, project)
+    return base.video_vae if stage == "train_vae" else base.text_encoder
+
+
 def text_encoder_place(settings: Mapping[str, Any], project: Project) -> Path:
     """Answers the folder that a pretrained text encoder of these settings, as a record has them, is taken to."""
     return project.model("text_encoder", digest(dict(settings)))
 
 
 def text_encoder_folder(config: Config, project: Project) -> Path | None:
-    """Answers the folder of the text encoder that serves: the captioner, or the pretrained one; None before there is one."""
+    """Answers the folder of the text encoder that serves: the base's, the captioner or the pretrained one; None before there is one."""
+    if (base := base_model(config, project)) is not None:
+        return base.text_encoder_folder
     if config.text_encoder.pretrained is None:
         return model_folder("train_captioner", project)
     folder = text_encoder_place(config.text_encoder.model_dump(mode="json"), project)
@@ -159,17 +192,27 @@ def caption_maker(config: Config, project: Project, label_by: str | None) -> str
 
 def latents_maker(config: Config, project: Project) -> str:
     """Answers the `latents_by` that the serving VAE gives."""
-    return maker("encode", config.model_dump(mode="json"), (), weights_of("train_vae", project))
+    return maker("encode", config.model_dump(mode="json"), (), serving_weights("train_vae", config, project))
+
+
+def text_encoder_weights(config: Config, project: Project) -> str:
+    """Answers the digest of the text encoder that serves; empty before there is one."""
+    if base_model(config, project) is None and config.text_encoder.pretrained is None:
+        return weights_of("train_captioner", project)
+    folder = text_encoder_folder(config, project)
+    return digest_folder(folder) if folder is not None else ""
+
+
+def _text_encoder_name(config: Config, project: Project) -> str:
+    """Answers what tells the text encoder apart: a pretrained one's settings, since its weights are known once it is taken."""
+    if base_model(config, project) is None and config.text_encoder.pretrained is not None:
+        return digest(config.text_encoder.model_dump(mode="json"))
+    return text_encoder_weights(config, project)
 
 
 def text_maker(config: Config, project: Project) -> Callable[[str], str]:
     """Answers the function from a row's `caption_by` to the `text_embeds_by` that the serving text encoder gives it."""
-    folder = text_encoder_folder(config, project)
-    if config.text_encoder.pretrained is None:
-        weights = weights_of("train_captioner", project)
-    else:
-        weights = digest_folder(folder) if folder is not None else ""
-    encoder = maker("encode", config.model_dump(mode="json"), (), weights)
+    encoder = maker("encode", config.model_dump(mode="json"), (), text_encoder_weights(config, project))
     return lambda caption_by: digest({"encoder": encoder, "caption": caption_by})
 
 
@@ -191,10 +234,32 @@ def stale_rows(stage: str, config: Config, project: Project) -> dict[str, list[s
     }
 
 
+def check_encoded(config: Config, project: Project) -> None:
+    """Refuses to train on latents and text embeddings that are not of the video VAE and the text encoder which serve.
+
+    Clips that nobody encoded yet are left out of a training, and no hindrance.
+
+    Raises:
+        ValueError: there are none at all, or some were made by others.
+    """
+    clips, stale = tables.clips(project), stale_rows("encode", config, project)
+    made = {what: set(clips.keys(f"{KEPT} AND {what}_by IS NOT NULL")) for what in ("latents", "text_embeds")}
+    if not made["latents"] & made["text_embeds"] & set(clips.keys(TRAINING)):
+        raise ValueError(
+            "no clip of the training split has latents and text embeddings; hint: `kinora run encode`, and `kinora show funnel`"
+        )
+    for what, sentence in (
+        ("latents", "the latents of {} are of another video VAE than the one that serves now"),
+        ("text_embeds", "the text embeddings of {} are of another text encoder, or of another caption, than serves now"),
+    ):
+        if others := len(made[what].intersection(stale[what])):
+            raise ValueError(f"{sentence.format(_counted(others, 'clip'))}; hint: `kinora run encode` with the same settings first")
+
+
 def _stale_captions(clips: tables.Table, config: Config, project: Project) -> list[str]:
     lent = f"({LENT} AND (caption_by IS DISTINCT FROM label_by) AND {KEPT})"
     record = finished("train_captioner", project)
-    if record is not None and not weights_of("train_captioner", project):
+    if record is not None and not serving_weights("train_captioner", config, project):
         return clips.keys(lent)  # no captioner, so what nobody described stays without a caption
     made = tables.distinct("caption_by", stage_maker("caption", config, project))
     return clips.keys(f"{lent} OR ((lent IS DISTINCT FROM true) AND {made} AND {KEPT})")
@@ -214,16 +279,26 @@ def what_changed(stage: str, config: Config, project: Project) -> str:
         for name, value in settings[section].items():
             if now.get(name) != was.get(name):
                 return f"`{section}.{name}` is {value}, was {then[section].get(name)}"
-    for above in STAGES[stage].upstream:
+    if stage == "encode" and (was := then.get("dit", {}).get("finetune")) != config.dit.finetune:
+        return f"`dit.finetune` is {config.dit.finetune}, was {was}"
+    for above in upstream_of(stage, config, project):
         if (finished(above, project) or {}).get("maker") != stage_maker(above, config, project):
             return f"`{above}` changed: {what_changed(above, config, project)}"
     return "what it stands on was made anew" if STAGES[stage].upstream else "what it is made with changed"
 
 
+def upstream_of(stage: str, config: Config, project: Project) -> tuple[str, ...]:
+    """Answers the stages whose output a stage takes: none that a model trained further serves in place of."""
+    if stage == "train_vae" and config.dit.finetune is not None:
+        return ()
+    return tuple(above for above in STAGES[stage].upstream if serving_base(above, config, project) is None)
+
+
 def stage_settings(stage: str, config: Config) -> dict[str, Any]:
     """Answers the sections that shape a stage, for its record."""
     settings = config.model_dump(mode="json")
-    return {section: settings[section] for section in (*STAGES[stage].sections, *STAGES[stage].partly)}
+    found = {section: settings[section] for section in (*STAGES[stage].sections, *STAGES[stage].partly)}
+    return found | ({"dit": {"finetune": config.dit.finetune}} if stage == "encode" else {})  # whose VAE and text encoder then serve
 
 
 def _rows(stage: str, config: Config, project: Project, source: Path | None, manifest: Path | None) -> tuple[int, str]:

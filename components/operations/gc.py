@@ -15,6 +15,7 @@ from typing import Any
 
 from components.cluster.folders import abandoned_folders
 from components.models.weights import DamagedFolderError, digest_folder
+from components.operations.finetune import base_model
 from components.operations.freshness import assess, finished, text_encoder_place, training_key
 from components.operations.held import held, shared
 from components.operations.lineage import versions_of
@@ -91,7 +92,7 @@ def _collect(config: Config, project: Project, dry_run: bool) -> tuple[list[Garb
             found += _done(_text_encoders(config, project), dry_run)
     except StageBusyError as error:
         notes.append(f"text encoders are left alone: {error}")
-    found += _done(_downloads(project, registered), dry_run)
+    found += _done(_downloads(config, project, registered), dry_run)
     found += _done(_samples(project, registered), dry_run)
     found += _done(_versions(project), dry_run)
     found += _done(_drafts(project, busy), dry_run)
@@ -168,8 +169,11 @@ def _text_encoders(config: Config, project: Project) -> Iterator[Garbage]:
             yield _folder("models", folder, f"models/text_encoder/{folder.name}")
 
 
-def _downloads(project: Project, registered: frozenset[str]) -> Iterator[Garbage]:
-    wanted = {weights[: readings.KEY_LENGTH] for weights in registered}
+def _downloads(config: Config, project: Project, registered: frozenset[str]) -> Iterator[Garbage]:
+    """Copies of models but those of the registry, of the one that `dit.finetune` names, and of what a killed training goes on from."""
+    base, heads = base_model(config, project), readings.heads(project)
+    needed = {head["stands_on"].get("text-to-video") for head in heads if not head.get("weights")} | {base.weights if base else None}
+    wanted = {weights[: readings.KEY_LENGTH] for weights in {*registered, *needed} if weights}
     for place in ("downloaded", "bases"):
         for folder in _folders(project.folder / "models" / place):
             if folder.name not in wanted:

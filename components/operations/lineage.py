@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from components.operations.readings import TRAINED_BY
+from components.operations.readings import BASE_TAG, TRAINED_BY
 from components.registry import models
 from components.registry.takedown import REMOVED_TAG
 from components.registry.tracking import tracking_uri
@@ -121,6 +121,7 @@ def _of_model(project: Project, kind: str, weights: str, known: Mapping[str, mod
         "kind": kind,
         "model": models.registered_name(project, kind),
         "version": version.number if version else None,
+        "base": tags.get(BASE_TAG),
         "aliases": list(version.aliases) if version else [],
         "verdict": tags.get(models.VERDICT_TAG),
         "weights": weights,

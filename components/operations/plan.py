@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from components.operations.freshness import Freshness, assess, finished
+from components.operations.freshness import Freshness, assess, finished, upstream_of
 from components.operations.history import expected, planned_steps
 from components.sections import Config
 from components.stages import STAGES, TRAIN_STAGES
@@ -56,7 +56,7 @@ def plan(config: Config, project: Project, source: SourceSpec, stages: Sequence[
     grown = 0.0  # by which share of what there is new footage adds to it
     for stage in stages:
         found = assess(stage, config, project, source.folder, source.manifest)
-        above = [name for name in STAGES[stage].upstream if name in plans and plans[name].action == "run"]
+        above = [name for name in upstream_of(stage, config, project) if name in plans and plans[name].action == "run"]
         runs, why = _decide(stage, found, above, changed)
         if not runs:
             plans[stage] = StagePlan(stage, "skip", why, 0, None, None, None)

@@ -12,6 +12,7 @@ from components.store.filters import with_quarantine
 from components.store.project import Project
 
 TRAINED_BY = {"captioner": "train_captioner", "video-vae": "train_vae", "text-to-video": "train_dit"}  # kind of model -> stage
+BASE_TAG = "kinora.base"  # of a model that was trained further: where the one it began with is registered
 SPAN = ("video_id", "scene_index", "start_seconds", "end_seconds")
 
 
@@ -21,7 +22,12 @@ def tag_of(stage: str, key: str) -> str:
 
 
 def pin_reading(
-    project: Project, freshness: Freshness, settings: Mapping[str, Any], stands_on: Mapping[str, str], reads_clips: bool = True
+    project: Project,
+    freshness: Freshness,
+    settings: Mapping[str, Any],
+    stands_on: Mapping[str, str],
+    reads_clips: bool = True,
+    base: str | None = None,
 ) -> tuple[Project, dict[str, Any]]:
     """Answers the project with its clips held at the version that a training reads, and the head that tells of it.
 
@@ -31,14 +37,16 @@ def pin_reading(
         settings: the resolved settings of the run.
         stands_on: digests of the weights of the models it is trained against, by kind.
         reads_clips: False for a training that takes a pretrained model as it is.
+        base: the address in the registry of the model that is trained further, which may be another project's.
 
     Raises:
         ValueError: the rows changed since `freshness` was asked for.
     """
     stage, key = freshness.stage, freshness.key
+    tags = {BASE_TAG: base} if base else {}
     head = readings.read_head(project, stage, key)
     if not reads_clips:
-        head = head or _head(freshness, settings, stands_on, {})
+        head = head or _head(freshness, settings, stands_on, {}, tags)
         _make_known(project, head)
         return project, head
     clips = tables.clips(project)
@@ -53,7 +61,7 @@ def pin_reading(
         readings.write_rows(project, stage, key, rows)
         read = {"version": version, "tag": tag_of(stage, key), "rows": len(rows), "rows_digest": freshness.rows_digest}
         removed = head.get("rows_removed", []) if head else []
-        head = _head(freshness, settings, stands_on, {"clips": {**read, "uri": clips.uri}}) | {"rows_removed": removed}
+        head = _head(freshness, settings, stands_on, {"clips": {**read, "uri": clips.uri}}, tags) | {"rows_removed": removed}
         _make_known(project, head)
     return dataclasses.replace(project, clips_version=int(head["tables"]["clips"]["version"])), head
 
@@ -91,11 +99,15 @@ def _still_there(clips: tables.Table, head: Mapping[str, Any]) -> bool:
 
 
 def _head(
-    freshness: Freshness, settings: Mapping[str, Any], stands_on: Mapping[str, str], read: Mapping[str, Mapping[str, Any]]
+    freshness: Freshness,
+    settings: Mapping[str, Any],
+    stands_on: Mapping[str, str],
+    read: Mapping[str, Mapping[str, Any]],
+    tags_beside: Mapping[str, str],
 ) -> dict[str, Any]:
     reads = {name: TableRead(int(one["version"]), int(one["rows"]), str(one["rows_digest"])) for name, one in read.items()}
     tags = lineage_tags(settings=settings, tables=reads, makers={freshness.stage: freshness.maker}, upstream=stands_on)
-    tags |= {f"kinora.table.{name}.tag": str(one["tag"]) for name, one in read.items()}
+    tags |= {f"kinora.table.{name}.tag": str(one["tag"]) for name, one in read.items()} | dict(tags_beside)
     return {
         "stage": freshness.stage,
         "key": freshness.key,

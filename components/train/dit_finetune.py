@@ -1,4 +1,4 @@
-"""Where fine-tuning begins: a finished text-to-video folder, whose VAE and text encoder must be those of the new footage's latents."""
+"""Where fine-tuning begins: a finished text-to-video folder, whose own VAE and text encoder made what it learns from."""
 
 import logging
 import math
@@ -11,28 +11,6 @@ from components.models.lora import adapt, adapters_of
 from components.models.weights import digest_folder, load_json
 
 logger = logging.getLogger("kinora")
-
-NAMES = {"video-vae": "video VAE", "text-encoder": "text encoder"}
-
-
-def check_base(base: Path, parts: Mapping[str, Path], reference: str) -> None:
-    """Refuses a model whose latents or text embeddings are not those that the project has.
-
-    Args:
-        parts: the project's VAE and text encoder, by their names in a text-to-video folder.
-        reference: what the person named the model by.
-
-    Raises:
-        ValueError: one of them is another; it is named.
-    """
-    contract = load_json(base, "dit")["contract"]
-    for name, folder in parts.items():
-        known, here = contract[name.replace("-", "_")], digest_folder(folder)
-        if known != here:
-            raise ValueError(
-                f"`{reference}` was trained with another {NAMES[name]} ({known[:12]}) than this project's ({here[:12]}); "
-                "hint: add the footage to the project of that model, or `--set dit.finetune=null` trains one from the start"
-            )
 
 
 def config_from(base: Path, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -46,10 +46,12 @@ def _means_a_model(name: str) -> bool:
     return name in aliases or name.startswith("models:/") or (name.isdigit() and not Path(name).exists())
 
 
-def _print_model(model: dict[str, Any], everything: bool, indent: str) -> None:
+def _print_model(model: dict[str, Any], everything: bool, indent: str, elsewhere: str | None = None) -> None:
+    """Prints a model and what it stands on; `elsewhere` is where another project's registry has it."""
     training, code = model["training"], model["code"]
     say = _sayer(indent)
-    say(_name_of(model) + (f", weights {model['weights'][:SHORT]}" if model["weights"] else ""))
+    named = elsewhere if elsewhere is not None and model["version"] is None else _name_of(model)
+    say(named + (f", weights {model['weights'][:SHORT]}" if model["weights"] else ""))
     say = _sayer(indent + "  ")
     if code["version"]:
         commit = f", commit {code['commit'][:SHORT]}{' and changes' if code['changed'] == 'true' else ''}" if code["commit"] else ""
@@ -76,7 +78,7 @@ def _print_model(model: dict[str, Any], everything: bool, indent: str) -> None:
         say(f"  and {len(files) - len(shown)} more; `--all` lists them")
     for below in model["stands_on"]:
         say(f"stands on {below['kind']}:")
-        _print_model(below, everything, indent + "    ")
+        _print_model(below, everything, indent + "    ", model["base"] if below["kind"] == model["kind"] else None)
 
 
 def _print_file(file: dict[str, Any], everything: bool) -> None:

@@ -3,16 +3,16 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from components.config import load_config
 from components.jobs.finetune import base_of
 from components.jobs.run import Run, unseen
-from components.models.weights import digest_folder, save_folder, verify_folder
+from components.models.weights import digest_folder, verify_folder
 from components.operations.freshness import Freshness
 from components.registry.models import ModelNotFoundError
 from components.store import readings
 from components.store.project import Project
+from tests.operations.pipeline import text_to_video
 
 FRESHNESS = Freshness("train_dit", False, "", "maker", 1, "rows", "key", 1)
 
@@ -25,8 +25,7 @@ def run_of(root: Path, finetune: str | None, storage: Path | None = None) -> Run
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    save_folder(tmp_path / "model", {"dit": {"weight": torch.ones(3)}}, {})
-    return tmp_path / "model"
+    return text_to_video(tmp_path / "model")
 
 
 def test_a_folder_is_taken_where_it_lies_and_without_a_name_there_is_none(model: Path, tmp_path: Path) -> None:

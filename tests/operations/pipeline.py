@@ -2,13 +2,24 @@
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from components.config import load_config
-from components.models.weights import digest_folder, new_folder
-from components.operations.freshness import Freshness, assess, caption_maker, latents_maker, model_folder, text_maker, weights_of
+from components.models.sizes import DIT_SIZES
+from components.models.weights import digest_folder, new_folder, save_folder
+from components.operations.freshness import (
+    Freshness,
+    assess,
+    caption_maker,
+    latents_maker,
+    model_folder,
+    serving_weights,
+    stage_settings,
+    text_maker,
+)
 from components.operations.history import planned_steps, remember
 from components.operations.readings import note_weights, pin_reading
 from components.sections import Config
@@ -16,6 +27,8 @@ from components.stages import STAGES, TRAIN_STAGES
 from components.store import tables
 from components.store.project import Project
 
+VAE_FACTS = {"size": {"temporal_compression_ratio": 4, "spatial_compression_ratio": 8}}
+CAPTIONER_FACTS = {"origin": "trained"}
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 
@@ -37,6 +50,20 @@ def latents_of(clip_id: str) -> np.ndarray:
     """A clip's latents, whose bytes are found nowhere else on a disk."""
     seed = int.from_bytes(hashlib.sha256(clip_id.encode()).digest()[:4], "big")
     return np.random.default_rng(seed).standard_normal(64).astype(np.float16)
+
+
+def text_to_video(folder: Path, vae: Path | None = None, text_encoder: Path | None = None, frames: int = 4) -> Path:
+    """Writes what stands for a finished text-to-video model, with the VAE and the captioner of folders or those of its own."""
+    if vae is None:
+        vae = folder.with_name(f"{folder.name}-vae")
+        save_folder(vae, {}, {"vae": {"size": {**VAE_FACTS["size"], "temporal_compression_ratio": frames}, "of": folder.name}})
+    if text_encoder is None:
+        text_encoder = folder.with_name(f"{folder.name}-captioner")
+        save_folder(text_encoder, {}, {"kinora": {**CAPTIONER_FACTS, "of": folder.name}})
+    notes = {"size": asdict(DIT_SIZES["tiny"]), "of": folder.name}
+    notes["contract"] = {"video_vae": digest_folder(vae), "text_encoder": digest_folder(text_encoder)}
+    save_folder(folder, {}, {"dit": notes}, folders={"video-vae": vae, "text-encoder": text_encoder})
+    return folder
 
 
 class Pipeline:
@@ -116,11 +143,13 @@ class Pipeline:
             clips.update([{"clip_id": row["clip_id"], "text_embeds_by": by_text(row["caption_by"])} for row in rows])
         elif stage in TRAIN_STAGES:
             below = {"video-vae": "train_vae", "captioner": "train_captioner"} if stage == "train_dit" else {}
-            stands_on = {kind: weights_of(trained_by, self.project) for kind, trained_by in below.items()}
+            stands_on = {kind: serving_weights(trained_by, self.config, self.project) for kind, trained_by in below.items()}
             reads_clips = stage != "train_captioner" or self.config.captioner.pretrained is None
             pin_reading(self.project, found, self.config.model_dump(mode="json"), stands_on, reads_clips)
             with new_folder(self.project.model(stage, found.key)) as draft:
                 (draft / "weights.json").write_text(json.dumps(found.key))
+                (draft / "vae.json").write_text(json.dumps(VAE_FACTS))
+                (draft / "kinora.json").write_text(json.dumps(CAPTIONER_FACTS))
             note_weights(self.project, stage, found.key, digest_folder(self.project.model(stage, found.key)), None)
         elif stage == "evaluate":
             tables.samples(self.project)
@@ -129,7 +158,12 @@ class Pipeline:
         worked = planned_steps(self.config, stage, found.rows) if stage in TRAIN_STAGES else found.todo
         spent = {"worked": worked, "work_seconds": 10.0, "core_seconds": 15.0, "gpu_seconds": 0.0, "num_bytes": 1000}
         record = {"stage": stage, "maker": found.maker, "rows": found.rows, "rows_digest": found.rows_digest, "seconds": 10.0}
-        record |= {"result": result, "spent": spent, "finished_at": "2026-11-26T12:00:00+0000"}
+        record |= {
+            "settings": stage_settings(stage, self.config),
+            "result": result,
+            "spent": spent,
+            "finished_at": "2026-11-26T12:00:00+0000",
+        }
         self.project.write_record(stage, record)
         remember(self.project, self.config, record)
 

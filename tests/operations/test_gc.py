@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from components.models.weights import digest_folder
 from components.operations import gc
 from components.operations.freshness import text_encoder_place
 from components.operations.gc import Garbage, collect
@@ -19,7 +20,7 @@ from components.store import mirror, readings, tables
 from components.store.checkpoints import storage_of
 from components.store.project import Project
 from components.store.turns import alone
-from tests.operations.pipeline import Pipeline, settings
+from tests.operations.pipeline import Pipeline, settings, text_to_video
 
 
 @pytest.fixture
@@ -128,6 +129,16 @@ def test_text_encoders_stay_that_the_settings_or_the_embeddings_are_of(used: Pip
     assert former.is_dir()
     assert f"models/text_encoder/{former.name}" in names(collect(config, project, dry_run=False)[0])
     assert [folder.is_dir() for folder in (former, embedded, asked)] == [False, True, True]
+
+
+def test_a_fetched_model_stays_that_is_to_be_trained_further_or_that_a_killed_training_began_with(used: Pipeline, tmp_path: Path) -> None:
+    named, begun, nobodys = (text_to_video(tmp_path / name) for name in ("named", "begun", "nobodys"))
+    for model in (named, begun, nobodys):
+        shutil.copytree(model, used.project.folder / "models" / "downloaded" / digest_folder(model)[:16])
+    used.config = settings("dit.seed=9")
+    pin_reading(used.project, used.assess("train_dit"), {}, {"text-to-video": digest_folder(begun)})
+    found, _ = collect(settings(f"dit.finetune={named}"), used.project, dry_run=False)
+    assert [one.name for one in found if one.kind == "downloaded models"] == [f"models/downloaded/{digest_folder(nobodys)[:16]}"]
 
 
 def test_a_take_down_waits_for_it(used: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from components.models.dit import DiT, load_dit
 from components.models.weights import digest_folder, load_tensors, save_folder
 from components.train.checkpoint import Checkpoints
 from components.train.context import TrainContext
-from components.train.dit_finetune import begin_from, check_base, config_from, notes_from
+from components.train.dit_finetune import begin_from, config_from, notes_from
 from components.train.dit_job import Exported
 from components.train.dit_loop import train_dit
 from tests.train.test_dit_loop import EMPTY, FPS, LATENTS, MASK, SIZE, TEXT, Killed, batches, dying, new_model, settings
@@ -92,16 +92,6 @@ def test_a_killed_fine_tuning_goes_on_to_the_same_bits(base: Path, tmp_path: Pat
         further(base, tmp_path / "killed", 4, dying(batches()))
     resumed = further(base, tmp_path / "killed", 4)
     assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
-
-
-def test_another_vae_or_text_encoder_is_refused_by_name(base: Path, parts: dict[str, Path], tmp_path: Path) -> None:
-    check_base(base, parts, "champion")
-    save_folder(tmp_path / "another", {"weights": {"weight": torch.zeros(3)}}, {})
-    for name, said in (("video-vae", "video VAE"), ("text-encoder", "text encoder")):
-        with pytest.raises(
-            ValueError, match=rf"`champion` was trained with another {said} \(\w{{12}}\) than this .*; hint: add the footage"
-        ):
-            check_base(base, {**parts, name: tmp_path / "another"}, "champion")
 
 
 def test_a_model_that_is_trained_further_keeps_its_size(base: Path) -> None:
