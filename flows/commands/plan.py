@@ -108,9 +108,14 @@ def _plan_training(asked: Invocation, worker_bytes: int | None, seconds: float, 
     )
     workers = "1 worker" if found.workers == 1 else f"{found.workers} workers"
     room = "" if found.worker_bytes is None else f" of {size(found.worker_bytes)}"
+    learn = "" if found.trained == found.parameters else f", beside which {number(found.trained)} of adapters learn"
     remark(
-        f"{number(found.parameters)} parameters; weights, their average and the optimiser's states take {size(found.states_bytes)}{room}"
+        f"{number(found.parameters)} parameters{learn}; weights, their average and the optimiser's states take "
+        f"{size(found.states_bytes)}{room}"
     )
+    if found.clip_bytes:
+        together = "" if found.workers == 1 else f", {size(found.workers * found.clip_bytes)} in a machine of all {found.workers}"
+        remark(f"the clips take {size(found.clip_bytes)} of the machine's memory in each worker{together}")
     takes = "" if found.seconds is None else f", about {duration(found.seconds)}"
     remark(f"{number(found.steps)} steps of {number(found.tokens / found.steps)} tokens by {workers}, {number(found.tokens)} in all{takes}")
     for note in found.notes:
