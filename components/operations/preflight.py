@@ -127,6 +127,11 @@ class Network:
         return self.outside_adapters if self.lora_rank else self.outside
 
     @property
+    def held(self) -> int:
+        """Parameters that a worker has, adapters included."""
+        return self.parameters + self.adapters
+
+    @property
     def trained(self) -> int:
         """Parameters that have gradients and an optimiser's states."""
         return self.size.depth * self.block_trained + self.outside_trained
@@ -285,8 +290,13 @@ def memory(network: Network, bucket: Bucket, way: Way) -> Memory:
         gathered = FLOAT * (of_blocks + network.outside + network.outside_adapters + network.outside_trained)
     elif way.workers > 1:
         first += gradients
-    states = round((network.parameters + network.adapters) * 2 * FLOAT + network.trained * way.state_bytes) // shares
-    return Memory(states, max(first, last) + gathered, kept.beside)
+    learned = round(network.trained * (FLOAT + way.state_bytes))  # their average, and the optimiser's states
+    states = FLOAT * network.held + learned
+    passing = max(first, last) + gathered
+    if shares > 1:  # an average of shares has its own of what does not learn; a checkpoint is gathered in the CPU's memory
+        passing = passing if way.on_gpu else max(passing, states)
+        states = (states + FLOAT * (network.held - network.trained)) // shares
+    return Memory(states, passing, kept.beside)
 
 
 def work(network: Network, bucket: Bucket, way: Way) -> float:

@@ -1,9 +1,11 @@
 """What a training of the diffusion transformer is planned from: the network of the settings or of a finished model, the clips there are."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import Any
 
 from components.config import changed
@@ -46,32 +48,20 @@ def facts_of(config: Config, project: Project) -> Facts:
 
     Raises:
         ModelNotFoundError: there is no such model to train further; says what there is.
-        ValueError: it was trained with another video VAE or text encoder, or the settings do not suit it; the latents' shape is not
-            known yet.
+        ValueError: the settings do not suit it, or the latents' shape is not known yet.
     """
     notes: list[str] = []
-    base = None if config.dit.finetune is None else _base(config, project, config.dit.finetune)
-    if base is not None:
-        config = changed(config, {"dit.size": base["size"]})
-    width, tokens = _text_shape(config, project, base, notes)
-    channels, frames, side = _vae_facts(config, project)
-    network = Network(config.dit.size, base["latent_channels"] if base else channels, width, config.dit.lora_rank)
-    clips, known = _clips(config, project, (network.latent_channels, frames, side), notes)
+    base = None if config.dit.finetune is None else models.resolve(project, "text-to-video", config.dit.finetune)
+    noted = None if base is None else load_json(base, "dit")
+    if noted is not None:
+        config = changed(config, {"dit.size": noted["size"]})
+    width, tokens = _text_shape(config, project, noted, notes)
+    vae = _vae_facts(config, project, base)
+    clips, known = _clips(config, project, vae, base is None, notes)
     of_text = [shape for shape in _read(project, "text_shape") if shape[1] == width]
     texts = sum(map(prod, of_text)) or sum(clips.values()) * tokens * width
     held = HALF * (texts + sum(count * prod(shape) for shape, count in clips.items()))
-    return Facts(config, network, tokens, clips, held if known else 0, notes)
-
-
-def _base(config: Config, project: Project, reference: str) -> dict[str, Any]:
-    """Answers what is noted beside the model that is trained further."""
-    from components.train.dit_finetune import check_base  # which needs torch
-
-    folder = models.resolve(project, "text-to-video", reference)
-    parts = {"video-vae": model_folder("train_vae", project), "text-encoder": text_encoder_folder(config, project)}
-    notes: dict[str, Any] = load_json(folder, "dit")
-    check_base(folder, {name: place for name, place in parts.items() if place is not None}, reference)
-    return notes
+    return Facts(config, Network(config.dit.size, vae[0], width, config.dit.lora_rank), tokens, clips, held if known else 0, notes)
 
 
 def _text_shape(config: Config, project: Project, base: Mapping[str, Any] | None, notes: list[str]) -> tuple[int, int]:
@@ -93,37 +83,46 @@ def _text_shape(config: Config, project: Project, base: Mapping[str, Any] | None
     return width, max((shape[0] for shape in of_width), default=tokens)
 
 
-def _vae_facts(config: Config, project: Project) -> tuple[int, int, int]:
-    """Answers the channels of latents, and the frames and pixels of a side that one of them holds.
+def _vae_facts(config: Config, project: Project, base: Path | None) -> tuple[int, int, int]:
+    """Answers the channels of latents, and the frames and pixels of a side that one of them holds: a base's, or the project's.
 
     Raises:
         ValueError: a pretrained VAE, which was not taken yet.
     """
-    if config.vae.pretrained is None:
+    if config.vae.pretrained is None and base is None:
         size = config.vae.size
         return size.latent_channels, size.temporal_compression_ratio, size.spatial_compression_ratio
-    folder = model_folder("train_vae", project)
-    try:
-        noted = load_json(folder, "vae") if folder is not None else None
-    except DamagedFolderError:
-        noted = None
+    if base is not None:
+        noted = load_json(base / "video-vae", "vae")
+        noted = noted.get("size", noted)  # of one of our own, what it is built from says it
+    else:
+        noted = _of_pretrained(project)
     if noted is None:
         raise ValueError(f"the shape of the latents of `{config.vae.pretrained}` is not known yet; hint: `kinora run train_vae` takes it")
     return noted["latent_channels"], noted["temporal_compression_ratio"], noted["spatial_compression_ratio"]
 
 
-def _clips(config: Config, project: Project, vae: tuple[int, int, int], notes: list[str]) -> tuple[dict[Latents, int], bool]:
+def _of_pretrained(project: Project) -> dict[str, Any] | None:
+    folder = model_folder("train_vae", project)
+    with contextlib.suppress(DamagedFolderError):
+        return None if folder is None else dict(load_json(folder, "vae"))
+    return None
+
+
+def _clips(
+    config: Config, project: Project, vae: tuple[int, int, int], as_encoded: bool, notes: list[str]
+) -> tuple[dict[Latents, int], bool]:
     """Answers how many clips have latents of each shape: those that were encoded, else those that will be, else what the settings cut.
 
     Args:
         vae: channels of latents, and the frames and pixels of a side that one of them holds.
+        as_encoded: what was encoded was by this VAE, where it has as many channels.
 
     Returns:
         Beside them, whether there are any clips.
     """
     channels, frames, side = vae
-    known = [shape for shape in _read(project, "latents_shape") if shape[0] == channels]
-    if known:
+    if as_encoded and (known := [shape for shape in _read(project, "latents_shape") if shape[0] == channels]):
         return dict(Counter((a, b, c, d) for a, b, c, d in known)), True
     clip, rows = config.clip, []
     counted: Counter[tuple[int, int, int]] = Counter()

@@ -13,7 +13,7 @@ import psutil
 
 from components.config import SettingsError, changed
 from components.operations.history import planned_steps
-from components.operations.preflight import Bucket, Network, Way, load, memory, state_bytes, step_seconds, work
+from components.operations.preflight import FLOAT, Bucket, Network, Way, load, memory, state_bytes, step_seconds, work
 from components.operations.training_facts import Facts, facts_of
 from components.operations.ways_out import Settings, said, ways_out
 from components.sections import Config
@@ -60,6 +60,7 @@ class TrainingPlan:
         seconds: of all steps together; null where nothing was rehearsed.
         worker_bytes: that a worker may hold; null where that is not known.
         clip_bytes: of the latents and text embeddings that each worker keeps in its machine's memory; of CPU workers, part of theirs.
+        start_bytes: of the whole model, which a GPU's worker has there while it starts; 0 of CPU workers.
         ways_out: settings with any of which what does not fit would, as the command line takes them.
         notes: what was assumed, and what could not be rehearsed.
     """
@@ -73,6 +74,7 @@ class TrainingPlan:
     workers: int
     worker_bytes: int | None
     clip_bytes: int
+    start_bytes: int
     buckets: list[BucketPlan]
     ways_out: list[str]
     notes: list[str]
@@ -133,6 +135,7 @@ def plan_training(
         workers=way.workers,
         worker_bytes=room,
         clip_bytes=facts.clip_bytes,
+        start_bytes=FLOAT * network.held if way.on_gpu else 0,
         buckets=plans,
         ways_out=[] if room is None or all(plan.fits for plan in plans) else _ways_out((config, facts.config), reckoned, settings, room),
         notes=notes,

@@ -113,9 +113,12 @@ def _plan_training(asked: Invocation, worker_bytes: int | None, seconds: float, 
         f"{number(found.parameters)} parameters{learn}; weights, their average and the optimiser's states take "
         f"{size(found.states_bytes)}{room}"
     )
-    if found.clip_bytes:
-        together = "" if found.workers == 1 else f", {size(found.workers * found.clip_bytes)} in a machine of all {found.workers}"
-        remark(f"the clips take {size(found.clip_bytes)} of the machine's memory in each worker{together}")
+    held = found.clip_bytes + found.start_bytes
+    if held:
+        parts = {"the clips": found.clip_bytes, "the model at the start": found.start_bytes}
+        told = " and ".join(f"{size(count)} of {what}" for what, count in parts.items() if count)
+        together = "" if found.workers == 1 else f", {size(found.workers * held)} in a machine with all of them"
+        remark(f"a worker keeps {told} in its machine's memory{together}")
     takes = "" if found.seconds is None else f", about {duration(found.seconds)}"
     remark(f"{number(found.steps)} steps of {number(found.tokens / found.steps)} tokens by {workers}, {number(found.tokens)} in all{takes}")
     for note in found.notes:

@@ -69,8 +69,8 @@ def test_no_packed_step_is_fuller_than_reckoned_and_some_are_as_full(workers: in
     random = np.random.default_rng(0)
     rows = [list(shapes)[kind] for kind in random.integers(len(shapes), size=400)]
     tokens = [shapes[shape] for shape in rows]
-    of_shape = {shape: [row for row, other in enumerate(rows) if other == shape] for shape in shapes}
-    settings = Settings(Way(on_gpu=True, workers=workers), {shape: len(found) for shape, found in of_shape.items()}, 41, True, True)
+    of_shape: dict[tuple[int, ...], list[int]] = {shape: [row for row, other in enumerate(rows) if other == shape] for shape in shapes}
+    settings = Settings(Way(on_gpu=True, workers=workers), {shape: rows.count(shape) for shape in shapes}, 41, True, True)
     most = most_packed(settings, PATCH)
     fullest = dict.fromkeys(shapes, 0)
     for step in itertools.islice(steps_of(Filling(1, 41, True, workers), tokens, of_shape, 0, 0), 4000):
