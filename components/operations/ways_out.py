@@ -76,7 +76,7 @@ def ways_out(network: Network, settings: Settings, fits: Callable[[Settings], bo
     """Yields the settings, by name, with any of which a training that does not fit would, the mildest first; none where none would.
 
     Activations are computed anew first, which costs a third more work; what remains is met by smaller steps, or by more workers that
-    share out the model; where steps cannot be smaller, by workers that share out the clips themselves.
+    share out the model; where neither will do, by workers that share out the clips themselves.
     """
     patch_size = network.size.patch_size
     begun, told = settings, {}
@@ -86,9 +86,8 @@ def ways_out(network: Network, settings: Settings, fits: Callable[[Settings], bo
             yield anew, recomputed
         else:
             begun, told = recomputed, anew
-    smaller = _smaller(begun, patch_size, fits)
-    parallel = None if smaller else _parallel(network, begun, fits)
-    for found in (smaller, _shared(begun, patch_size, fits), parallel):
+    smaller, shared = _smaller(begun, patch_size, fits), _shared(begun, patch_size, fits)
+    for found in (smaller, shared, None if smaller or shared else _parallel(network, begun, fits)):
         if found is not None:
             yield told | found[0], found[1]
 
@@ -118,14 +117,13 @@ def _shared(settings: Settings, patch_size: Patch, fits: Callable[[Settings], bo
 
 
 def _parallel(network: Network, settings: Settings, fits: Callable[[Settings], bool]) -> tuple[dict[str, Any], Settings] | None:
-    """Answers the smallest groups, twice as large each time, that fit a clip in when they share it out, and the model where they must."""
-    way, together = settings.way, 2 * settings.way.together
-    while way.groups * together <= MOST_WORKERS and network.size.num_heads % together == 0:
-        for sharded in sorted({way.sharded, True}):
+    """Answers the smallest groups that fit a clip in when they share it out, by its heads, and the model where they must."""
+    way, heads = settings.way, network.size.num_heads
+    for together in range(way.together + 1, MOST_WORKERS // way.groups + 1):
+        for sharded in sorted({way.sharded, True}) if heads % together == 0 else ():
             changed = replace(settings, way=replace(way, workers=way.groups * together, together=together, sharded=sharded))
             if fits(changed):
                 return _of_way(way, changed.way), changed
-        together *= 2
     return None
 
 

@@ -115,10 +115,10 @@ def _plan_training(asked: Invocation, worker_bytes: int | None, seconds: float, 
     )
     held = found.clip_bytes + found.start_bytes
     if held:
-        parts = {"the clips": found.clip_bytes, "the model at the start": found.start_bytes}
+        parts = {"clips": found.clip_bytes, "the model while it starts": found.start_bytes}
         told = " and ".join(f"{size(count)} of {what}" for what, count in parts.items() if count)
-        together = "" if found.workers == 1 else f", {size(found.workers * held)} in a machine with all of them"
-        remark(f"a worker keeps {told} in its machine's memory{together}")
+        together = "" if found.workers == 1 else f", {size(found.workers * held)} where one machine has all of them"
+        remark(f"in its machine's memory a worker has {told}{together}")
     takes = "" if found.seconds is None else f", about {duration(found.seconds)}"
     remark(f"{number(found.steps)} steps of {number(found.tokens / found.steps)} tokens by {workers}, {number(found.tokens)} in all{takes}")
     for note in found.notes:
