@@ -125,6 +125,10 @@ def test_memory_goes_as_it_must() -> None:
     assert memory(network, bucket, replace(plain, recompute=True)).peak < held.peak / 3
     shared = memory(network, bucket, replace(plain, workers=4, sharded=True))
     assert shared.states == held.states // 4
+    on_cpus = [
+        memory(network, replace(bucket, clips=1), Way(on_gpu=False, workers=64, sharded=True, recompute=yes)) for yes in (False, True)
+    ]
+    assert on_cpus[1].passing == held.states < on_cpus[0].passing, "a checkpoint is gathered there"
     apart, alone = memory(network, bucket, replace(plain, workers=4)), memory(network, replace(bucket, clips=2), plain)
     assert (apart.states, apart.passing) == (held.states, alone.passing + 4 * network.parameters), "gradients have room all the time"
     lora = memory(replace(network, lora_rank=16), bucket, replace(plain, recompute=True))
