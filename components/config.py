@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,22 @@ def load_config(profile: str | None = None, overrides: Sequence[str] = (), file:
         if not equals or not key.strip():
             raise SettingsError(f"`--set {override}` is not `key=value`; hint: for example `--set dit.steps=200`")
         settings = _merge(_with_whole_sizes(settings), _nested(key.strip().split("."), _value(override, value)))
+    return _checked(settings)
+
+
+def changed(config: Config, changes: Mapping[str, Any]) -> Config:
+    """Answers settings of which some, by `section.name`, are set otherwise.
+
+    Raises:
+        SettingsError: they do not fit together; one sentence.
+    """
+    settings = config.model_dump(mode="json")
+    for name, value in changes.items():
+        settings = _merge(settings, _nested(name.split("."), value))
+    return _checked(settings)
+
+
+def _checked(settings: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(settings)
     except ValidationError as error:

@@ -4,10 +4,9 @@ Memory is what a worker holds at its fullest: weights, their average and the opt
 the way back needs, which go as the gradients come.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import ceil, prod
-from typing import Any
 
 from components.models.sizes import DitSize
 
@@ -16,7 +15,8 @@ TIME_WIDTH = 256  # of what a timestep is said in
 REFINER_HEAD = 32
 MODULATIONS = 6
 SAID_OF_TIME = 8  # widths a frame that a block keeps of them
-MOST_WORKERS = 64
+ADAPTED = 7  # layers of a block that a token's adapters see
+EXCHANGED = 9  # widths a token of what goes from worker to worker around an attention
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ ON_CPU = Kept(
     working_inner=FLOAT,
     stream=FLOAT,
     copied=0,
-    beside=720 * 2**20,
+    beside=780 * 2**20,
 )
 ON_GPU = Kept(  # bfloat16 where autocast has it
     hidden=38, inner=4, heads=8, told=6, refined=46, working_hidden=16, working_inner=4, stream=2, copied=2, beside=2**30
@@ -64,11 +64,16 @@ ON_GPU = Kept(  # bfloat16 where autocast has it
 
 @dataclass(frozen=True)
 class Network:
-    """A diffusion transformer's shape."""
+    """A diffusion transformer's shape.
+
+    Attributes:
+        lora_rank: of adapters, which learn in place of all its weights; None: there are none.
+    """
 
     size: DitSize
     latent_channels: int
     text_width: int
+    lora_rank: int | None = None
 
     @property
     def patch(self) -> int:
@@ -98,6 +103,48 @@ class Network:
         time = _linear(TIME_WIDTH, wide) + _linear(wide, wide) + _linear(wide, MODULATIONS * wide) + _linear(wide, 2 * wide)
         return _linear(patch, wide) + _linear(wide, patch) + _linear(text, wide) + time + refiner
 
+    @property
+    def block_adapters(self) -> int:
+        wide, text = self.size.hidden_size, self.size.text_size
+        sides = 2 * (2 * wide) + 3 * wide + 2 * (2 * wide) + text + 2 * wide + 2 * (wide + self.inner)
+        return (self.lora_rank or 0) * sides
+
+    @property
+    def outside_adapters(self) -> int:
+        """Of the text's refiner."""
+        return (self.lora_rank or 0) * self.size.refiner_depth * 17 * self.size.text_size
+
+    @property
+    def adapters(self) -> int:
+        return self.size.depth * self.block_adapters + self.outside_adapters
+
+    @property
+    def block_trained(self) -> int:
+        return self.block_adapters if self.lora_rank else self.block_parameters
+
+    @property
+    def outside_trained(self) -> int:
+        return self.outside_adapters if self.lora_rank else self.outside
+
+    @property
+    def held(self) -> int:
+        """Parameters that a worker has, adapters included."""
+        return self.parameters + self.adapters
+
+    @property
+    def trained(self) -> int:
+        """Parameters that have gradients and an optimiser's states."""
+        return self.size.depth * self.block_trained + self.outside_trained
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The most that a worker, or a group of them, may have of a step whose clips are of several shapes."""
+
+    tokens: int
+    clips: int
+    frames: int
+
 
 @dataclass(frozen=True)
 class Bucket:
@@ -107,14 +154,21 @@ class Bucket:
         latents: (C, T, H, W) of a clip.
         clips: of a step, over all workers.
         share: of the steps.
+        packed: where clips of larger shapes may lie among them; None: they are dealt out in turns.
     """
 
     latents: tuple[int, int, int, int]
     clips: int
     share: float = 1.0
+    packed: Packed | None = None
+
+    def grid(self, patch_size: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Answers how many tokens a clip has along time, height and width."""
+        frames, rows, columns = (ceil(length / patch) for length, patch in zip(self.latents[1:], patch_size, strict=True))
+        return frames, rows, columns
 
     def tokens_of_clip(self, patch_size: tuple[int, int, int]) -> int:
-        return prod(ceil(length / patch) for length, patch in zip(self.latents[1:], patch_size, strict=True))
+        return prod(self.grid(patch_size))
 
     def tokens(self, patch_size: tuple[int, int, int]) -> int:
         """Of a step, over all workers."""
@@ -126,23 +180,60 @@ class Way:
     """How a training goes about it.
 
     Attributes:
-        state_bytes: a parameter that the optimiser keeps beside it.
+        together: workers of a group, which share out the tokens of the same clips.
+        state_bytes: a trained parameter that the optimiser keeps beside it.
         text_tokens: of a prompt, at most.
     """
 
     on_gpu: bool
     workers: int = 1
+    together: int = 1
     sharded: bool = False
     recompute: bool = False
     state_bytes: float = 2 * FLOAT
     text_tokens: int = 64
 
+    @property
+    def groups(self) -> int:
+        """Among which the clips of a step are dealt out."""
+        return self.workers // self.together
+
+    @property
+    def kept(self) -> Kept:
+        return ON_GPU if self.on_gpu else ON_CPU
+
 
 def state_bytes(network: Network, optimizer: str) -> float:
-    """Answers the bytes a parameter that an optimiser keeps: AdamW two numbers of each, Muon one of what is in blocks."""
-    if optimizer == "adamw":
+    """Answers the bytes a trained parameter that an optimiser keeps: AdamW two numbers of each, Muon one of what is in blocks."""
+    if optimizer == "adamw" or network.lora_rank == 1:  # thin matrices of one row are vectors
         return 2 * FLOAT
-    return FLOAT * (1 + network.outside / network.parameters)
+    return FLOAT if network.lora_rank else FLOAT * (1 + network.outside / network.parameters)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the fullest worker has of a step.
+
+    Attributes:
+        tokens: that go through its blocks.
+        whole: tokens of the clips of which it has these.
+        clips: of them.
+        frames: of tokens, each with a timestep of its own.
+    """
+
+    tokens: int
+    whole: int
+    clips: int
+    frames: int
+
+
+def load(network: Network, bucket: Bucket, way: Way) -> Load:
+    """Answers what the fullest worker has of a bucket's steps; a group has the same places of each frame, filled up."""
+    frames, rows, columns = bucket.grid(network.size.patch_size)
+    clips = ceil(bucket.clips / way.groups)
+    most = bucket.packed or Packed(clips * frames * rows * columns, clips, clips * frames)
+    tokens = ceil(most.tokens * ceil(rows * columns / way.together) / (rows * columns))
+    return Load(tokens, most.tokens, most.clips, most.frames)
 
 
 @dataclass(frozen=True)
@@ -160,16 +251,16 @@ class Memory:
 
 def activations(network: Network, bucket: Bucket, way: Way) -> tuple[int, int]:
     """Answers the bytes that a worker keeps for the way back: of one block, and of the whole model."""
-    kept, size = ON_GPU if way.on_gpu else ON_CPU, network.size
-    clips = ceil(bucket.clips / way.workers)
-    tokens, words = clips * bucket.tokens_of_clip(size.patch_size), clips * way.text_tokens
-    frames = clips * ceil(bucket.latents[1] / size.patch_size[0])  # of tokens, each with a timestep of its own
-    block = tokens * (kept.hidden * size.hidden_size + kept.inner * network.inner + kept.heads * size.num_heads + 6 * FLOAT)
-    block += (words * kept.told + frames * SAID_OF_TIME * kept.stream) * size.hidden_size
-    ends = tokens * FLOAT * (3 * size.hidden_size + size.hidden_size // size.num_heads + 3 * network.patch)
-    ends += frames * FLOAT * 2 * MODULATIONS * size.hidden_size
+    kept, size, held, rank = way.kept, network.size, load(network, bucket, way), network.lora_rank or 0
+    words = held.clips * way.text_tokens
+    token = kept.hidden * size.hidden_size + kept.inner * network.inner + kept.heads * size.num_heads + 6 * FLOAT
+    token += kept.stream * (ADAPTED * rank + (2 * size.hidden_size if way.together > 1 else 0))
+    block = held.tokens * token + words * (kept.told * size.hidden_size + kept.stream * rank)
+    block += held.frames * SAID_OF_TIME * kept.stream * size.hidden_size
+    ends = held.tokens * FLOAT * (3 * size.hidden_size + size.hidden_size // size.num_heads) + held.whole * FLOAT * 3 * network.patch
+    ends += held.frames * FLOAT * 2 * MODULATIONS * size.hidden_size
     ends += words * (FLOAT * 2 * (network.text_width + size.text_size) + size.refiner_depth * kept.refined * size.text_size)
-    each = tokens * size.hidden_size * kept.stream if way.recompute else block
+    each = held.tokens * size.hidden_size * kept.stream if way.recompute else block
     return block, size.depth * each + ends
 
 
@@ -177,24 +268,35 @@ def memory(network: Network, bucket: Bucket, way: Way) -> Memory:
     """Answers what a worker holds at its fullest in steps of a bucket.
 
     The way back begins with all activations and no gradient, and ends with all gradients and the activations of one block; where a
-    block's activations weigh more than its gradients the first moment is the worst one, else the last.
+    block's activations weigh more than its gradients the first moment is the worst one, else the last. Several workers that each have
+    the whole model keep the gradients' room from step to step (DDP's buckets).
     """
-    kept, size = ON_GPU if way.on_gpu else ON_CPU, network.size
+    kept, size, shares = way.kept, network.size, way.workers if way.sharded else 1
     block, held = activations(network, bucket, way)
-    tokens = ceil(bucket.clips / way.workers) * bucket.tokens_of_clip(size.patch_size)
+    tokens = load(network, bucket, way).tokens
     working = tokens * (kept.working_hidden * size.hidden_size + kept.working_inner * network.inner)
+    working += tokens * EXCHANGED * kept.stream * size.hidden_size if way.together > 1 else 0
     copies = kept.copied * network.parameters
-    if way.recompute:
-        first = held + max(block + working + kept.copied * network.block_parameters, copies)
+    if way.recompute:  # copies of what does not learn are made anew, too
+        of_block = block + working + kept.copied * network.block_parameters
+        first = held + (of_block if network.lora_rank else max(of_block, copies))
     else:
         first = held + working + copies
-    shares = way.workers if way.sharded else 1
-    last = FLOAT * network.parameters // shares + block + working
+    gradients = FLOAT * network.trained // shares
+    last = gradients + block + working
     gathered = 0
     if shares > 1:  # two blocks as a whole, with the gradients of one, and what is not in blocks
-        gathered = FLOAT * (3 * network.block_parameters + 2 * network.outside)
-    states = round(network.parameters * (2 * FLOAT + way.state_bytes)) // shares
-    return Memory(states, max(first, last) + gathered, kept.beside)
+        of_blocks = 2 * (network.block_parameters + network.block_adapters) + network.block_trained
+        gathered = FLOAT * (of_blocks + network.outside + network.outside_adapters + network.outside_trained)
+    elif way.workers > 1:
+        first += gradients
+    learned = round(network.trained * (FLOAT + way.state_bytes))  # their average, and the optimiser's states
+    states = FLOAT * network.held + learned
+    passing = max(first, last) + gathered
+    if shares > 1:  # an average of shares has its own of what does not learn; a checkpoint is gathered in the CPU's memory
+        passing = passing if way.on_gpu else max(passing, states)
+        states = (states + FLOAT * (network.held - network.trained)) // shares
+    return Memory(states, passing, kept.beside)
 
 
 def work(network: Network, bucket: Bucket, way: Way) -> float:
@@ -205,81 +307,6 @@ def work(network: Network, bucket: Bucket, way: Way) -> float:
     words = bucket.clips * way.text_tokens * (4 * size.text_size * wide * size.depth + 24 * size.refiner_depth * size.text_size**2)
     passes = 4 if way.recompute else 3
     return float(passes * (tokens * size.depth * block + words) + tokens * 3 * 4 * network.patch * wide)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What may be set otherwise so that a training fits; `batch` is clips of a step or, with a budget, its tokens."""
-
-    way: Way
-    buckets: tuple[Bucket, ...]
-    batch: int
-    by_tokens: bool
-
-    def with_batch(self, batch: int, patch_size: tuple[int, int, int]) -> "Settings":
-        sizes = [batch // bucket.tokens_of_clip(patch_size) if self.by_tokens else batch for bucket in self.buckets]
-        buckets = tuple(replace(bucket, clips=clips) for bucket, clips in zip(self.buckets, sizes, strict=True))
-        return replace(self, buckets=buckets, batch=batch)
-
-    def smallest_batch(self, patch_size: tuple[int, int, int]) -> int:
-        """The least that leaves no worker without a clip."""
-        most = max(bucket.tokens_of_clip(patch_size) for bucket in self.buckets)
-        return self.way.workers * (most if self.by_tokens else 1)
-
-
-def fits(network: Network, settings: Settings, num_bytes: int) -> bool:
-    """Answers whether every bucket fits in a worker's memory."""
-    return all(memory(network, bucket, settings.way).peak <= num_bytes for bucket in settings.buckets)
-
-
-def ways_out(network: Network, settings: Settings, num_bytes: int) -> Iterator[tuple[dict[str, Any], Settings]]:
-    """Yields the settings, by name, with any of which a training that does not fit would, the mildest first; none where none would.
-
-    Activations are computed anew first, which costs a third more work; what remains is met by smaller steps, or by more workers that
-    share out the model.
-    """
-    recomputed = replace(settings, way=replace(settings.way, recompute=True))
-    told = {} if settings.way.recompute else {"dit.recompute_activations": "true"}
-    if told and fits(network, recomputed, num_bytes):
-        yield told, recomputed
-        for found in (_smaller(network, settings, num_bytes), _shared(network, settings, num_bytes)):
-            if found is not None:
-                yield found
-        return
-    for found in (_smaller(network, recomputed, num_bytes), _shared(network, recomputed, num_bytes)):
-        if found is not None:
-            yield told | found[0], found[1]
-
-
-def _smaller(network: Network, settings: Settings, num_bytes: int) -> tuple[dict[str, Any], Settings] | None:
-    """Answers the largest step that fits."""
-    patch_size = network.size.patch_size
-    low, high = settings.smallest_batch(patch_size), settings.batch
-    if low >= high or not fits(network, settings.with_batch(low, patch_size), num_bytes):
-        return None
-    while high - low > 1:  # low fits, high does not
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(network, settings.with_batch(middle, patch_size), num_bytes) else (low, middle)
-    return {"dit.tokens_per_batch" if settings.by_tokens else "dit.batch_size": low}, settings.with_batch(low, patch_size)
-
-
-def _shared(network: Network, settings: Settings, num_bytes: int) -> tuple[dict[str, Any], Settings] | None:
-    """Answers the fewest workers, twice as many each time, that fit a model in when they share it out."""
-    workers = 2 if settings.way.workers == 1 else settings.way.workers
-    while workers <= MOST_WORKERS:
-        shared = replace(settings, way=replace(settings.way, workers=workers, sharded=True))
-        if settings.batch < shared.smallest_batch(network.size.patch_size):
-            return None
-        if fits(network, shared, num_bytes):
-            told: dict[str, Any] = {} if settings.way.sharded else {"cluster.sharded": "true"}
-            return told | ({} if workers == settings.way.workers else {"cluster.num_workers": workers}), shared
-        workers *= 2
-    return None
-
-
-def said(changes: Mapping[str, Any]) -> str:
-    """Says settings as the command line takes them."""
-    return " ".join(f"--set {name}={value}" for name, value in changes.items())
 
 
 def step_seconds(network: Network, way: Way, bucket: Bucket, measured: Sequence[tuple[Bucket, float]]) -> float | None:

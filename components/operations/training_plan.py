@@ -4,27 +4,24 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from components.models.weights import DamagedFolderError, load_json
-from components.operations.freshness import model_folder, text_encoder_folder
+from components.config import SettingsError, changed
 from components.operations.history import planned_steps
-from components.operations.preflight import Bucket, Memory, Network, Settings, Way, memory, said, state_bytes, step_seconds, ways_out, work
+from components.operations.preflight import FLOAT, Bucket, Network, Way, load, memory, state_bytes, step_seconds, work
+from components.operations.training_facts import Facts, facts_of
+from components.operations.ways_out import Settings, said, ways_out
 from components.sections import Config
-from components.store import tables
-from components.store.filters import KEPT, TRAINING
 from components.store.project import Project
 from components.train.buckets import Filling
 from components.train.dit_rehearsal import Rehearsed, Spec, rehearse
 
 MOST_REHEARSED = 3
-UNKNOWN_TEXT_WIDTH = 4096  # of T5-XXL and UMT5-XXL
 CGROUP = Path("/sys/fs/cgroup/memory.max")
 WAYS_SHOWN = 3
 
@@ -34,7 +31,9 @@ class BucketPlan:
     """One shape of clips in a step.
 
     Attributes:
-        num_bytes: that a worker holds at its fullest, by arithmetic; measured_bytes: as it was rehearsed, null where it was not.
+        clips, tokens: of a step over all workers; packed, where all of them are of this shape.
+        num_bytes: that a worker holds at its fullest, by arithmetic; measured_bytes: where it was rehearsed, as that was, with what
+            several workers and the clips' data take beside it.
         seconds: of a step; null where nothing was rehearsed.
         fits: null where a worker's memory is not known.
     """
@@ -55,21 +54,27 @@ class TrainingPlan:
     """What a training will take.
 
     Attributes:
-        parameters: of the model; states_bytes: of weights, their average and the optimiser's states in a worker.
+        parameters: of the model; trained: of those that learn, adapters alone where there are any.
+        states_bytes: of weights, their average and the optimiser's states in a worker.
         tokens: of all steps together.
         seconds: of all steps together; null where nothing was rehearsed.
         worker_bytes: that a worker may hold; null where that is not known.
+        clip_bytes: of the latents and text embeddings that each worker keeps in its machine's memory; of CPU workers, part of theirs.
+        start_bytes: of the whole model, which a GPU's worker has there while it starts; 0 of CPU workers.
         ways_out: settings with any of which what does not fit would, as the command line takes them.
         notes: what was assumed, and what could not be rehearsed.
     """
 
     parameters: int
+    trained: int
     states_bytes: int
     steps: int
     tokens: int
     seconds: float | None
     workers: int
     worker_bytes: int | None
+    clip_bytes: int
+    start_bytes: int
     buckets: list[BucketPlan]
     ways_out: list[str]
     notes: list[str]
@@ -89,149 +94,136 @@ def plan_training(
         run: rehearses steps.
 
     Raises:
-        ValueError: the latents' shape is not known yet, or a step leaves a worker without a clip.
+        ModelNotFoundError: there is no such model to train further.
+        ValueError: it is not one of this project's, the latents' shape is not known yet, or a step leaves a worker without a clip.
     """
-    notes: list[str] = []
-    network, text_tokens = _network(config, project, notes)
-    buckets, clips = _buckets(config, project, network, notes)
-    cluster, patch_size = config.cluster, config.dit.size.patch_size
-    way = Way(
-        on_gpu=cluster.use_gpu,
-        workers=cluster.num_workers,
-        sharded=cluster.sharded and cluster.num_workers > 1,
-        recompute=config.dit.recompute_activations,
-        state_bytes=state_bytes(network, config.dit.optimizer),
-        text_tokens=text_tokens,
-    )
-    budget = config.dit.tokens_per_batch
-    settings = Settings(way, buckets, budget or config.dit.batch_size, budget is not None)
+    facts = facts_of(config, project)
+    network, settings, notes = facts.network, _settings(facts), facts.notes
+    way, patch_size = settings.way, network.size.patch_size
+    buckets = settings.buckets(patch_size)
     room = worker_bytes or _memory_here(config)
     if room is None:
         notes.append("there is no GPU here, so what fits is not known; hint: `--memory GIB` of the one that a worker will have")
-    needed = [memory(network, bucket, way) for bucket in buckets]
-    rehearsed = _rehearsals(config, network, settings, needed, room, seconds, run, notes)
-    measured = [(buckets[place], found.seconds) for place, found in rehearsed.items() if found.seconds is not None]
-    times = [step_seconds(network, way, bucket, measured) for bucket in buckets]
-    steps, tokens = planned_steps(config, "train_dit", clips), [bucket.tokens(patch_size) for bucket in buckets]
-    whole = [time * bucket.share for time, bucket in zip(times, buckets, strict=True) if time is not None]
+    reckoned = _Reckoned(network, 0 if way.on_gpu else facts.clip_bytes, {})
+    needed = [reckoned.plain(bucket, way) for bucket in buckets]
+    rehearsed = _rehearsals(facts, settings, [room is not None and held <= room for held in needed], seconds, run)
+    reckoned = replace(reckoned, measured=_measured(reckoned, settings, rehearsed))
+    timed = [(buckets[place], found.seconds) for place, found in rehearsed.items() if found.seconds is not None]
+    times = [step_seconds(network, way, bucket, timed) for bucket in buckets]
     plans = [
         BucketPlan(
             bucket.latents,
             bucket.clips,
-            tokens[place],
+            bucket.tokens(patch_size),
             bucket.share,
-            needed[place].peak,
-            found.num_bytes if (found := rehearsed.get(place)) else None,
+            needed[place],
+            reckoned.measured.get(needed[place]) if place in rehearsed else None,
             times[place],
-            any(bucket is one for one, _ in measured),
-            None if room is None else _most(needed[place], rehearsed.get(place)) <= room,
+            any(bucket is one for one, _ in timed),
+            None if room is None else reckoned(bucket, way) <= room,
         )
         for place, bucket in enumerate(buckets)
     ]
-    ways = list(ways_out(network, settings, room))[:WAYS_SHOWN] if room is not None and not all(plan.fits for plan in plans) else []
+    steps, whole = planned_steps(config, "train_dit", sum(facts.clips.values())), [plan.seconds for plan in plans]
     return TrainingPlan(
         parameters=network.parameters,
-        states_bytes=needed[0].states,
+        trained=network.trained,
+        states_bytes=memory(network, buckets[0], way).states,
         steps=steps,
-        tokens=round(steps * sum(count * bucket.share for count, bucket in zip(tokens, buckets, strict=True))),
-        seconds=steps * sum(whole) if len(whole) == len(buckets) else None,
-        workers=cluster.num_workers,
+        tokens=round(steps * sum(plan.tokens * plan.share for plan in plans)),
+        seconds=steps * sum(plan.seconds * plan.share for plan in plans if plan.seconds is not None) if None not in whole else None,
+        workers=way.workers,
         worker_bytes=room,
+        clip_bytes=facts.clip_bytes,
+        start_bytes=FLOAT * network.held if way.on_gpu else 0,
         buckets=plans,
-        ways_out=[said(changes) for changes, _ in ways],
+        ways_out=[] if room is None or all(plan.fits for plan in plans) else _ways_out((config, facts.config), reckoned, settings, room),
         notes=notes,
     )
 
 
-def _most(needed: Memory, found: Rehearsed | None) -> int:
-    """Answers what was measured, which knows better, or what was reckoned."""
-    return found.num_bytes if found is not None and found.num_bytes is not None else needed.peak
-
-
-def _network(config: Config, project: Project, notes: list[str]) -> tuple[Network, int]:
-    """Answers the network, and how many tokens a prompt has at most, as the table has it or as the settings let it be foreseen."""
-    width, tokens = _text_shape(config, project, notes)
-    return Network(config.dit.size, _vae_facts(config, project)[0], width), tokens
-
-
-def _text_shape(config: Config, project: Project, notes: list[str]) -> tuple[int, int]:
-    rows = _read(project, "text_shape")
-    chosen, folder = config.text_encoder, text_encoder_folder(config, project)
-    if chosen.pretrained is None:
-        size = config.captioner.size
-        width, tokens = size.text_width, size.context_length
-        if config.captioner.pretrained is not None and folder is not None:
-            width = int(load_json(folder, "kinora")["text_width"])
-    elif folder is not None:
-        width, tokens = int(load_json(folder, "text_encoder")["text_width"]), chosen.max_tokens
-    else:
-        width, tokens = UNKNOWN_TEXT_WIDTH, chosen.max_tokens
-        notes.append(f"the text encoder was not taken yet; its width is reckoned as {width}; hint: `kinora run encode` takes it")
-    of_width = [shape for shape in rows if shape[1] == width]
-    return width, max((shape[0] for shape in of_width), default=tokens)
-
-
-def _vae_facts(config: Config, project: Project) -> tuple[int, int, int]:
-    """Answers the channels of latents, and the frames and pixels of a side that one of them holds.
-
-    Raises:
-        ValueError: a pretrained VAE, which was not taken yet.
-    """
-    if config.vae.pretrained is None:
-        size = config.vae.size
-        return size.latent_channels, size.temporal_compression_ratio, size.spatial_compression_ratio
-    folder = model_folder("train_vae", project)
-    try:
-        noted = load_json(folder, "vae") if folder is not None else None
-    except DamagedFolderError:
-        noted = None
-    if noted is None:
-        raise ValueError(f"the shape of the latents of `{config.vae.pretrained}` is not known yet; hint: `kinora run train_vae` takes it")
-    return noted["latent_channels"], noted["temporal_compression_ratio"], noted["spatial_compression_ratio"]
-
-
-def _buckets(config: Config, project: Project, network: Network, notes: list[str]) -> tuple[tuple[Bucket, ...], int]:
-    """Answers the shapes of steps, the most tokens first, and how many clips there are to train on.
+def _settings(facts: Facts) -> Settings:
+    """Answers how the steps are made, and by whom.
 
     Raises:
         ValueError: a step leaves a worker without a clip.
     """
-    shapes = _latents_shapes(config, project, notes)
-    settings, patch_size = config.dit, config.dit.size.patch_size
-    filling = Filling(settings.batch_size, settings.tokens_per_batch, settings.packing, config.cluster.num_workers)
-    tokens = {shape: Bucket(shape, 1).tokens_of_clip(patch_size) for shape in shapes}
-    filling.check(max(tokens.values()))
-    clips, largest = sum(shapes.values()), max(tokens, key=lambda shape: tokens[shape])
-    if settings.packing:  # a step holds clips of all shapes up to the budget, at worst the largest alone
-        return (Bucket(largest, filling.clips_of(tokens[largest])),), clips
-    steps = {shape: -(-count // filling.clips_of(tokens[shape])) for shape, count in shapes.items()}
-    found = [Bucket(shape, filling.clips_of(tokens[shape]), count / sum(steps.values())) for shape, count in steps.items()]
-    return tuple(sorted(found, key=lambda bucket: (-bucket.tokens(patch_size), bucket.latents))), clips
+    dit, cluster = facts.config.dit, facts.config.cluster
+    way = Way(
+        on_gpu=cluster.use_gpu,
+        workers=cluster.num_workers,
+        together=dit.context_parallel,
+        sharded=cluster.sharded and cluster.num_workers > 1,
+        recompute=dit.recompute_activations,
+        state_bytes=state_bytes(facts.network, dit.optimizer),
+        text_tokens=facts.text_tokens,
+    )
+    budget = dit.tokens_per_batch
+    most = max(Bucket(shape, 1).tokens_of_clip(dit.size.patch_size) for shape in facts.clips)
+    Filling(dit.batch_size, budget, dit.packing, way.groups).check(most)
+    return Settings(way, facts.clips, budget or dit.batch_size, budget is not None, dit.packing)
 
 
-def _latents_shapes(config: Config, project: Project, notes: list[str]) -> dict[tuple[int, int, int, int], int]:
-    """Answers how many clips have latents of each shape: those that were encoded, else those that will be, else what the settings cut."""
-    channels, frames, side = _vae_facts(config, project)
-    known = [shape for shape in _read(project, "latents_shape") if shape[0] == channels]
-    if known:
-        return dict(Counter((a, b, c, d) for a, b, c, d in known))
-    clip, rows = config.clip, []
-    counted: Counter[tuple[int, int, int]] = Counter()
-    if tables.exists(project, "clips"):
-        columns = ["num_frames", "height", "width"]
-        rows = tables.clips(project).read(columns, TRAINING) or tables.clips(project).read(columns, KEPT)
-    if not rows:
-        notes.append("there are no clips yet; they are reckoned as `clip` cuts them, and as many as all steps see")
-        counted[clip.num_frames, clip.height, clip.width] = config.dit.steps * config.dit.batch_size
-    counted.update((row["num_frames"], row["height"], row["width"]) for row in rows)
-    return {(channels, 1 + (shape[0] - 1) // frames, shape[1] // side, shape[2] // side): count for shape, count in counted.items()}
+@dataclass(frozen=True)
+class _Reckoned:
+    """Answers the bytes that a worker holds in steps of a bucket, by arithmetic that measurements set right.
+
+    Attributes:
+        data: bytes of clips that are in the same memory.
+        measured: bytes that were measured, by what was reckoned for the same.
+    """
+
+    network: Network
+    data: int
+    measured: Mapping[int, int]
+
+    def plain(self, bucket: Bucket, way: Way) -> int:
+        return memory(self.network, bucket, way).peak + self.data
+
+    def __call__(self, bucket: Bucket, way: Way) -> int:
+        """Answers what was measured where it was; else never less than what is beyond reckoning elsewhere, in bytes or as a share."""
+        plain = self.plain(bucket, way)
+        beyond = [max(plain + found - held, plain * found // held) for held, found in self.measured.items()]
+        return self.measured.get(plain, max([plain, *beyond]))
 
 
-def _read(project: Project, column: str) -> list[list[int]]:
-    """Answers a column of the clips to train on, where it is known."""
-    if not tables.exists(project, "clips"):
-        return []
-    return [row[column] for row in tables.clips(project).read([column], f"{TRAINING} AND {column} IS NOT NULL")]
+def _measured(reckoned: _Reckoned, settings: Settings, rehearsed: Mapping[int, Rehearsed]) -> dict[int, int]:
+    """Answers what rehearsals measured, with what a lone worker on made-up clips has not, by what was reckoned."""
+    found: dict[int, int] = {}
+    buckets = settings.buckets(reckoned.network.size.patch_size)
+    for place, one in rehearsed.items():
+        if one.num_bytes is not None:
+            plain = reckoned.plain(buckets[place], settings.way)
+            clips = load(reckoned.network, buckets[place], settings.way).clips
+            alone = memory(reckoned.network, Bucket(buckets[place].latents, clips), replace(settings.way, workers=1)).peak
+            found[plain] = one.num_bytes + plain - alone
+    return found
+
+
+def _ways_out(configs: Sequence[Config], reckoned: _Reckoned, settings: Settings, room: int) -> list[str]:
+    """Answers what makes a training fit, as the command line takes it, of that what all settings bear."""
+
+    def fits(chosen: Settings) -> bool:
+        return all(reckoned(bucket, chosen.way) <= room for bucket in chosen.buckets(reckoned.network.size.patch_size))
+
+    found = [_borne(configs, changes) for changes, _ in ways_out(reckoned.network, settings, fits)]
+    return [said(changes) for changes in found if changes is not None][:WAYS_SHOWN]
+
+
+def _borne(configs: Sequence[Config], changes: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Answers changes with the batch sizes that they ask for elsewhere, or None where the settings do not bear them."""
+    whole = dict(changes)
+    for config in configs:
+        workers = whole.get("cluster.num_workers", config.cluster.num_workers)
+        groups = workers // whole.get("dit.context_parallel", config.dit.context_parallel)
+        for section, least in (("captioner", workers), ("vae", workers), ("dit", groups)):
+            if whole.get(name := f"{section}.batch_size", getattr(config, section).batch_size) < least:
+                whole[name] = least
+        try:
+            changed(config, whole)
+        except SettingsError:
+            return None
+    return whole
 
 
 def _memory_here(config: Config) -> int | None:
@@ -256,33 +248,25 @@ def _gpus() -> Iterator[int]:
 
 
 def _rehearsals(
-    config: Config,
-    network: Network,
-    settings: Settings,
-    needed: Sequence[Memory],
-    room: int | None,
-    seconds: float,
-    run: Callable[[Spec], Rehearsed],
-    notes: list[str],
+    facts: Facts, settings: Settings, fitting: Sequence[bool], seconds: float, run: Callable[[Spec], Rehearsed]
 ) -> Mapping[int, Rehearsed]:
     """Rehearses one worker's steps of the buckets that most work is in, of those that fit; by their places."""
-    if not seconds or (config.cluster.use_gpu and not any(_gpus())):
+    way, network, config = settings.way, facts.network, facts.config
+    if not seconds or (way.on_gpu and not any(_gpus())):
         return {}
-    way, found = settings.way, {}
-    if way.sharded:
-        notes.append("a model that is shared out cannot be rehearsed by one worker, so no time is given")
+    if way.sharded or way.together > 1:
+        what = "a model that is shared out" if way.sharded else "a clip that is shared out"
+        facts.notes.append(f"{what} cannot be rehearsed by one worker, so no time is given")
         return {}
-    fitting = [place for place, held in enumerate(needed) if room is not None and held.peak <= room]
-    chosen = sorted(fitting, key=lambda place: -settings.buckets[place].share * work(network, settings.buckets[place], way))[
-        :MOST_REHEARSED
-    ]
+    buckets, found = settings.buckets(network.size.patch_size), {}
+    places = [place for place, fits in enumerate(fitting) if fits]
+    chosen = sorted(places, key=lambda place: -buckets[place].share * work(network, buckets[place], way))[:MOST_REHEARSED]
     for place in sorted(chosen):
-        bucket = settings.buckets[place]
         found[place] = run(
             Spec(
                 settings=config.dit.model_dump(mode="json"),
-                latents=bucket.latents,
-                clips=-(-bucket.clips // way.workers),
+                latents=buckets[place].latents,
+                clips=load(network, buckets[place], way).clips,
                 text=(way.text_tokens, network.text_width),
                 device="cuda" if way.on_gpu else "cpu",
                 threads=min(config.cluster.threads, os.cpu_count() or 1),
@@ -290,7 +274,7 @@ def _rehearsals(
             )
         )
         if found[place].why is not None:
-            notes.append(f"latents of {'x'.join(map(str, bucket.latents))} could not be rehearsed: {found[place].why}")
+            facts.notes.append(f"latents of {'x'.join(map(str, buckets[place].latents))} could not be rehearsed: {found[place].why}")
     if way.workers > 1:
-        notes.append(f"times are of one of {way.workers} workers by itself: what they send each other comes on top")
+        facts.notes.append(f"times are of one of {way.workers} workers by itself: what they send each other comes on top")
     return found

@@ -20,11 +20,11 @@ class Spec:
     """What is rehearsed: one worker's steps of one shape.
 
     Attributes:
-        settings: the section `dit`.
+        settings: the section `dit`, with the size of a finished model that is trained further.
         latents: (C, T, H, W) of a clip.
         clips: of a step.
         text: (S, C) of a prompt's embeddings.
-        seconds: after which no other step begins.
+        seconds: after the first step, from which on none begins but the second.
         steps: at most.
     """
 
@@ -59,20 +59,18 @@ class Rehearsed:
 def rehearse(spec: Spec) -> Rehearsed:
     """Takes a few steps; the first of several, which warms up, does not count for the time."""
     as_in_training = {**trainer_process.environment(os.environ), "OMP_NUM_THREADS": str(spec.threads)}
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", MODULE, spec.as_json()],
-            env=as_in_training,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=START_SECONDS + 4 * spec.seconds,
-        )
-    except subprocess.TimeoutExpired:
-        return Rehearsed(None, None, None, "one step took longer than it was given")
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    command = [sys.executable, "-m", MODULE, spec.as_json()]
+    with subprocess.Popen(command, env=as_in_training, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as steps:
+        try:
+            told, log = steps.communicate(timeout=START_SECONDS + 4 * spec.seconds)
+        except subprocess.TimeoutExpired:
+            steps.kill()
+            told, log = steps.communicate()
+            if not told:
+                return Rehearsed(None, None, None, "one step took longer than it was given")
+    lines = [json.loads(line) for line in told.splitlines() if line.endswith("}")]
     if not lines:
-        return Rehearsed(None, None, None, _why(done.returncode, done.stderr))
+        return Rehearsed(None, None, None, _why(steps.returncode, log))
     times = [line["seconds"] for line in lines]
     return Rehearsed(median(times[1:] or times), max(line["num_bytes"] for line in lines), lines[0]["beside"])
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from components.models.dit import DiT
+from components.models.lora import adapt
 from components.sections import Dit
 from components.train.checkpoint import Checkpoints
 from components.train.context import TrainContext
@@ -42,31 +43,36 @@ def rehearse(spec: Spec) -> None:
     settings = Dit.model_validate({**spec.settings, "steps": spec.steps, "report_every": 1})
     torch.manual_seed(0)
     model = DiT(settings.size, spec.latents[0], spec.text[1])
+    if settings.lora_rank is not None:
+        adapt(model, settings.lora_rank)
     model.recompute = settings.recompute_activations
     began = last = time.monotonic()
 
     def report(step: int, metrics: Mapping[str, float]) -> None:
-        nonlocal last
+        nonlocal began, last
         now = time.monotonic()
         print(json.dumps({"seconds": now - last, "num_bytes": _most_bytes(spec.device), "beside": beside}), flush=True)
         last = now
-        if now - began > spec.seconds:
+        if step == 1:  # which imports and allocates
+            began = now
+        elif now - began > spec.seconds:
             raise _Enough
 
     context = TrainContext(0, 1, spec.device, spec.threads, report, lambda wrapped: wrapped)
+    empty_prompt = torch.zeros(1, spec.text[1])
     try:
-        train_dit(settings, model, lambda first: _batches(spec, first), torch.zeros(1, spec.text[1]), _NoCheckpoints(Path()), context)
+        train_dit(settings, model, lambda first: _batches(spec, first, settings.packing), empty_prompt, _NoCheckpoints(Path()), context)
     except _Enough:
         return
 
 
-def _batches(spec: Spec, first: int) -> Iterator[DitBatch]:
+def _batches(spec: Spec, first: int, packed: bool) -> Iterator[DitBatch]:
     generator = torch.Generator().manual_seed(first)
     latents = torch.randn((spec.clips, *spec.latents), generator=generator)
     texts, mask = torch.randn((spec.clips, *spec.text), generator=generator), torch.ones(spec.clips, spec.text[0], dtype=torch.bool)
     names = tuple(f"clip {number}" for number in range(spec.clips))
     while True:
-        yield DitBatch(latents, texts, mask, names, torch.full((spec.clips,), 4.0))
+        yield DitBatch(tuple(latents) if packed else latents, texts, mask, names, torch.full((spec.clips,), 4.0))
 
 
 def _most_bytes(device: str) -> int:

@@ -108,9 +108,17 @@ def _plan_training(asked: Invocation, worker_bytes: int | None, seconds: float, 
     )
     workers = "1 worker" if found.workers == 1 else f"{found.workers} workers"
     room = "" if found.worker_bytes is None else f" of {size(found.worker_bytes)}"
+    learn = "" if found.trained == found.parameters else f", beside which {number(found.trained)} of adapters learn"
     remark(
-        f"{number(found.parameters)} parameters; weights, their average and the optimiser's states take {size(found.states_bytes)}{room}"
+        f"{number(found.parameters)} parameters{learn}; weights, their average and the optimiser's states take "
+        f"{size(found.states_bytes)}{room}"
     )
+    held = found.clip_bytes + found.start_bytes
+    if held:
+        parts = {"clips": found.clip_bytes, "the model while it starts": found.start_bytes}
+        told = " and ".join(f"{size(count)} of {what}" for what, count in parts.items() if count)
+        together = "" if found.workers == 1 else f", {size(found.workers * held)} where one machine has all of them"
+        remark(f"in its machine's memory a worker has {told}{together}")
     takes = "" if found.seconds is None else f", about {duration(found.seconds)}"
     remark(f"{number(found.steps)} steps of {number(found.tokens / found.steps)} tokens by {workers}, {number(found.tokens)} in all{takes}")
     for note in found.notes:

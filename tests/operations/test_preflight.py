@@ -2,29 +2,20 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from components.models.dit import DiT
+from components.models.lora import adapt, adapters_of
+from components.models.sequence_parallel import SequenceGroup
 from components.models.sizes import DIT_SIZES, DitSize
-from components.operations.preflight import (
-    Bucket,
-    Network,
-    Settings,
-    Way,
-    activations,
-    fits,
-    memory,
-    said,
-    state_bytes,
-    step_seconds,
-    ways_out,
-    work,
-)
+from components.operations.preflight import Bucket, Network, Way, activations, load, memory, state_bytes, step_seconds, work
+from components.train.dit_loop import optimizer_for
+from tests.train.test_dit_loop import settings
 
 ODD = DitSize(hidden_size=96, depth=3, num_heads=4, patch_size=(2, 1, 4), mlp_ratio=2.5, text_size=16, refiner_depth=2)
-GIB = 2**30
 
 
 @pytest.mark.parametrize("size", [*DIT_SIZES.values(), ODD], ids=[*DIT_SIZES, "odd"])
@@ -36,11 +27,34 @@ def test_parameters_are_those_of_the_network(size: DitSize) -> None:
     assert network.block_parameters == sum(parameter.numel() for parameter in model.blocks[0].parameters())
 
 
-def kept_bytes(size: DitSize, bucket: Bucket, words: int, recompute: bool) -> int:
+@pytest.mark.parametrize("rank", [1, 4])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("size", [DIT_SIZES["tiny"], ODD])
+def test_adapters_alone_have_gradients_and_states(size: DitSize, optimizer: str, rank: int) -> None:
+    model = DiT(size, 16, 72)
+    adapt(model, rank)
+    network = Network(size, 16, 72, rank)
+    assert network.trained == network.adapters == sum(value.numel() for value in adapters_of(model).values())
+    stepped = optimizer_for(settings(optimizer=optimizer), model)
+    for group in stepped.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.ones_like(parameter)
+    stepped.step()
+    numbers = sum(value.numel() for state in stepped.state.values() for value in state.values() if value.ndim)
+    assert network.trained * state_bytes(network, optimizer) == 4 * numbers
+    held = memory(network, Bucket((16, 2, 8, 8), 1), Way(on_gpu=False, state_bytes=state_bytes(network, optimizer)))
+    assert held.states == 4 * sum(parameter.numel() for parameter in model.parameters()) + 4 * network.adapters + 4 * numbers
+
+
+def kept_bytes(
+    size: DitSize, bucket: Bucket, words: int, recompute: bool = False, rank: int = 0, group: SequenceGroup | None = None
+) -> int:
     """What autograd keeps for the way back, weights left out."""
     torch.manual_seed(0)
     model = DiT(size, bucket.latents[0], 64)
-    model.recompute = recompute
+    model.recompute, model.sequence = recompute, group
+    if rank:
+        adapt(model, rank)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, torch.Tensor] = {}
 
@@ -66,6 +80,38 @@ def test_activations_are_what_autograd_keeps_within_a_twelfth(size: DitSize, wor
     assert reckoned == pytest.approx(kept_bytes(size, bucket, words, recompute), rel=1 / 12)
 
 
+@pytest.mark.parametrize("rank", [2, 16])
+def test_activations_of_adapters_are_what_autograd_keeps(rank: int) -> None:
+    size, bucket = DitSize(64, 3, 2, (1, 2, 2), text_size=32), Bucket((16, 4, 16, 16), 2)
+    _, reckoned = activations(Network(size, 16, 64, rank), bucket, Way(on_gpu=False, text_tokens=8))
+    assert reckoned == pytest.approx(kept_bytes(size, bucket, 8, rank=rank), rel=1 / 12)
+
+
+@pytest.mark.parametrize("together", [2, 4])
+def test_activations_of_shared_clips_are_what_autograd_keeps_in_one_worker(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are this one's like, so what they send is as large as what they are sent."""
+
+    def exchange(received: torch.Tensor, sent: torch.Tensor, group: Any) -> None:
+        received.copy_(sent)
+
+    def gather(parts: list[torch.Tensor], sent: torch.Tensor, group: Any) -> None:
+        for part in parts:
+            part.copy_(sent)
+
+    monkeypatch.setattr(torch.distributed, "all_to_all_single", exchange)
+    monkeypatch.setattr(torch.distributed, "all_gather", gather)
+    size, bucket = DitSize(64, 3, 4, (1, 2, 2), text_size=32), Bucket((16, 4, 18, 16), 1)
+    way = Way(on_gpu=False, workers=together, together=together, text_tokens=8)
+    _, reckoned = activations(Network(size, 16, 64), bucket, way)
+    assert reckoned == pytest.approx(kept_bytes(size, bucket, 8, group=SequenceGroup(0, together)), rel=1 / 12)
+
+
+def test_clips_are_dealt_out_among_groups_and_their_tokens_within_them() -> None:
+    network, bucket = Network(DIT_SIZES["tiny"], 16, 64), Bucket((16, 3, 6, 6), 5)  # 27 tokens each
+    found = load(network, bucket, Way(on_gpu=True, workers=4, together=2))
+    assert (found.clips, found.frames, found.whole, found.tokens) == (3, 9, 3 * 27, 3 * 3 * 5)
+
+
 def test_tokens_are_counted_as_the_network_cuts_them() -> None:
     assert Bucket((16, 13, 60, 104), 3).tokens((1, 2, 2)) == 3 * 13 * 30 * 52
     assert Bucket((16, 3, 7, 9), 1).tokens((2, 4, 4)) == 2 * 2 * 3
@@ -79,7 +125,14 @@ def test_memory_goes_as_it_must() -> None:
     assert memory(network, bucket, replace(plain, recompute=True)).peak < held.peak / 3
     shared = memory(network, bucket, replace(plain, workers=4, sharded=True))
     assert shared.states == held.states // 4
-    assert memory(network, bucket, replace(plain, workers=4)).states == held.states
+    on_cpus = [
+        memory(network, replace(bucket, clips=1), Way(on_gpu=False, workers=64, sharded=True, recompute=yes)) for yes in (False, True)
+    ]
+    assert on_cpus[1].passing == held.states < on_cpus[0].passing, "a checkpoint is gathered there"
+    apart, alone = memory(network, bucket, replace(plain, workers=4)), memory(network, replace(bucket, clips=2), plain)
+    assert (apart.states, apart.passing) == (held.states, alone.passing + 4 * network.parameters), "gradients have room all the time"
+    lora = memory(replace(network, lora_rank=16), bucket, replace(plain, recompute=True))
+    assert lora.states < 4.3 * network.parameters
     muon = memory(network, bucket, replace(plain, state_bytes=state_bytes(network, "muon")))
     assert 12 * network.parameters < muon.states < 13 * network.parameters
 
@@ -94,32 +147,6 @@ def test_work_is_six_operations_a_weight_and_token_where_attention_is_little() -
     count = long.tokens((1, 2, 2))
     more = work(network, long, way) - 6 * network.parameters * count
     assert more == pytest.approx(12 * count**2 * 5120 * 40, rel=0.05), "attention grows with the square"
-
-
-@pytest.mark.parametrize("by_tokens", [False, True])
-@pytest.mark.parametrize(
-    ("room", "recompute", "first"),
-    [
-        (60 * GIB, False, "--set dit.recompute_activations=true"),
-        (34 * GIB, True, "--set dit.batch_size="),
-        (20 * GIB, False, "--set dit.recompute_activations=true --set cluster.sharded=true --set cluster.num_workers="),
-    ],
-)
-def test_each_way_out_lets_the_training_fit_the_mildest_first(room: int, recompute: bool, first: str, by_tokens: bool) -> None:
-    network, way = Network(DIT_SIZES["1.3b"], 16, 4096), Way(on_gpu=True, recompute=recompute)
-    buckets = (Bucket((16, 13, 60, 104), 4), Bucket((16, 13, 30, 52), 16))
-    assert buckets[0].tokens((1, 2, 2)) == buckets[1].tokens((1, 2, 2))
-    settings = Settings(way, buckets, buckets[0].tokens((1, 2, 2)) if by_tokens else 16, by_tokens)
-    settings = settings.with_batch(settings.batch, (1, 2, 2))
-    assert not fits(network, settings, room)
-    found = list(ways_out(network, settings, room))
-    assert all(fits(network, changed, room) for _, changed in found)
-    assert said(found[0][0]).startswith(first.replace("batch_size", "tokens_per_batch") if by_tokens else first)
-
-
-def test_where_nothing_helps_there_is_no_way_out() -> None:
-    settings = Settings(Way(on_gpu=True), (Bucket((16, 13, 60, 104), 1),), 1, False)
-    assert list(ways_out(Network(DIT_SIZES["14b"], 16, 4096), settings, 16 * GIB)) == []
 
 
 def test_time_is_measured_time_by_the_work_there_is() -> None:

@@ -1,35 +1,52 @@
 """A training is planned from the table's own shapes, and what does not fit is named with what would make it fit."""
 
+import json
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from components.config import load_config
+from components.models.sizes import VAE_SIZES, DitSize
+from components.models.weights import new_folder
+from components.operations.preflight import Network
 from components.operations.training_plan import TrainingPlan, plan_training
 from components.sections import Config
 from components.store import tables
 from components.store.project import Project
+from components.train.dit_rehearsal import Rehearsed, Spec
 from tests.operations.pipeline import REPOSITORY
 
-MIB = 2**20
+MIB, GIB = 2**20, 2**30
 
 
 def settings(*overrides: str) -> Config:
     return load_config("test", overrides, file=str(REPOSITORY / "pipelines.yaml"))
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    """Of 24 clips to train on, encoded to two shapes of latents."""
-    project = Project(tmp_path, "films")
+def films(folder: Path, clips: int) -> Project:
+    """A project of clips to train on, encoded to two shapes of latents, twice as many of the shorter ones."""
+    project = Project(folder, "films")
     shared = {"keep": True, "split": "train", "text_embeds": np.zeros((12, 64), np.float16), "text_shape": [12, 64]}
     rows = []
-    for number in range(24):
-        shape = (16, 3, 4, 4) if number < 16 else (16, 1, 8, 8)
-        rows.append({"clip_id": f"clip{number:02d}", "latents": np.zeros(shape, np.float16), "latents_shape": list(shape), **shared})
+    for number in range(clips):
+        shape, side = ((16, 3, 4, 4), 32) if number < 2 * clips // 3 else ((16, 1, 8, 8), 64)
+        pixels = {"num_frames": 4 * shape[1] - 3, "height": side, "width": side}
+        encoded = {"latents": np.zeros(shape, np.float16), "latents_shape": list(shape)}
+        rows.append({"clip_id": f"clip{number:04d}", **pixels, **encoded, **shared})
     tables.clips(project).append(rows)
     return project
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return films(tmp_path, 24)
+
+
+@pytest.fixture
+def crowded(tmp_path: Path) -> Project:
+    return films(tmp_path, 3072)
 
 
 def arithmetic(config: Config, project: Project, worker_bytes: int | None = None) -> TrainingPlan:
@@ -51,22 +68,150 @@ def test_a_budget_of_tokens_fills_each_shape_for_itself(project: Project) -> Non
     found = arithmetic(settings("dit.tokens_per_batch=50"), project)
     assert [(bucket.clips, bucket.tokens) for bucket in found.buckets] == [(3, 48), (4, 48)]
     packed = arithmetic(settings("dit.tokens_per_batch=50", "dit.packing=true"), project)
-    assert [(bucket.latents, bucket.clips) for bucket in packed.buckets] == [((16, 1, 8, 8), 3)]
-    with pytest.raises(ValueError, match=r"`dit\.tokens_per_batch` of 13 leaves it without a clip.*--set dit\.tokens_per_batch=16"):
-        arithmetic(settings("dit.tokens_per_batch=13"), project)
+    assert [(bucket.latents, bucket.clips) for bucket in packed.buckets] == [((16, 1, 8, 8), 3), ((16, 3, 4, 4), 4)]
+    assert [bucket.share for bucket in packed.buckets] == [pytest.approx(0.4), pytest.approx(0.6)], "of the tokens"
+    with pytest.raises(ValueError, match=r"`dit\.tokens_per_batch` of 14 leaves it without a clip.*--set dit\.tokens_per_batch=16"):
+        arithmetic(settings("dit.tokens_per_batch=14"), project)
 
 
-@pytest.mark.parametrize("budget", [(), ("dit.tokens_per_batch=20000",)])
-def test_a_way_out_that_is_taken_lets_it_fit(project: Project, budget: tuple[str, ...]) -> None:
+def taken(found: TrainingPlan, chosen: tuple[str, ...]) -> list[Config]:
+    """The settings with each of the ways out, as the command line takes them."""
+    return [settings(*chosen, *(part for part in way.split() if part != "--set")) for way in found.ways_out]
+
+
+@pytest.mark.parametrize("budget", [(), ("dit.tokens_per_batch=20000",), ("dit.tokens_per_batch=20000", "dit.packing=true")])
+def test_a_way_out_that_is_taken_lets_it_fit(crowded: Project, budget: tuple[str, ...]) -> None:
     chosen = ("dit.batch_size=1024", *budget)
-    needed = max(bucket.num_bytes for bucket in arithmetic(settings(*chosen), project).buckets)
-    room = needed - 20 * MIB
-    found = arithmetic(settings(*chosen), project, room)
+    room = max(bucket.num_bytes for bucket in arithmetic(settings(*chosen), crowded).buckets) - 10 * MIB
+    found = arithmetic(settings(*chosen), crowded, room)
     assert not all(bucket.fits for bucket in found.buckets)
     assert found.ways_out
-    for way in found.ways_out:
-        changed = [change for change in way.split() if change != "--set"]
-        assert all(bucket.fits for bucket in arithmetic(settings(*chosen, *changed), project, room).buckets), way
+    for changed in taken(found, chosen):
+        assert all(bucket.fits for bucket in arithmetic(changed, crowded, room).buckets)
+
+
+def test_a_way_out_says_what_else_the_settings_ask_for(project: Project) -> None:
+    chosen = ("dit.size=5b", "dit.batch_size=32", "cluster.use_gpu=true")
+    found = arithmetic(settings(*chosen), project, 24 * GIB)
+    assert [way.partition(" --set cluster.num_workers=16 ")[2] for way in found.ways_out] == [
+        "--set captioner.batch_size=16 --set vae.batch_size=16"
+    ]
+    for changed in taken(found, chosen):
+        assert (changed.vae.batch_size, changed.dit.batch_size) == (16, 32)
+        assert all(bucket.fits for bucket in arithmetic(changed, project, 24 * GIB).buckets)
+
+
+def test_a_clip_that_is_too_long_for_one_worker_is_shared_out(tmp_path: Path) -> None:
+    chosen = ("dit.size=1.3b", "dit.batch_size=1", "cluster.use_gpu=true", "clip.num_frames=257", "clip.height=720", "clip.width=1280")
+    found = arithmetic(settings(*chosen), Project(tmp_path, "films"), 48 * GIB)
+    assert found.buckets[0].fits is False
+    assert found.ways_out
+    assert all("dit.context_parallel=" in way for way in found.ways_out)
+    for changed in taken(found, chosen):
+        plan = arithmetic(changed, Project(tmp_path, "films"), 48 * GIB)
+        assert (plan.buckets[0].clips, plan.buckets[0].fits) == (1, True)
+
+
+def test_a_group_of_workers_has_a_share_of_the_clips(project: Project) -> None:
+    groups = (
+        "dit.batch_size=1024",
+        "cluster.num_workers=1024",
+        "dit.context_parallel=2",
+        "vae.batch_size=1024",
+        "captioner.batch_size=1024",
+    )
+    found = arithmetic(settings("cluster.num_workers=2", "dit.context_parallel=2", "dit.batch_size=1"), project)
+    assert [(bucket.clips, bucket.tokens) for bucket in found.buckets] == [(1, 16), (1, 12)]
+    shared, alone = arithmetic(settings(*groups), project), arithmetic(settings("dit.batch_size=2"), project)
+    assert shared.buckets[0].num_bytes < alone.buckets[0].num_bytes + 2 * MIB, "a group has two clips, and gradients have their room"
+    with pytest.raises(ValueError, match=r"`dit\.tokens_per_batch` of 30 leaves some of 2 workers without a clip"):
+        arithmetic(settings("cluster.num_workers=4", "dit.context_parallel=2", "dit.tokens_per_batch=30"), project)
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """What is noted of a finished model, of another size than that of the settings."""
+    size = asdict(DitSize(96, 3, 4, (1, 4, 4), text_size=32))
+    noted = {
+        "dit": {"size": size, "latent_channels": 16, "text_width": 64},
+        "video-vae/vae": {"size": asdict(VAE_SIZES["tiny"])},
+        "text-encoder/text_encoder": {"text_width": 64},
+    }
+    with new_folder(tmp_path / "base") as draft:
+        for part in ("video-vae", "text-encoder"):
+            with new_folder(draft / part) as folder:
+                for name in (name for name in noted if name.startswith(part)):
+                    (folder / f"{Path(name).name}.json").write_text(json.dumps(noted[name]))
+        (draft / "dit.json").write_text(json.dumps(noted["dit"]))
+    return tmp_path / "base"
+
+
+def test_what_is_trained_further_has_the_size_that_it_has(project: Project, base: Path) -> None:
+    found = arithmetic(settings(f"dit.finetune={base}"), project)
+    network = Network(DitSize(96, 3, 4, (1, 4, 4), text_size=32), 16, 64)
+    assert (found.parameters, found.trained) == (network.parameters, network.parameters)
+    assert [(bucket.latents, bucket.tokens) for bucket in found.buckets] == [((16, 1, 8, 8), 8 * 4), ((16, 3, 4, 4), 8 * 3)]
+    adapters = arithmetic(settings(f"dit.finetune={base}", "dit.lora_rank=4"), project)
+    assert adapters.parameters == network.parameters
+    assert adapters.trained == replace(network, lora_rank=4).adapters
+    assert adapters.states_bytes == 4 * network.parameters + 16 * adapters.trained
+    assert adapters.buckets[0].num_bytes < found.buckets[0].num_bytes
+
+
+def test_a_model_to_train_further_must_be_there_and_of_this_project(project: Project, base: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no-such-model` is not a folder"):
+        arithmetic(settings(f"dit.finetune={tmp_path}/no-such-model"), project)
+    with pytest.raises(ValueError, match="there is no `films-text-to-video` yet"):
+        arithmetic(settings("dit.finetune=champion"), project)
+    with pytest.raises(ValueError, match=r"`dit\.context_parallel` 3 does not divide the 4 heads"):
+        arithmetic(settings(f"dit.finetune={base}", "dit.size=1.3b", "dit.context_parallel=3", "cluster.num_workers=3"), project)
+
+
+def test_the_clips_are_in_the_memory_of_each_worker(project: Project) -> None:
+    found = arithmetic(settings(), project)
+    assert found.clip_bytes == 2 * (16 * 16 * 48 + 8 * 16 * 64 + 24 * 12 * 64)
+    some = tables.clips(project)
+    some.append(
+        [
+            {
+                "clip_id": "more",
+                "keep": True,
+                "split": "train",
+                "latents": np.zeros((16, 1, 512, 512), np.float16),
+                "latents_shape": [16, 1, 512, 512],
+            }
+        ]
+    )
+    more = arithmetic(settings(), project)
+    assert more.clip_bytes - found.clip_bytes == 8 * MIB
+    assert more.buckets[-1].num_bytes - found.buckets[-1].num_bytes == 8 * MIB
+    on_gpu = arithmetic(settings("cluster.use_gpu=true"), project)
+    assert (on_gpu.clip_bytes, on_gpu.start_bytes, more.start_bytes) == (more.clip_bytes, 4 * on_gpu.parameters, 0)
+    assert arithmetic(settings(), Project(project.root, "none")).clip_bytes == 0
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """Rehearses by a formula: a start and so much a clip, in MiB."""
+
+    start: float
+    each: float
+
+    def __call__(self, spec: Spec) -> Rehearsed:
+        share = 0.7 if spec.settings["recompute_activations"] else 1.0
+        return Rehearsed(1.0, round(MIB * (self.start + spec.clips * share * self.each)))
+
+
+@pytest.mark.parametrize(("measuring", "room"), [(Measuring(1000, 0.35), 1300 * MIB), (Measuring(780, 0.45), 1200 * MIB)])
+def test_a_way_out_fits_by_the_measure_where_the_measure_knows_better(crowded: Project, measuring: Measuring, room: int) -> None:
+    chosen = ("dit.batch_size=1024",)
+    found = plan_training(settings(*chosen), crowded, room, 1.0, run=measuring)
+    assert not any(bucket.fits for bucket in found.buckets)
+    assert max(bucket.num_bytes for bucket in found.buckets) < room, "by arithmetic it fits"
+    assert any(changed.dit.batch_size < 1024 for changed in taken(found, chosen))
+    for changed in taken(found, chosen):
+        assert changed.dit.batch_size > 512
+        assert all(bucket.fits for bucket in plan_training(changed, crowded, room, 1.0, run=measuring).buckets)
 
 
 def test_before_there_are_clips_the_settings_say_what_they_will_be(tmp_path: Path) -> None:
@@ -101,3 +246,27 @@ def test_what_does_not_fit_is_not_rehearsed(project: Project) -> None:
     found = plan_training(settings(), project, 1, seconds=4)
     assert found.seconds is None
     assert not any(bucket.fits for bucket in found.buckets)
+
+
+@pytest.mark.slow
+def test_a_way_out_that_is_taken_fits_as_it_is_measured(crowded: Project) -> None:
+    tables.clips(crowded).delete("num_frames = 1")
+    chosen = ("dit.batch_size=512", "cluster.threads=1")
+    needed = [bucket.measured_bytes or 0 for bucket in plan_training(settings(*chosen), crowded, None, seconds=1).buckets]
+    room = max(needed) - 24 * MIB
+    found = plan_training(settings(*chosen), crowded, room, seconds=1)
+    assert not all(bucket.fits for bucket in found.buckets)
+    alone = [changed for changed in taken(found, chosen) if not changed.cluster.sharded]  # which one process can rehearse
+    assert alone
+    for changed in alone:
+        after = plan_training(changed, crowded, room, seconds=1)
+        assert all(bucket.measured_bytes and bucket.fits for bucket in after.buckets), found.ways_out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [("dit.lora_rank=4",), ("dit.tokens_per_batch=32", "dit.packing=true")])
+def test_adapters_and_packed_clips_are_rehearsed_as_they_are_trained(project: Project, base: Path, changes: tuple[str, ...]) -> None:
+    chosen = (f"dit.finetune={base}", "dit.batch_size=2", "cluster.threads=1")
+    found = plan_training(settings(*chosen, *changes), project, None, seconds=1)
+    assert found.notes == []
+    assert all(bucket.measured_bytes and bucket.fits for bucket in found.buckets)
