@@ -48,6 +48,11 @@ class Encoded:
             rows[latents.shape].append(row)
         return dict(sorted(rows.items(), key=lambda item: (-len(item[1]), item[0])))
 
+    def tokens(self, patch_size: tuple[int, int, int]) -> list[int]:
+        """Answers how many tokens each is, in patches of so many places of latents."""
+        of_shape = {shape: math.prod(-(-side // patch) for side, patch in zip(shape[1:], patch_size, strict=True)) for shape in self.shapes}
+        return [of_shape[latents.shape] for latents in self.latents]
+
 
 def read_encoded(project: "Project") -> Encoded:
     """Reads the clips of the training split that have latents and text embeddings.
@@ -102,9 +107,7 @@ def dit_batches(
     Raises:
         ValueError: a step has fewer clips than there are workers.
     """
-    shapes = encoded.shapes
-    of_shape = {shape: math.prod(-(-length // patch) for length, patch in zip(shape[1:], patch_size, strict=True)) for shape in shapes}
-    tokens = [of_shape[latents.shape] for latents in encoded.latents]
+    shapes, tokens = encoded.shapes, encoded.tokens(patch_size)
     filling.check(max(tokens))
 
     def batches(first: int) -> Iterator[DitBatch]:
