@@ -5,9 +5,12 @@ Run: python -m benchmarks.dit_scaling [--repeats 3] [--quick]
 
 Seconds of a step (forward, backward, clipping, AdamW) of one clip of 1024 tokens a frame, from 1k to 16k tokens in float32 on a CPU and
 to 64k in bfloat16 on a GPU, are fitted by c + a * tokens + b * tokens squared, of which no part is below zero, least squares of relative
-errors; the figure is the largest of those. Beside it stands the growth from the fewest tokens to the most over that of the model FLOPs,
-which torch counts, and how far two workers on CPUs that share out the tokens of a clip are from one in their answer and gradients,
-relative to the largest of each. On a CPU seconds are those of CPU time a thread, so what else the machine does takes none of them.
+errors; the figure is the largest of those. What the fit gives to pairs of tokens at the most of them stands beside what torch's attention
+takes alone, forward and backward, with as many tokens, heads and layers, and may be neither far more nor far less: the step of a model that
+attends to some tokens alone, or does something else to their square, would not be there. Beside it stand the growth from the fewest tokens
+to the most over that of the model FLOPs, which torch counts, and how far two workers on CPUs that share out the tokens of a clip are from
+one in their answer and gradients, relative to the largest of each. On a CPU seconds are those of CPU time a thread, so what else the
+machine does takes none of them.
 Needs torch, pydantic and PyYAML. The last line is one JSON object.
 """
 
@@ -40,8 +43,9 @@ SIZES = {
     "cuda": DitSize(1536, 4, 12, PATCH, text_size=1536, refiner_depth=0),
 }
 FRAMES = {"cpu": (1, 2, 4, 8, 16), "cuda": (1, 2, 4, 8, 16, 32, 64)}
-QUICK_FRAMES = {"cpu": (1, 2, 4), "cuda": (1, 4, 16)}
+QUICK_FRAMES = {"cpu": (1, 2, 4, 8), "cuda": (1, 2, 4, 8, 16)}
 RESIDUAL_BAR, GROWTH_BAR, APART_BAR = 0.15, 1.5, 1e-4
+PAIRS_BARS = (0.67, 1.5)  # the least and the most
 WORKERS = 2
 
 
@@ -50,12 +54,33 @@ def shape_of(device: str, frames: int) -> Shape:
     return Shape(SIZES[device], (16, frames, 64, 64), (128, 128))
 
 
-def measured(device: str, frames: tuple[int, ...], repeats: int) -> dict[int, float]:
+def steps_of(device: str, frames: tuple[int, ...]) -> dict[int, Callable[[], Any]]:
+    """Answers steps of training by the number of tokens."""
+    shapes = [shape_of(device, count) for count in frames]
+    return {shape.tokens: runs_of("ours", shape, device, precision_of(device)).steps["training step"] for shape in shapes}
+
+
+def attention_of(device: str, tokens: int) -> Callable[[], Any]:
+    """Answers torch's attention of one layer among so many tokens, there and back."""
+    size = SIZES[device]
+    sides = 1, size.num_heads, tokens, size.hidden_size // size.num_heads
+    query, key, value, gradient = (torch.randn(sides, device=device, dtype=getattr(torch, precision_of(device))) for _ in range(4))
+
+    def step() -> None:
+        parts = [part.detach().requires_grad_() for part in (query, key, value)]
+        torch.nn.functional.scaled_dot_product_attention(*parts).backward(gradient)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return step
+
+
+def precision_of(device: str) -> str:
+    return "bfloat16" if device == "cuda" else "float32"
+
+
+def measured(device: str, steps: dict[int, Callable[[], Any]], repeats: int) -> dict[int, float]:
     """Answers the seconds of a step by the number of tokens, the least of several rounds; one before does not count."""
-    steps: dict[int, Callable[[], Any]] = {}
-    for count in frames:
-        shape = shape_of(device, count)
-        steps[shape.tokens] = runs_of("ours", shape, device, "bfloat16" if device == "cuda" else "float32").steps["training step"]
     laps: dict[int, list[float]] = {tokens: [] for tokens in steps}
     for _ in range(repeats + 1):
         for tokens, step in steps.items():
@@ -143,7 +168,7 @@ def main() -> None:
     begin_as_training("benchmarks.dit_scaling")
     torch.set_num_threads(args.threads)
     frames = (QUICK_FRAMES if args.quick else FRAMES)[args.device]
-    seconds = measured(args.device, frames, args.repeats)
+    seconds = measured(args.device, steps_of(args.device, frames), args.repeats)
     flops = {shape_of(args.device, count).tokens: flops_of(shape_of(args.device, count), args.device) for count in frames}
     (constant, linear, square), errors = fitted(seconds)
     figures = {}
@@ -152,12 +177,17 @@ def main() -> None:
         figures[f"{tokens} tokens, seconds"] = told(lap)
         figures[f"{tokens} tokens, GFLOP a step"] = told(3 * flops[tokens] / 1e9)
     fewest, most = min(seconds), max(seconds)
+    (alone,) = measured(args.device, {most: attention_of(args.device, most)}, args.repeats).values()
     attention = square * most**2 / (constant + linear * most + square * most**2)
+    pairs = square * most**2 / (SIZES[args.device].depth * alone)
     print(f"{constant:.3g} s + {linear:.3g} s a token + {square:.3g} s a pair of tokens; at {most} tokens pairs take {attention:.0%}")
+    print(f"attention alone takes {alone:.3g} s a layer there; what the fit gives to pairs is {pairs:.2f} times that of all layers")
     residual, growth = max(abs(error) for error in errors), (seconds[most] / seconds[fewest]) / (flops[most] / flops[fewest])
     figures |= {
         "largest residual of the fit": told(residual) | {"bar": RESIDUAL_BAR, "holds": residual <= RESIDUAL_BAR},
         "growth of seconds over growth of FLOPs": told(growth) | {"bar": GROWTH_BAR, "holds": growth <= GROWTH_BAR},
+        "seconds of pairs over those of attention alone": told(pairs)
+        | {"bar": list(PAIRS_BARS), "holds": PAIRS_BARS[0] <= pairs <= PAIRS_BARS[1]},
         "share of attention's pairs at the most tokens": told(attention),
         "median GFLOP/s": told(statistics.median(3 * flops[tokens] / lap / 1e9 for tokens, lap in seconds.items())),
     }

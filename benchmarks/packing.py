@@ -1,8 +1,11 @@
 """How much of mixed real footage becomes clips of few shapes, and how little of what the transformer reads is padding.
 
-Scenes are found in every file that is no broken one; shapes are planned from them, and the clips that are cut to them are counted in
-tokens of latents, 4x8x8 pixels each, in patches of 1x2x2. Batches hold clips of one shape, or clips of all shapes packed one behind the
-other; padding every clip to the largest stands beside. Shrinking a picture counts as no loss; cropping, cutting off and leaving out do.
+Scenes are found in every file that is no broken one; shapes are planned from them, and the clips that are cut to them become latents of
+ones, as large as the VAE of the profile `gpu` makes them. Batches of an epoch are drawn as a training draws them, of clips of one shape,
+or of all shapes packed one behind the other, and cut into patches as the transformer cuts them: what is zero there, and what is of a clip
+that the epoch had before, is padding. What of the steps' budget stays unfilled has a bar in batches of one shape, where it is told also
+without the last batch of each shape, which is short; packed it has none. Neither costs time by itself: a step takes as long as its clips.
+Padding every clip to the largest stands beside. Shrinking a picture counts as no loss; cropping, cutting off and leaving out do.
 
 Run: python -m benchmarks.packing [--quick]
 
@@ -13,17 +16,25 @@ import argparse
 import csv
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from math import prod
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks.vae_peers import footage_folder
 from components.config import load_config
 from components.ingest.scenes import FindPieces
 from components.ingest.shapes import Piece, Plan, plan_shapes
 from components.ingest.sources import find_sources
+from components.models.dit import pad_to_patches, patchify, token_grid
 from components.sections import Config
-from components.train.buckets import Filling, Shapes, unfilled
+from components.train.buckets import Filling, first_epoch
+from components.train.dit_batches import Encoded, dit_batches
 
 KINDS = ("clip", "multishot", "image")
 MOST_SHAPES = 12
@@ -70,12 +81,48 @@ def _found(config: Config, path: Path) -> list[Piece]:
     return FindPieces(config)(source.as_dict())
 
 
-def clips_of(plan: Plan) -> Iterator[tuple[tuple[int, ...], int]]:
-    """Yields the shape of each clip's latents and its tokens."""
-    for shape, count in zip(plan.shapes.shapes, plan.clips, strict=True):
-        latents = 1 + (shape.num_frames - 1) // 4, shape.height // 8, shape.width // 8
-        for _ in range(count):
-            yield latents, latents[0] * -(-latents[1] // 2) * -(-latents[2] // 2)
+def latents_of(plan: Plan, config: Config) -> list[np.ndarray]:
+    """Answers a latent of ones, (1, T, H, W), for each clip of a plan; they take no memory."""
+    frames, side = config.vae.size.temporal_compression_ratio, config.vae.size.spatial_compression_ratio
+    one = np.ones((1, 1, 1, 1), np.float16)
+    shapes = [(1, 1 + (shape.num_frames - 1) // frames, shape.height // side, shape.width // side) for shape in plan.shapes.shapes]
+    return [np.broadcast_to(one, shape) for shape, count in zip(shapes, plan.clips, strict=True) for _ in range(count)]
+
+
+@dataclass(frozen=True)
+class Road:
+    """What the tokens of an epoch hold, one of the two ways of filling steps, in shares: see `Epoch` for the last two."""
+
+    padding: float
+    unfilled: float
+    seen_again: float
+
+
+def road_of(latents: list[np.ndarray], filling: Filling, patch_size: tuple[int, int, int]) -> Road:
+    """Draws an epoch's batches as a training does and looks into their tokens."""
+    clip_ids = tuple(str(number) for number in range(len(latents)))
+    encoded = Encoded(clip_ids, latents, [np.zeros((1, 1), np.float16)] * len(latents), [1.0] * len(latents))
+    batches, steps = dit_batches(encoded, filling, patch_size, 0)
+    seen: set[str] = set()
+    room = held = 0
+    for batch in islice(batches(0), steps):
+        for clip_id, clip in zip(batch.clip_ids, batch.latents, strict=True):
+            tokens = patchify(pad_to_patches(clip[None], patch_size), patch_size)
+            room += tokens.numel()
+            held += 0 if clip_id in seen else int(tokens.count_nonzero())
+            seen.add(clip_id)
+    assert seen == set(clip_ids)
+    epoch = first_epoch(filling, encoded.tokens(patch_size), encoded.shapes, 0)
+    return Road(1.0 - held / room, epoch.unfilled, epoch.seen_again)
+
+
+def unfilled_of_whole(budget: int, tokens: list[int], latents: list[np.ndarray]) -> float:
+    """Answers what of the budget no further clip fits in, over the batches that have as many clips of their shape as fit."""
+    steps = held = 0
+    for (_, each), count in Counter(zip((clip.shape for clip in latents), tokens, strict=True)).items():
+        steps += count // (budget // each)
+        held += count // (budget // each) * (budget // each) * each
+    return 1.0 - held / (steps * budget)
 
 
 def told(files: dict[str, list[Piece]], height: int, width: int) -> dict[str, Any]:
@@ -85,12 +132,10 @@ def told(files: dict[str, list[Piece]], height: int, width: int) -> dict[str, An
     began = time.perf_counter()
     plan = plan_shapes(pieces, config.clip, config.scenes.min_scene_seconds)
     seconds = time.perf_counter() - began
-    clips = list(clips_of(plan))
-    tokens, shapes = (
-        [count for _, count in clips],
-        {shape: [i for i, (other, _) in enumerate(clips) if other == shape] for shape, _ in clips},
-    )
+    latents, patch_size = latents_of(plan, config), config.dit.size.patch_size
+    tokens = [prod(token_grid(clip.shape[1:], patch_size)) for clip in latents]
     budget = CLIPS_A_STEP * max(tokens)
+    apart, packed = (road_of(latents, Filling(1, budget, packing), patch_size) for packing in (False, True))
     used = sum(any(plan.shapes.best(piece) for piece in found) for found in files.values())
     long = [piece for piece in pieces if piece.still or piece.num_frames >= config.scenes.min_scene_seconds * config.clip.fps]
     in_one = plan_shapes(pieces, one.clip, one.scenes.min_scene_seconds)
@@ -101,27 +146,20 @@ def told(files: dict[str, list[Piece]], height: int, width: int) -> dict[str, An
         print(f"  {share:6.1%} {reason}")
     return {
         "shapes": len(plan.shapes.shapes),
-        "clips": len(clips),
+        "clips": len(latents),
         "discarded": 1.0 - plan.kept,
         "discarded, all of one shape": 1.0 - in_one.kept,
         "files used": used / len(files),
         "scenes used, of half a second or more": sum(plan.shapes.best(piece) is not None for piece in long) / len(long),
-        "padding, batches of one shape": 0.0,  # clips of a batch are alike
-        "unfilled, batches of one shape": unfilled(Filling(1, budget), tokens, shapes, 0),
-        "seen again, batches of one shape": seen_again(budget, tokens, shapes),
-        "padding, packed": 0.0,
-        "unfilled, packed": unfilled(Filling(1, budget, packed=True), tokens, shapes, 0),
+        "padding, batches of one shape": apart.padding,
+        "of it clips seen again, batches of one shape": apart.seen_again,
+        "unfilled, batches of one shape": apart.unfilled,
+        "unfilled, whole batches of one shape": unfilled_of_whole(budget, tokens, latents),
+        "padding, packed": packed.padding,
+        "of it clips seen again, packed": packed.seen_again,
+        "unfilled, packed": packed.unfilled,
         "padding to the largest": 1.0 - sum(tokens) / (len(tokens) * max(tokens)),
     }
-
-
-def seen_again(budget: int, tokens: list[int], shapes: Shapes) -> float:
-    """Answers which share of an epoch's tokens fills up the last batch of each shape with clips that it had before."""
-    filling, held = Filling(1, budget), 0
-    for rows in shapes.values():
-        clips = filling.clips_of(tokens[rows[0]])
-        held += -(-len(rows) // clips) * clips * tokens[rows[0]]
-    return 1.0 - sum(tokens) / held
 
 
 BARS: dict[str, tuple[float, bool]] = {  # the bar, and whether it is the most that is allowed

@@ -24,7 +24,7 @@ from components.ingest.clips import (
     frame_interval,
     thin,
 )
-from components.ingest.shapes import Piece, Shape, Shapes, one_shape
+from components.ingest.shapes import Piece, Shapes, one_shape, smallest_shape
 from components.ingest.transitions import Watcher
 from components.media.probe import Probe, probe
 from components.media.read import Damage, UnusableFile, cover, fit, read_frames
@@ -186,7 +186,7 @@ class SplitVideo:
         shape = self.shapes.best(Piece(facts.height, facts.width, 1, still=True))
         row |= {"duration_seconds": None, "scenes": []}
         if shape is None:
-            reason = _too_small(facts, [shape for shape in self.shapes.shapes if shape.num_frames == 1], "image")
+            reason = self._too_small(facts, still=True)
             return {"video": _row(source, facts, status="rejected", reason=reason, **row) | {"kind": "image"}, "clips": []}
         picture = reel.pictures[0]
         if shape.sides != reel.sides:
@@ -228,23 +228,30 @@ class SplitVideo:
         }
 
     def _too_short(self, facts: Probe, ticks: int, longest: int, scenes: int) -> str:
-        fps, needed = self.config.clip.fps, self.shapes.shortest(facts.height, facts.width)
+        clip, least_seconds = self.config.clip, self.config.scenes.min_scene_seconds
         if not scenes:
             return "no scene is left between its fades and dissolves"
+        still = clip.num_frames == 1
+        needed = self.shapes.shortest(facts.height, facts.width, still)
         if needed is None:
-            return _too_small(facts, [shape for shape in self.shapes.shapes if shape.num_frames > 1], "video")
+            needed = smallest_shape(clip, least_seconds, still).num_frames
+            if self.shapes.of_kind(still) or longest >= needed:
+                return self._too_small(facts, still)
+        if longest >= needed:
+            return f"none of its {scenes} scenes lasts the {least_seconds:g} seconds of `scenes.min_scene_seconds`"
         if ticks < needed or scenes < 2:
             ticks = min(ticks, longest or ticks)
-            return f"shorter than one clip: {ticks} frames at {fps} fps, {needed} needed"
-        return f"none of its {scenes} scenes is as long as one clip: at most {longest} frames at {fps} fps, {needed} needed"
+            return f"shorter than one clip: {ticks} frames at {clip.fps} fps, {needed} needed"
+        return f"none of its {scenes} scenes is as long as one clip: at most {longest} frames at {clip.fps} fps, {needed} needed"
 
-
-def _too_small(facts: Probe, shapes: list[Shape], kind: str) -> str:
-    """Says why a picture covers none of the shapes that are planned for its kind."""
-    if not shapes:
-        return f"no shape is planned for clips of this kind, {kind}"
-    smallest = min(shapes, key=lambda shape: shape.height * shape.width)
-    return f"smaller than every planned shape: {facts.width}x{facts.height} pixels, {smallest.width}x{smallest.height} at least"
+    def _too_small(self, facts: Probe, still: bool) -> str:
+        """Says why a picture covers none of the shapes of images, or of films."""
+        shapes, least = self.shapes.of_kind(still), smallest_shape(self.config.clip, self.config.scenes.min_scene_seconds, still)
+        if not shapes and min(facts.height, facts.width) >= least.height:
+            return f"no shape is planned for clips of this kind, {'image' if still else 'video'}"
+        smallest = min(shapes or [least], key=lambda shape: shape.height * shape.width)
+        kind = "planned" if shapes else "possible"
+        return f"smaller than every {kind} shape: {facts.width}x{facts.height} pixels, {smallest.width}x{smallest.height} at least"
 
 
 def _check_damage(damage: Damage, whole: int, facts: Probe) -> list[str]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from math import ceil, sqrt
+from dataclasses import asdict, dataclass, replace
+from math import ceil, floor, sqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,7 @@ LARGER = 0.25  # power of a shape's volume in its favour: of shapes that keep ab
 LEVELS = (1.0, 0.5, 0.25, 0.125)  # of the most pixels, for smaller footage
 MOST_LENGTHS = 12
 MOST_SIDES = 96  # of footage whose own aspects are planned for, those with the most pixels times frames
+LOST = ("cropped", "cut_off", "left_out", "too_short", "too_small", "unplanned")
 MOST_PIECES = 2048  # different ones that a plan weighs, the weightiest; what becomes of the others is told all the same
 
 
@@ -91,6 +92,10 @@ class Shapes:
             return []
         return [(at, Shape(length, *shape.sides)) for at, length in spread(piece.num_frames, self.lengths(shape), self.max_clips)]
 
+    def of_kind(self, still: bool) -> list[Shape]:
+        """Answers the shapes of images, or else of films."""
+        return [shape for shape in self.shapes if (shape.num_frames == 1) == still]
+
     def _worth(self, piece: Piece, shape: Shape) -> float:
         in_space = shown(piece, shape.sides, self.enlarges)
         if not in_space or piece.still != (shape.num_frames == 1) or piece.num_frames < shape.num_frames:
@@ -99,11 +104,10 @@ class Shapes:
         area = shape.height * shape.width
         return in_space * sum(length * (length * area) ** LARGER for _, length in cut) / piece.num_frames
 
-    def shortest(self, height: int, width: int) -> int | None:
-        """Answers how many frames a scene of a film of this size must have at least; None where no shape fits the size."""
-        film = Piece(height, width, 2)
-        fits = [shape.num_frames for shape in self.shapes if shape.num_frames > 1 and shown(film, shape.sides, self.enlarges)]
-        return min(fits, default=None)
+    def shortest(self, height: int, width: int, still: bool) -> int | None:
+        """Answers how many frames a scene of this size must have at least to become clips, or images; None where no shape fits the size."""
+        scene = Piece(height, width, 1)
+        return min((shape.num_frames for shape in self.of_kind(still) if shown(scene, shape.sides, self.enlarges)), default=None)
 
 
 def shown(piece: Piece, sides: tuple[int, int], enlarges: bool = False) -> float:
@@ -146,7 +150,9 @@ class Plan:
         pieces, used: how many there are, and of how many at least one clip is cut.
         kept: shrinking is no loss; all else is, and the other shares say why.
         cropped: another aspect. cut_off: no whole clip any more. left_out: more clips than `clip.max_clips_per_scene`.
-        too_short, too_small: pieces of which no clip is cut, since each shape that they cover is longer, or since they cover none.
+        too_short, too_small, unplanned: pieces of which no clip is cut, since scenes are to be longer or each shape that they cover is,
+            since they cover none, or since there is none for images or for films.
+        volume: pixels times frames of all pieces.
     """
 
     shapes: Shapes
@@ -159,6 +165,8 @@ class Plan:
     left_out: float
     too_short: float
     too_small: float
+    unplanned: float
+    volume: int
 
     @property
     def discarded(self) -> dict[str, float]:
@@ -167,14 +175,20 @@ class Plan:
             "cropped to another aspect": self.cropped,
             "cut off at the end of a scene": self.cut_off,
             "beyond `clip.max_clips_per_scene`": self.left_out,
-            "scenes shorter than every shape": self.too_short,
+            "scenes shorter than every shape or than allowed": self.too_short,
             "footage smaller than every shape": self.too_small,
+            "images, or films, without any shape": self.unplanned,
         }
 
     def as_dict(self) -> dict[str, Any]:
         """Answers the plan as JSON."""
         limits = {"max_clips": self.shapes.max_clips, "enlarges": self.shapes.enlarges}
         return {**asdict(self), "shapes": [list(vars(shape).values()) for shape in self.shapes.shapes], **limits}
+
+    @classmethod
+    def is_one(cls, record: Mapping[str, Any]) -> bool:
+        """Tells whether `of` can read a record: an earlier version's may lack some of it."""
+        return set(cls.__dataclass_fields__) <= record.keys()
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Plan:
@@ -184,33 +198,72 @@ class Plan:
 
 
 def plan_shapes(pieces: Sequence[Piece], clip: Clip, min_scene_seconds: float) -> Plan:
-    """Plans at most `clip.max_shapes` shapes for pieces of footage.
+    """Plans at most `clip.max_shapes` shapes for pieces of footage; images and films are not lost, however few of either there are.
 
     Raises:
-        ValueError: no piece is as large and as long as the smallest shape that there may be.
+        ValueError: no piece is as large and as long as the smallest shape that there may be, or as scenes are to be.
     """
     if clip.max_shapes == 1:
-        return account(pieces, one_shape(clip))
+        return account(pieces, one_shape(clip), clip, min_scene_seconds)
+    usable = [piece for piece in pieces if _is_scene(piece, clip, min_scene_seconds)]
+    if not usable:
+        raise ValueError(f"no scene is as long as `scenes.min_scene_seconds` of {min_scene_seconds:g}; hint: a lower one")
+    shapes = chosen_shapes(usable, clip, min_scene_seconds, clip.max_shapes)
+    if not shapes:
+        least = smallest_shape(clip, min_scene_seconds, still=clip.num_frames == 1)
+        said = f"{least.height} x {least.width} pixels and {least.num_frames} frames at {clip.fps} fps"
+        raise ValueError(f"no footage is as large and as long as {said}; hint: a lower `clip.side_multiple` or `clip.frames_multiple`")
+    for still in (True, False):
+        if not Shapes(tuple(shapes), 1).of_kind(still):
+            of_kind, others = [piece for piece in usable if piece.still == still], [piece for piece in usable if piece.still != still]
+            if own := chosen_shapes(of_kind, clip, min_scene_seconds, 1):
+                shapes = chosen_shapes(others, clip, min_scene_seconds, clip.max_shapes - 1) + own
+    return account(pieces, Shapes(tuple(sorted(shapes, reverse=True)), clip.max_clips_per_scene), clip, min_scene_seconds)
+
+
+def extended(plan: Plan, pieces: Sequence[Piece], clip: Clip, min_scene_seconds: float) -> Plan:
+    """Adds shapes for images, or films, of which a plan has none, and leaves its own: as many as `clip.max_shapes` has room for, or one.
+
+    Args:
+        pieces: of that kind, none of which the plan was made from.
+    """
+    usable = [piece for piece in pieces if _is_scene(piece, clip, min_scene_seconds)]
+    own = chosen_shapes(usable, clip, min_scene_seconds, max(1, clip.max_shapes - len(plan.shapes.shapes)))
+    if not own:
+        return plan
+    shapes = replace(plan.shapes, shapes=tuple(sorted((*plan.shapes.shapes, *own), reverse=True)))
+    more, volume = account(pieces, shapes, clip, min_scene_seconds), plan.volume + sum(piece.volume for piece in pieces)
+    before = dict(zip(plan.shapes.shapes, plan.clips, strict=True))
+    shares = {name: (getattr(plan, name) * plan.volume + getattr(more, name) * more.volume) / volume for name in ("kept", *LOST)}
+    clips = tuple(before.get(shape, 0) + count for shape, count in zip(shapes.shapes, more.clips, strict=True))
+    return Plan(shapes, clips, plan.pieces + more.pieces, plan.used + more.used, **shares, volume=volume)
+
+
+def chosen_shapes(pieces: Sequence[Piece], clip: Clip, min_scene_seconds: float, most: int) -> list[Shape]:
+    """Answers at most so many shapes that keep most of pieces; none where no piece is as large and as long as the smallest."""
     volume = sum(piece.volume for piece in pieces)
     weight = {piece: count * (piece.volume / volume + COUNTED / len(pieces)) for piece, count in Counter(pieces).items()}
     weighed = sorted(weight, key=lambda piece: -weight[piece])[:MOST_PIECES]
     candidates = possible_shapes(weighed, clip, min_scene_seconds)
     kept = kept_by_each(weighed, candidates, clip.max_clips_per_scene)  # (pieces, shapes)
     if not kept.any():
-        least = f"{clip.side_multiple} x {clip.side_multiple} pixels and {1 + clip.frames_multiple} frames at {clip.fps} fps"
-        raise ValueError(f"no footage is as large and as long as {least}; hint: a lower `clip.side_multiple` or `clip.frames_multiple`")
+        return []
     volumes = np.array([shape.volume for shape in candidates], dtype=float)
     worth = kept * volumes**LARGER
     worth /= np.maximum(worth.max(axis=1, keepdims=True), 1e-9)  # of the best that there could be
     weights = np.array([weight[piece] for piece in weighed])
-    still = np.array([shape.num_frames == 1 for shape in candidates])
-    places = exchanged(worth, weights, greedy(worth, weights, clip.max_shapes))
-    if worth[:, still].any() and not still[places].any():  # images are few and small, and yet they are not to be lost
-        moving = worth * ~still
-        places = exchanged(moving, weights, greedy(moving, weights, clip.max_shapes - 1))
-        places.append(int((weights @ (worth * still)).argmax()))
-    shapes = tuple(sorted((candidates[place] for place in places), reverse=True))
-    return account(pieces, Shapes(shapes, clip.max_clips_per_scene))
+    return [candidates[place] for place in exchanged(worth, weights, greedy(worth, weights, most))]
+
+
+def smallest_shape(clip: Clip, min_scene_seconds: float, still: bool) -> Shape:
+    """Answers the smallest shape that may be planned for images, or else for films."""
+    lengths = possible_lengths(clip, min_scene_seconds)
+    return Shape((lengths if still else lengths[1:] or lengths)[0], clip.side_multiple, clip.side_multiple)
+
+
+def _is_scene(piece: Piece, clip: Clip, min_scene_seconds: float) -> bool:
+    """Tells whether a piece is an image, or about as long as scenes are to be: what it lasts is known to a frame."""
+    return piece.still or piece.num_frames >= floor(min_scene_seconds * clip.fps)
 
 
 def possible_shapes(pieces: Sequence[Piece], clip: Clip, min_scene_seconds: float) -> list[Shape]:
@@ -229,10 +282,13 @@ def possible_shapes(pieces: Sequence[Piece], clip: Clip, min_scene_seconds: floa
 
 
 def possible_lengths(clip: Clip, min_scene_seconds: float) -> list[int]:
-    """Answers the lengths of planned clips: 1 of images, and 1 + multiples up to `clip.num_frames`, none shorter than scenes may be."""
+    """Answers the lengths of planned clips: 1 of images, and 1 + multiples up to `clip.num_frames`, none shorter than scenes may be.
+
+    Where scenes are to be longer than any clip, that is the longest alone.
+    """
     period = clip.frames_multiple
     longest, fewest = (clip.num_frames - 1) // period, max(1, ceil((min_scene_seconds * clip.fps - 1) / period - 1e-6))
-    counts = {round(count) for count in np.linspace(fewest, longest, MOST_LENGTHS)} if longest >= fewest else set()
+    counts = {round(count) for count in np.linspace(min(fewest, longest), longest, MOST_LENGTHS)} if longest else set()
     return [1, *(1 + period * count for count in sorted(counts))]
 
 
@@ -246,16 +302,15 @@ def kept_by_each(pieces: Sequence[Piece], shapes: Sequence[Shape], most: int) ->
     return np.where(alike & (scale <= 1.0), in_space * in_time, 0.0)
 
 
-def account(pieces: Sequence[Piece], shapes: Shapes) -> Plan:
+def account(pieces: Sequence[Piece], shapes: Shapes, clip: Clip, min_scene_seconds: float) -> Plan:
     """Says what becomes of pieces that are cut to these shapes."""
     clips: Counter[Shape] = Counter()
-    kept, used, lost = 0.0, 0, dict.fromkeys(("cropped", "cut_off", "left_out", "too_short", "too_small"), 0.0)
+    kept, used, lost = 0.0, 0, dict.fromkeys(LOST, 0.0)
     total = sum(piece.volume for piece in pieces)
     for piece, count in Counter(pieces).items():
         volume, shape = count * piece.volume / total, shapes.best(piece)
-        if shape is None:
-            covered = any(shown(piece, other.sides, shapes.enlarges) for other in shapes.shapes if (other.num_frames == 1) == piece.still)
-            lost["too_short" if covered else "too_small"] += volume
+        if shape is None or not _is_scene(piece, clip, min_scene_seconds):
+            lost[_why_unused(piece, shapes)] += volume
             continue
         in_space, cut = shown(piece, shape.sides, shapes.enlarges), shapes.cut(piece)
         taken = sum(found.num_frames for _, found in cut) / piece.num_frames
@@ -266,7 +321,14 @@ def account(pieces: Sequence[Piece], shapes: Shapes) -> Plan:
         lost["cropped"] += volume * (1.0 - in_space) * taken
         lost["cut_off"] += volume * (1.0 - whole)
         lost["left_out"] += volume * (whole - taken)
-    return Plan(shapes, tuple(clips[shape] for shape in shapes.shapes), len(pieces), used, kept, **lost)
+    return Plan(shapes, tuple(clips[shape] for shape in shapes.shapes), len(pieces), used, kept, **lost, volume=total)
+
+
+def _why_unused(piece: Piece, shapes: Shapes) -> str:
+    """Answers which of the lost shares a piece counts in of which no clip is cut."""
+    if not shapes.of_kind(piece.still):
+        return "unplanned"
+    return "too_small" if shapes.shortest(piece.height, piece.width, piece.still) is None else "too_short"
 
 
 def greedy(worth: np.ndarray, weights: np.ndarray, most: int) -> list[int]:

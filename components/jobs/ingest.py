@@ -31,7 +31,7 @@ def ingest(run: Run, freshness: Freshness) -> dict[str, Any]:
     taken_down = forgotten.denied(run.project)
     sources = [source for source in found if source.video_id not in taken_down]
     todo = [source for source in sources if _is_stale(source, known.get(source.video_id), freshness.maker)]
-    shapes = shapes_of(run, sources, freshness.maker) if todo else None
+    shapes = shapes_of(run, sources, todo, freshness.maker) if todo else None
     done = 0
     for split in _commits(run, todo, shapes):
         _write(videos, clips, _allowed(run, split), freshness.maker)

@@ -14,7 +14,7 @@ Shapes = Mapping[tuple[int, ...], Sequence[int]]  # the rows of each
 
 @dataclass(frozen=True)
 class Step:
-    """The rows of a step's clips, and for each worker the places among them of what it holds."""
+    """The rows of a step's clips, and for each worker the places among them of what it holds: none if clips are fewer than workers."""
 
     rows: np.ndarray
     places: list[np.ndarray]
@@ -64,6 +64,23 @@ class Filling:
             )
 
 
+@dataclass(frozen=True)
+class Epoch:
+    """What a first epoch makes of its steps, in shares.
+
+    Attributes:
+        steps: how many there are.
+        unfilled: of the steps' room, tokens or `batch_size` clips each.
+        seen_again: of the tokens, those of clips that the epoch had before.
+        waiting: of the workers' time, that for the one with the most tokens of a step.
+    """
+
+    steps: int
+    unfilled: float
+    seen_again: float
+    waiting: float
+
+
 def steps_of(filling: Filling, tokens: Sequence[int], shapes: Shapes, seed: int, first: int) -> Iterator[Step]:
     """Yields the steps from a first one on, epoch after epoch; in each, every clip is seen.
 
@@ -72,42 +89,46 @@ def steps_of(filling: Filling, tokens: Sequence[int], shapes: Shapes, seed: int,
         shapes: the rows of each shape.
     """
     for epoch in count():
-        random = np.random.default_rng([seed, epoch])
-        steps = _packed(filling, tokens, random) if filling.packed else _by_shape(filling, tokens, shapes, random)
-        yield from (_shared(filling, rows, tokens) for rows in steps[first:])
+        steps = _drawn(filling, tokens, shapes, seed, epoch)
+        yield from _shared(filling, steps[first:], tokens, shapes)
         first = max(0, first - len(steps))
 
 
-def steps_an_epoch(filling: Filling, tokens: Sequence[int], shapes: Shapes, seed: int) -> int:
-    """Answers how many steps the first epoch takes; packed, others take about as many."""
-    if filling.packed:
-        return len(_packed(filling, tokens, np.random.default_rng([seed, 0])))
-    return sum(-(-len(rows) // filling.clips_of(tokens[rows[0]])) for rows in shapes.values())
+def first_epoch(filling: Filling, tokens: Sequence[int], shapes: Shapes, seed: int) -> Epoch:
+    """Answers what the first epoch makes of its steps; packed, later ones take about as many."""
+    steps = _drawn(filling, tokens, shapes, seed, 0)
+    held = room = slowest = 0
+    for step in _shared(filling, steps, tokens, shapes):
+        loads = [sum(tokens[row] for row in step.rows[places].tolist()) for places in step.places]
+        held += sum(loads)
+        room += filling.tokens or filling.batch_size * tokens[int(step.rows[0])]
+        slowest += max(loads) * filling.world_size
+    return Epoch(len(steps), 1.0 - held / room, 1.0 - sum(tokens) / held, 1.0 - held / slowest)
 
 
-def unfilled(filling: Filling, tokens: Sequence[int], shapes: Shapes, seed: int) -> float:
-    """Answers which share of the budget the first epoch leaves empty; 0 where there is none. Padding there is none of either way."""
-    if filling.tokens is None:
-        return 0.0
-    steps = steps_an_epoch(filling, tokens, shapes, seed)
-    if filling.packed:
-        return 1.0 - sum(tokens) / (steps * filling.tokens)
-    held = sum(-(-len(rows) // (clips := filling.clips_of(tokens[rows[0]]))) * clips * tokens[rows[0]] for rows in shapes.values())
-    return 1.0 - held / (steps * filling.tokens)
+def _drawn(filling: Filling, tokens: Sequence[int], shapes: Shapes, seed: int, epoch: int) -> list[np.ndarray]:
+    """Answers the rows of each step of an epoch, whoever shares them."""
+    random = np.random.default_rng([seed, epoch])
+    return _packed(filling, tokens, random) if filling.packed else _by_shape(filling, tokens, shapes, random)
 
 
 def _by_shape(filling: Filling, tokens: Sequence[int], shapes: Shapes, random: np.random.Generator) -> list[np.ndarray]:
-    """Shuffles the clips of each shape and the order of batches; a shape's last one is filled up from the start of its clips."""
+    """Shuffles the clips of each shape and the order of batches.
+
+    A shape's last batch has what is left; one of `batch_size` clips is filled up from the start of the shape's where that has as many.
+    """
     drawn: list[np.ndarray] = []
     for rows in shapes.values():
         clips = filling.clips_of(tokens[rows[0]])
-        batches = -(-len(rows) // clips)
-        drawn += np.split(np.resize(random.permutation(np.asarray(rows)), batches * clips), batches)
+        order = random.permutation(np.asarray(rows))
+        if filling.tokens is None and len(order) > clips:
+            order = np.resize(order, -(-len(order) // clips) * clips)
+        drawn += np.split(order, range(clips, len(order), clips))
     return [drawn[place] for place in random.permutation(len(drawn))]
 
 
 def _packed(filling: Filling, tokens: Sequence[int], random: np.random.Generator) -> list[np.ndarray]:
-    """Cuts the shuffled clips wherever the next one does not fit in the budget any more; the last one is filled up if it has too few."""
+    """Cuts the shuffled clips wherever the next one does not fit in the budget any more."""
     assert filling.tokens is not None
     order = random.permutation(len(tokens))
     ends = np.cumsum(np.asarray(tokens)[order])
@@ -116,21 +137,25 @@ def _packed(filling: Filling, tokens: Sequence[int], random: np.random.Generator
         before = ends[start - 1] if start else 0
         start = int(np.searchsorted(ends, before + filling.tokens, side="right"))
         cuts.append(start)
-    steps = np.split(order, cuts[:-1])
-    if len(steps[-1]) < filling.world_size:
-        steps[-1] = np.resize(np.concatenate([steps[-1], order]), filling.world_size)
-    return steps
+    return np.split(order, cuts[:-1])
 
 
-def _shared(filling: Filling, rows: np.ndarray, tokens: Sequence[int]) -> Step:
-    """Deals the places of a step out: in turns for clips of one shape, else the largest first to whoever has the least."""
-    if not filling.packed:
-        return Step(rows, [np.arange(len(rows))[rank :: filling.world_size] for rank in range(filling.world_size)])
-    each = [tokens[int(row)] for row in rows]
-    held: list[list[int]] = [[] for _ in range(filling.world_size)]
-    loads = [0] * filling.world_size
-    for place in sorted(range(len(rows)), key=lambda place: (-each[place], int(rows[place]))):
+def _shared(filling: Filling, steps: Sequence[np.ndarray], tokens: Sequence[int], shapes: Shapes) -> Iterator[Step]:
+    """Yields each step with its places dealt out: in turns for clips of one shape, else the largest first to whoever has the least."""
+    kinds = {row: kind for kind, of_shape in enumerate(shapes.values()) for row in of_shape} if filling.packed else {}
+    for rows in steps:
+        if filling.packed:
+            yield Step(rows, _dealt(rows.tolist(), tokens, kinds, filling.world_size))
+        else:
+            yield Step(rows, [np.arange(len(rows))[rank :: filling.world_size] for rank in range(filling.world_size)])
+
+
+def _dealt(rows: list[int], tokens: Sequence[int], kinds: Mapping[int, int], world_size: int) -> list[np.ndarray]:
+    """Answers each worker's places of packed clips, those of one shape side by side; `kinds`: which shape each row has."""
+    held: list[list[int]] = [[] for _ in range(world_size)]
+    loads = [0] * world_size
+    for place in sorted(range(len(rows)), key=lambda place: (-tokens[rows[place]], kinds[rows[place]], rows[place])):
         least = loads.index(min(loads))
         held[least].append(place)
-        loads[least] += each[place]
-    return Step(rows, [np.array(places) for places in held])
+        loads[least] += tokens[rows[place]]
+    return [np.array(places, dtype=np.intp) for places in held]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from components.store.filters import TRAINING, VALIDATION
 from components.store.tables import clips
-from components.train.buckets import Filling, steps_an_epoch, steps_of, unfilled
+from components.train.buckets import Filling, Step, first_epoch, steps_of
 from components.train.dit_loop import DitBatch
 from components.train.dit_validation import HeldOut
 
@@ -47,6 +47,11 @@ class Encoded:
         for row, latents in enumerate(self.latents):
             rows[latents.shape].append(row)
         return dict(sorted(rows.items(), key=lambda item: (-len(item[1]), item[0])))
+
+    def tokens(self, patch_size: tuple[int, int, int]) -> list[int]:
+        """Answers how many tokens each is, in patches of so many places of latents."""
+        of_shape = {shape: math.prod(-(-side // patch) for side, patch in zip(shape[1:], patch_size, strict=True)) for shape in self.shapes}
+        return [of_shape[latents.shape] for latents in self.latents]
 
 
 def read_encoded(project: "Project") -> Encoded:
@@ -102,29 +107,40 @@ def dit_batches(
     Raises:
         ValueError: a step has fewer clips than there are workers.
     """
-    shapes = encoded.shapes
-    of_shape = {shape: math.prod(-(-length // patch) for length, patch in zip(shape[1:], patch_size, strict=True)) for shape in shapes}
-    tokens = [of_shape[latents.shape] for latents in encoded.latents]
+    shapes, tokens = encoded.shapes, encoded.tokens(patch_size)
     filling.check(max(tokens))
 
     def batches(first: int) -> Iterator[DitBatch]:
         for step in steps_of(filling, tokens, shapes, seed, first):
-            yield _collate(encoded, step.rows, step.places[rank].tolist(), filling.packed)
+            yield _collate(encoded, step, rank, filling.packed)
 
+    epoch = first_epoch(filling, tokens, shapes, seed)
+    held = sum(math.prod(latents.shape[1:]) for latents in encoded.latents)
     logger.info(
-        "%d shapes of latents; %.1f %% of the steps' tokens stay unused", len(shapes), 100 * unfilled(filling, tokens, shapes, seed)
+        "%d shapes of latents; %.1f %% of the steps' room stays unused; %.1f %% of tokens are of clips seen before, %.1f %% padding; "
+        "workers wait %.1f %% of the time for the fullest",
+        len(shapes),
+        100 * epoch.unfilled,
+        100 * epoch.seen_again,
+        100 * (1.0 - held / (sum(tokens) * math.prod(patch_size))),
+        100 * epoch.waiting,
     )
-    return batches, steps_an_epoch(filling, tokens, shapes, seed)
+    return batches, epoch.steps
 
 
-def _collate(encoded: Encoded, rows: np.ndarray, places: Sequence[int], packed: bool) -> DitBatch:
-    """Gathers a worker's clips in float32, those of one shape as one tensor; text is padded to the batch's longest."""
-    mine = [int(rows[place]) for place in places]
+def _collate(encoded: Encoded, step: Step, rank: int, packed: bool) -> DitBatch:
+    """Gathers a worker's clips in float32, those of one shape as one tensor; text is padded to the batch's longest.
+
+    A worker that a step has no clip for takes the smallest of the others', which weighs nothing.
+    """
+    places = step.places[rank].tolist() or [min(range(len(step.rows)), key=lambda place: encoded.latents[int(step.rows[place])].size)]
+    mine = [int(step.rows[place]) for place in places]
     clips = [torch.from_numpy(encoded.latents[row].astype(np.float32)) for row in mine]
     embeds, mask = pad_text([torch.from_numpy(encoded.text_embeds[row].astype(np.float32)) for row in mine])
     rates = torch.tensor([encoded.latents_fps[row] for row in mine])
     names = tuple(encoded.clip_ids[row] for row in mine)
-    return DitBatch(tuple(clips) if packed else torch.stack(clips), embeds, mask, names, rates, tuple(places), len(rows))
+    latents = tuple(clips) if packed else torch.stack(clips)
+    return DitBatch(latents, embeds, mask, names, rates, tuple(places), len(step.rows), idle=not len(step.places[rank]))
 
 
 def pad_text(texts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -47,6 +47,7 @@ class DitBatch:
         latents_fps: latent frames a second, (B,).
         places: of its clips among those of all workers; None: it has all of them.
         whole: clips over all workers; None when there are no more.
+        idle: its clips are another worker's and weigh nothing here; there are too few for all, and each has to compute something.
     """
 
     latents: Tensor | tuple[Tensor, ...]
@@ -56,6 +57,7 @@ class DitBatch:
     latents_fps: Tensor
     places: tuple[int, ...] | None = None
     whole: int | None = None
+    idle: bool = False
 
 
 def train_dit(
@@ -109,7 +111,7 @@ def train_dit(
     for step, batch in zip(range(first, settings.steps), batches(first), strict=False):
         learning_rate = set_learning_rate(optimizer, linear_schedule(step, settings.steps, settings.warmup_steps))
         losses = _losses(settings, wrapped, batch, empty_prompt, seed_of(settings.seed, step), context, shift_places)
-        loss = weighed(losses.mean(), len(losses), batch.whole or len(losses), place)
+        loss = weighed(losses.mean(), 0 if batch.idle else len(losses), batch.whole or len(losses), place)
         loss.backward()
         norm = clip_gradients(model.parameters(), clip.ceiling)
         if skipped.is_whole(step, norm, losses, batch.clip_ids):

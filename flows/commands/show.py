@@ -95,7 +95,7 @@ def shapes(as_json: bool, **options: Any) -> None:
     """Print which shapes the clips have, and what was lost of the footage that they were planned from."""
     asked = _with_table(resolve(**options), "clips")
     from components.ingest.shapes import Plan
-    from components.operations.shapes import clip_shapes
+    from components.operations.shapes import clip_shapes, of_padding
 
     found = clip_shapes(asked.config, asked.project)
     if as_json:
@@ -103,8 +103,15 @@ def shapes(as_json: bool, **options: Any) -> None:
         return
     total = sum(shape.clips * (shape.tokens or 0) for shape in found.shapes) or 1
     print_table(
-        ("frames", "height", "width", "clips", "kept", "tokens each", "of all tokens"),
-        [(*vars(shape).values(), f"{shape.clips * shape.tokens / total:.1%}" if shape.tokens else "") for shape in found.shapes],
+        ("frames", "height", "width", "clips", "kept", "tokens each", "padding", "of all tokens"),
+        [
+            (
+                *list(vars(shape).values())[:-1],
+                "" if shape.padding is None else f"{shape.padding:.1%}",
+                f"{shape.clips * shape.tokens / total:.1%}" if shape.tokens else "",
+            )
+            for shape in found.shapes
+        ],
     )
     if found.plan is not None:
         plan = Plan.of(found.plan)
@@ -112,8 +119,9 @@ def shapes(as_json: bool, **options: Any) -> None:
         click.echo()
         print_table(("footage planned from", "of its pixels times frames"), [(what, f"{share:.1%}") for what, share in shares.items()])
         remark(f"{plan.used} of {plan.pieces} scenes and images are used; `kinora show funnel` has every file that is not")
-    if found.padding is not None:
-        remark(f"a batch has clips of one shape, so nothing is padded; to the largest shape {found.padding:.1%} of all tokens would be")
+    if found.padding_to_largest is not None:
+        remark(f"no clip is padded to another: to the largest shape that would be {found.padding_to_largest:.1%} of all tokens")
+        remark(f"patches: {of_padding(asked.config, found)}")
 
 
 @show.command()

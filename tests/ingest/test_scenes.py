@@ -8,6 +8,7 @@ import pytest
 
 from components.config import load_config
 from components.ingest.scenes import SplitVideo
+from components.ingest.shapes import Shape, Shapes
 from components.ingest.sources import find_sources
 from components.media.read import decode_clip, read_frames
 from components.media.write import encode_png, write_video
@@ -95,6 +96,30 @@ def test_scenes_that_are_all_too_short_say_so(tmp_path):
     made = split(tmp_path / "fast.mp4")
     assert made["video"]["reason"] == "none of its 4 scenes is as long as one clip: at most 6 frames at 8 fps, 9 needed"
     assert [scene["first_frame"] for scene in made["video"]["scenes"]] == [0, 6, 12, 18]
+
+
+def test_scenes_that_are_shorter_than_scenes_are_to_be_say_so(tmp_path):
+    write_video(tmp_path / "film.mp4", np.concatenate([noise(20, seed=seed) for seed in range(2)]), 8)
+    long = load_config(None, ["scenes.min_scene_seconds=4"])
+    found = split(tmp_path / "film.mp4", SplitVideo(long))["video"]
+    assert found["reason"] == "none of its 2 scenes lasts the 4 seconds of `scenes.min_scene_seconds`"
+
+
+@pytest.mark.parametrize(
+    ("shape", "frames", "sides", "reason"),
+    [
+        (Shape(1, 64, 64), 20, (64, 96), "no shape is planned for clips of this kind, video"),
+        (Shape(1, 64, 64), 4, (64, 96), "shorter than one clip: 4 frames at 8 fps, 5 needed"),
+        (Shape(1, 64, 64), 20, (24, 96), "smaller than every possible shape: 96x24 pixels, 32x32 at least"),
+        (Shape(9, 80, 80), 20, (64, 96), "smaller than every planned shape: 96x64 pixels, 80x80 at least"),
+        (Shape(9, 64, 64), 1, (64, 96), "no shape is planned for clips of this kind, image"),
+        (Shape(9, 64, 64), 1, (24, 96), "smaller than every possible shape: 96x24 pixels, 32x32 at least"),
+    ],
+)
+def test_what_fits_no_planned_shape_says_why(tmp_path, shape, frames, sides, reason):
+    config = load_config(None, ["clip.max_shapes=4", "clip.side_multiple=32"])
+    write_video(tmp_path / "film.mp4", noise(frames, *sides), 8)
+    assert split(tmp_path / "film.mp4", SplitVideo(config, Shapes((shape,), 4)))["video"]["reason"] == reason
 
 
 def test_no_more_clips_than_allowed_are_taken_of_one_film(tmp_path):

@@ -14,6 +14,7 @@ from components.ingest.shapes import (
     Shapes,
     account,
     exchanged,
+    extended,
     greedy,
     one_shape,
     plan_shapes,
@@ -87,13 +88,17 @@ def test_a_scene_takes_the_shape_that_keeps_most_of_it_and_its_rest_becomes_a_sh
 
 def test_what_is_lost_has_the_reason_that_it_was_lost_for():
     shapes = Shapes((Shape(9, 64, 64),), 4)
-    lost = account([Piece(64, 128, 9)], shapes)
-    assert (lost.kept, lost.cropped) == (0.5, 0.5)
-    assert account([Piece(64, 64, 12)], shapes).cut_off == 0.25
-    assert account([Piece(64, 64, 90)], shapes).left_out == pytest.approx(0.6)
-    assert account([Piece(64, 64, 8)], shapes).too_short == 1.0
-    assert account([Piece(48, 64, 90)], shapes).too_small == 1.0
-    assert account([Piece(64, 64, 1, still=True)], shapes).too_small == 1.0
+
+    def lost(piece: Piece, min_scene_seconds: float = 0.5) -> Plan:
+        return account([piece], shapes, CLIP, min_scene_seconds)
+
+    assert (lost(Piece(64, 128, 9)).kept, lost(Piece(64, 128, 9)).cropped) == (0.5, 0.5)
+    assert lost(Piece(64, 64, 12)).cut_off == 0.25
+    assert lost(Piece(64, 64, 90)).left_out == pytest.approx(0.6)
+    assert lost(Piece(64, 64, 8)).too_short == 1.0
+    assert lost(Piece(64, 64, 12), min_scene_seconds=2.0).too_short == 1.0
+    assert lost(Piece(48, 64, 90)).too_small == 1.0
+    assert lost(Piece(64, 64, 1, still=True)).unplanned == 1.0
 
 
 def test_one_shape_is_that_of_the_settings_whatever_the_footage():
@@ -111,6 +116,42 @@ def test_images_have_a_shape_of_their_own_however_few_they_are():
         shapes = plan_shapes(pieces, CLIP.model_copy(update={"max_shapes": most}), 0.5).shapes.shapes
         assert len(shapes) <= most
         assert sum(shape.num_frames == 1 for shape in shapes) == 1
+
+
+def test_films_have_a_shape_of_their_own_however_few_they_are():
+    photos = [Piece(*sides, 1, still=True) for sides in ((3000, 4000), (4000, 3000), (3000, 3000)) for _ in range(170)]
+    for most in (2, 3, 4):
+        plan = plan_shapes([*photos, Piece(96, 128, 40)], CLIP.model_copy(update={"max_shapes": most}), 0.5)
+        assert len(plan.shapes.shapes) <= most
+        assert [shape.sides for shape in plan.shapes.of_kind(still=False)] == [(96, 128)]
+        assert plan.unplanned == 0.0
+
+
+def test_scenes_that_are_to_be_longer_than_any_clip_are_cut_to_the_longest():
+    films = [Piece(96, 128, 40), Piece(96, 128, 33)]
+    for pictures in ([], [Piece(480, 640, 1, still=True)]):
+        plan = plan_shapes([*films, *pictures], CLIP, 5.0)
+        assert plan.shapes.of_kind(still=False) == [Shape(33, 96, 128)]
+        assert plan.used == 1 + len(pictures)
+        assert plan.too_short == pytest.approx(films[1].volume / sum(piece.volume for piece in [*films, *pictures]))
+    with pytest.raises(ValueError, match=r"no scene is as long as `scenes\.min_scene_seconds` of 6; hint: a lower one"):
+        plan_shapes(films, CLIP, 6.0)
+
+
+def test_a_plan_is_extended_for_a_kind_that_it_has_no_shape_for_and_is_kept_else():
+    films, pictures = [Piece(96, 128, 40)] * 3 + [Piece(128, 96, 33)], [Piece(480, 640, 1, still=True), Piece(640, 480, 1, still=True)]
+    for first, later in ((films, pictures), (pictures, films)):
+        for most, added in ((2, 1), (3, 1), (6, 2)):
+            clip = CLIP.model_copy(update={"max_shapes": most})
+            before = plan_shapes(first, clip, 0.5)
+            after = extended(before, later, clip, 0.5)
+            assert set(before.shapes.shapes) < set(after.shapes.shapes)
+            assert len(after.shapes.of_kind(still=later is pictures)) == added
+            assert [after.shapes.cut(piece) for piece in first] == [before.shapes.cut(piece) for piece in first]
+            whole = account([*first, *later], after.shapes, clip, 0.5)
+            assert (after.clips, after.pieces, after.used, after.volume) == (whole.clips, 6, whole.used, whole.volume)
+            assert (after.kept, *after.discarded.values()) == pytest.approx((whole.kept, *whole.discarded.values()))
+    assert extended(before, [Piece(8, 8, 1, still=True)], clip, 0.5) == before
 
 
 def test_where_few_clips_are_taken_of_a_scene_they_are_long_ones():

@@ -9,6 +9,7 @@ import torch
 
 from components.encode.latents import EncodeLatents
 from components.ingest.shapes import Plan
+from components.jobs import shapes
 from components.jobs.measuring import conditions_of
 from components.jobs.run import Run, unseen
 from components.jobs.stage import run_stage
@@ -28,9 +29,8 @@ from tests.operations.pipeline import settings
 FILMS = {  # frames at 8 a second, height, width
     "wide-long": (40, 36, 64), "wide-short": (10, 72, 128), "tall": (31, 64, 36), "square": (22, 48, 48), "panorama": (26, 24, 96),
 }  # fmt: skip
-CONFIG = settings(
-    "clip.max_shapes=4", "clip.num_frames=17", "clip.height=48", "clip.width=48", "caption.num_actors=0", "curate.val_share=0.3"
-)
+PLANNED = ("clip.num_frames=17", "clip.height=48", "clip.width=48", "caption.num_actors=0", "curate.val_share=0.3")
+CONFIG = settings("clip.max_shapes=4", *PLANNED)
 
 
 def film(num_frames: int, height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -60,9 +60,9 @@ def test_every_file_becomes_clips_of_at_most_four_shapes_that_they_decode_to(run
     rows = {row["clip_id"]: row for row in table.read(["clip_id", "num_frames", "height", "width", "crop", "kind"])}
     planned = recorded_plan(run.project)
     assert planned is not None
-    shapes = {(shape.num_frames, shape.height, shape.width) for shape in Plan.of(planned["plan"]).shapes.shapes}
-    assert {(row["num_frames"], row["height"], row["width"]) for row in rows.values()} <= shapes
-    assert 2 <= len(shapes) <= 4
+    known = {(shape.num_frames, shape.height, shape.width) for shape in Plan.of(planned["plan"]).shapes.shapes}
+    assert {(row["num_frames"], row["height"], row["width"]) for row in rows.values()} <= known
+    assert 2 <= len(known) <= 4
     for key, blob in table.read_blobs("video", sorted(rows)):
         row = rows[key]
         assert decode_clip(blob).shape == (row["num_frames"], row["height"], row["width"], 3)
@@ -93,6 +93,45 @@ def test_later_footage_is_cut_to_the_same_shapes(run: Run, tmp_path: Path) -> No
         (run.source / "later.mp4").unlink()
 
 
+@pytest.mark.parametrize("later", ["image", "video"])
+def test_a_kind_that_comes_later_gets_a_shape_and_what_was_planned_stays(later: str, tmp_path: Path) -> None:
+    folder = tmp_path / "footage"
+    folder.mkdir()
+
+    def add(kind: str) -> None:
+        if kind == "image":
+            (folder / "still.png").write_bytes(encode_png(film(1, 48, 64)[0]))
+        else:
+            for name in ("wide-short", "tall"):
+                write_video(folder / f"{name}.mp4", film(*FILMS[name]), 8)
+
+    found = Run(settings(*PLANNED, "clip.max_shapes=2"), Project(tmp_path / "runs", "later"), folder, None, unseen)
+    add("video" if later == "image" else "image")
+    run_stage(found, "ingest")
+    first = recorded_plan(found.project)
+    add(later)
+    run_stage(found, "ingest")
+    second = recorded_plan(found.project)
+    assert first is not None
+    assert second is not None
+    assert not Plan.of(first["plan"]).shapes.of_kind(still=later == "image")
+    assert set(Plan.of(first["plan"]).shapes.shapes) < set(Plan.of(second["plan"]).shapes.shapes)
+    assert (second["maker"], second["files"]) == (first["maker"], 3)
+    assert videos(found.project).count("status = 'accepted'") == 3
+    assert clips(found.project).count(f"kind = '{later}'") > 0
+
+
+def test_a_kind_that_is_not_among_the_files_looked_at_has_a_shape_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shapes, "LOOKED_AT", 1)
+    folder = tmp_path / "footage"
+    folder.mkdir()
+    write_video(folder / "film.mp4", film(22, 48, 48), 8)
+    (folder / "still.png").write_bytes(encode_png(film(1, 48, 64)[0]))
+    found = Run(CONFIG, Project(tmp_path / "runs", "unseen"), folder, None, unseen)
+    run_stage(found, "ingest")
+    assert videos(found.project).count("status = 'accepted'") == 2
+
+
 def test_every_later_stage_takes_clips_of_mixed_shapes(run: Run, tmp_path: Path) -> None:
     measured = clips(run.project).read(["kind", "motion", "luma"], "measured_by IS NOT NULL")
     assert len(measured) > len(FILMS)
@@ -100,9 +139,9 @@ def test_every_later_stage_takes_clips_of_mixed_shapes(run: Run, tmp_path: Path)
     keys = clips(run.project).keys()
     rows = [{"clip_id": key, "video": blob} for key, blob in clips(run.project).read_blobs("video", keys)]
     assert {tuple(cells(decode_clip(row["video"]), Mosaic(4, 32, 8)).shape) for row in rows} == {(4, 3, 16, 16)}
-    shapes = training_clips(run.project)
-    batches = vae_batches(run.project, shapes, 2, seed=0)(0)
-    for _, batch in zip(range(2 * len(shapes)), batches, strict=False):
+    of_shape = training_clips(run.project)
+    batches = vae_batches(run.project, of_shape, 2, seed=0)(0)
+    for _, batch in zip(range(2 * len(of_shape)), batches, strict=False):
         view = draw_view(CONFIG.vae, batch.frames.shape[1:4], 2, 4, 8, torch.Generator().manual_seed(0))
         assert seen(batch.frames, view).shape[1] == 3
     assert all(batch.frames.ndim == 5 for batch in held_out(run.project, 8))
@@ -112,14 +151,15 @@ def test_every_later_stage_takes_clips_of_mixed_shapes(run: Run, tmp_path: Path)
     assert encoded == {row["clip_id"]: [16, 1 + (row["num_frames"] - 1) // 4, row["height"] // 8, row["width"] // 8] for row in sizes}
 
 
-def test_tokens_of_each_shape_are_counted_and_nothing_is_padded(run: Run) -> None:
+def test_tokens_of_each_shape_are_counted(run: Run) -> None:
     found = clip_shapes(CONFIG, run.project)
     for shape in found.shapes:
         latents = 1 + (shape.num_frames - 1) // 4, shape.height // 8, shape.width // 8
         assert shape.tokens == latents[0] * -(-latents[1] // 2) * -(-latents[2] // 2)
     assert sum(shape.clips for shape in found.shapes) == clips(run.project).count()
     tokens = [shape.tokens for shape in found.shapes for _ in range(shape.clips) if shape.tokens]
-    assert found.padding == pytest.approx(1 - sum(tokens) / (max(tokens) * len(tokens)))
+    assert found.padding_to_largest == pytest.approx(1 - sum(tokens) / (max(tokens) * len(tokens)))
+    assert (found.padding, found.side_multiple) == (0.0, None)
 
 
 def test_models_are_measured_on_clips_of_the_shape_that_most_have(run: Run) -> None:

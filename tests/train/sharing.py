@@ -90,7 +90,8 @@ def velocities_and_gradients(sequence: "SequenceGroup | None", timesteps: str) -
     return found | {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
-def transformer(folder: Path, context: TrainContext, **changes: Any) -> None:
+def transformer(folder: Path, context: TrainContext, rare: int = 0, tokens: int | None = None, **changes: Any) -> None:
+    """Trains on nine clips, the last so many of them of one frame."""
     from components.models.dit import DiT
     from components.models.sizes import DitSize
     from components.train.buckets import Filling
@@ -101,12 +102,13 @@ def transformer(folder: Path, context: TrainContext, **changes: Any) -> None:
     from tests.train.test_dit_loop import TEXT, settings
 
     random = np.random.default_rng(0)
-    latents = [random.normal(size=(4, 2, 4, 4)).astype(np.float16) for _ in range(9)]
+    latents = [random.normal(size=(4, 1 if row >= 9 - rare else 2, 4, 4)).astype(np.float16) for row in range(9)]
     texts = [random.normal(size=(3 + row % 3, 8)).astype(np.float16) for row in range(9)]
     encoded = Encoded(tuple(f"clip{row}" for row in range(9)), latents, texts, [2.0] * 9)
     chosen = settings(steps=STEPS, report_every=1, validate_every=1, checkpoint_every=3, caption_dropout=0.4, **changes)
     place = as_group(context, chosen.context_parallel)
-    batches, _ = dit_batches(encoded, Filling(5, world_size=place.world_size), (1, 2, 2), 0, place.rank)
+    filling = Filling(5, tokens, packed=tokens is not None, world_size=place.world_size)
+    batches, _ = dit_batches(encoded, filling, (1, 2, 2), 0, place.rank)
     torch.manual_seed(0)
     model = DiT(DitSize(hidden_size=64, depth=2, num_heads=2, patch_size=(1, 2, 2), text_size=32), latent_channels=4, text_width=8)
     held_out = [
@@ -117,6 +119,16 @@ def transformer(folder: Path, context: TrainContext, **changes: Any) -> None:
 
 def divided_transformer(folder: Path, context: TrainContext) -> None:
     transformer(folder, context, context_parallel=2, optimizer="muon")
+
+
+def lone_clip_transformer(folder: Path, context: TrainContext) -> None:
+    """Every third step has one clip, the only one of its shape."""
+    transformer(folder, context, rare=1)
+
+
+def packed_transformer(folder: Path, context: TrainContext) -> None:
+    """An epoch is 4 steps of two clips and one of what is left, a single one."""
+    transformer(folder, context, tokens=16)
 
 
 def video_vae(folder: Path, context: TrainContext, **changes: float) -> None:
@@ -164,6 +176,8 @@ def captioner(folder: Path, context: TrainContext) -> None:
 TRAININGS: dict[str, Callable[[Path, TrainContext], None]] = {
     "transformer": transformer,
     "divided-transformer": divided_transformer,
+    "lone-clip-transformer": lone_clip_transformer,
+    "packed-transformer": packed_transformer,
     "vae": video_vae,
     "judged-vae": judged_vae,
     "sharded-transformer": transformer,

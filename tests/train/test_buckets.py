@@ -1,10 +1,11 @@
 import itertools
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from components.train.buckets import Filling, steps_an_epoch, steps_of, unfilled
+from components.train.buckets import Filling, Shapes, Step, first_epoch, steps_of
 
 RANDOM = np.random.default_rng(0)
 KINDS = {(4, 1, 2, 2): 1, (4, 3, 2, 2): 3, (4, 3, 4, 4): 12}  # tokens of each
@@ -13,8 +14,13 @@ TOKENS = [KINDS[shape] for shape in ROWS]
 SHAPES = {shape: [row for row, of_row in enumerate(ROWS) if of_row == shape] for shape in KINDS}
 
 
-def epoch(filling: Filling, first: int = 0) -> list:
-    return list(itertools.islice(steps_of(filling, TOKENS, SHAPES, 5, first), steps_an_epoch(filling, TOKENS, SHAPES, 5)))
+def epoch(filling: Filling, tokens: list[int] = TOKENS, shapes: Shapes = SHAPES) -> list[Step]:
+    return list(itertools.islice(steps_of(filling, tokens, shapes, 5, 0), first_epoch(filling, tokens, shapes, 5).steps))
+
+
+def many_and_few(many: int, few: int, of_many: int, of_few: int) -> tuple[list[int], Shapes]:
+    """The tokens of each of many clips of one shape and of few of another, and the rows of both."""
+    return [of_many] * many + [of_few] * few, {(1, 2, 2): range(many), (1, 1, 1): range(many, many + few)}
 
 
 @pytest.mark.parametrize("filling", [Filling(16), Filling(16, 48), Filling(16, 48, packed=True), Filling(16, 48, True, world_size=3)])
@@ -27,24 +33,80 @@ def test_an_epoch_shows_every_clip_and_no_step_is_over_the_budget(filling):
 
 
 def test_a_budget_holds_more_of_the_smaller_clips():
-    sizes = {(ROWS[step.rows[0]], len(step.rows)) for step in epoch(Filling(1, tokens=48))}
-    assert sizes == {((4, 1, 2, 2), 48), ((4, 3, 2, 2), 16), ((4, 3, 4, 4), 4)}
+    sizes = [(ROWS[step.rows[0]], len(step.rows)) for step in epoch(Filling(1, tokens=48))]
+    most = {shape: max(count for other, count in sizes if other == shape) for shape in KINDS}
+    assert most == {(4, 1, 2, 2): 48, (4, 3, 2, 2): 16, (4, 3, 4, 4): 4}
+
+
+@pytest.mark.parametrize("filling", [Filling(1, tokens=20_000), Filling(1, tokens=20_000, packed=True)])
+def test_an_epoch_within_a_budget_shows_every_clip_once_however_rare_its_shape_is(filling):
+    tokens, shapes = many_and_few(4000, 5, 1000, 16)
+    seen = np.concatenate([step.rows for step in epoch(filling, tokens, shapes)])
+    assert sorted(seen) == list(range(4005))
+    assert first_epoch(filling, tokens, shapes, 5).seen_again == 0.0
+
+
+def test_batches_of_a_number_of_clips_are_filled_up_only_where_no_clip_comes_more_than_twice():
+    tokens, shapes = many_and_few(40, 1, 4, 1)
+    rare, *common = sorted((step.rows for step in epoch(Filling(32), tokens, shapes)), key=len)
+    assert rare.tolist() == [40]
+    assert [len(rows) for rows in common] == [32, 32]
+    assert np.bincount(np.concatenate(common)).tolist().count(2) == 24
+    found = first_epoch(Filling(32), tokens, shapes, 5)
+    assert found.seen_again == pytest.approx(24 * 4 / (64 * 4 + 1))
+    assert found.unfilled == pytest.approx(31 / (64 * 4 + 32))
+
+
+def test_clips_of_one_shape_come_as_a_shuffle_has_them_and_only_an_epochs_last_batch_is_filled_up():
+    random = np.random.default_rng([5, 0])
+    order = random.permutation(70)
+    batches = np.resize(order, 96).reshape(3, 32)[random.permutation(3)]
+    steps = epoch(Filling(32), [4] * 70, {(1, 2, 2): range(70)})
+    assert [step.rows.tolist() for step in steps] == batches.tolist()
 
 
 def test_packed_steps_are_nearly_full_and_workers_hold_alike():
     filling = Filling(1, tokens=120, packed=True, world_size=2)
-    assert unfilled(filling, TOKENS, SHAPES, 5) < 0.1
+    assert first_epoch(filling, TOKENS, SHAPES, 5).unfilled < 0.1
     for step in epoch(filling):
         loads = [sum(TOKENS[step.rows[place]] for place in places) for places in step.places]
         assert max(loads) - min(loads) <= 12
+
+
+def test_packed_clips_of_one_shape_lie_side_by_side_although_others_have_as_many_tokens():
+    shapes = {(13, 60, 104): range(0, 40, 2), (13, 104, 60): range(1, 40, 2)}
+    for world_size in (1, 2, 3):
+        for step in epoch(Filling(1, tokens=160, packed=True, world_size=world_size), [16] * 40, shapes):
+            for places in step.places:
+                kinds = (step.rows[places] % 2).tolist()
+                assert kinds == sorted(kinds)
+
+
+@pytest.mark.parametrize("filling", [Filling(2), Filling(1, tokens=32), Filling(1, tokens=32, packed=True)])
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_steps_are_the_same_for_any_number_of_workers_also_the_last_with_fewer_clips(filling, world_size):
+    tokens, shapes = many_and_few(6, 1, 16, 16)
+    alone, shared = (epoch(each, tokens, shapes) for each in (filling, replace(filling, world_size=world_size)))
+    assert [step.rows.tolist() for step in shared] == [step.rows.tolist() for step in alone]
+    assert any(len(step.rows) < world_size for step in shared)
+    for step in shared:
+        assert sorted(place for places in step.places for place in places) == list(range(len(step.rows)))
 
 
 def test_what_stays_empty_is_what_is_not_in_the_steps():
     for filling in (Filling(1, tokens=50), Filling(1, tokens=50, packed=True)):
         steps = epoch(filling)
         held = sum(TOKENS[row] for step in steps for row in step.rows)
-        assert unfilled(filling, TOKENS, SHAPES, 5) == pytest.approx(1 - held / (50 * len(steps)))
-    assert unfilled(Filling(16), TOKENS, SHAPES, 5) == 0.0
+        assert first_epoch(filling, TOKENS, SHAPES, 5).unfilled == pytest.approx(1 - held / (50 * len(steps)))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_workers_wait_for_the_one_that_has_most(packed):
+    shares = Filling(1, tokens=8000, packed=packed, world_size=8)
+    found = first_epoch(shares, [888] * 90, {(1, 2, 2): range(90)}, 5)
+    assert (found.steps, found.unfilled) == (10, pytest.approx(1 - 9 * 888 / 8000))
+    assert found.waiting == pytest.approx(1 - 9 / 16)
+    assert first_epoch(replace(shares, world_size=3), [888] * 90, {(1, 2, 2): range(90)}, 5).waiting == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize("filling", [Filling(16), Filling(16, 48, packed=True)])

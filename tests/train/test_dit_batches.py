@@ -35,7 +35,7 @@ def test_an_epoch_shows_every_clip_and_batches_hold_one_shape():
     assert {name for batch in epoch for name in batch.clip_ids} == set(ENCODED.clip_ids)
     for batch in epoch:
         rows = [ENCODED.clip_ids.index(name) for name in batch.clip_ids]
-        assert len(rows) == 4
+        assert len(rows) == (4 if rows[0] < 10 else 3)
         assert batch.latents.shape[1:] == SHAPES[rows[0]]
         assert batch.latents[:, 0, 0, 0, 0].tolist() == rows
         assert batch.text_embeds[:, 0, 0].tolist() == rows
@@ -52,11 +52,23 @@ def test_a_later_start_gives_the_same_batches_and_epochs_differ():
 @pytest.mark.parametrize("filling", [Filling(4), Filling(4, tokens=12), Filling(4, tokens=12, packed=True)])
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_workers_share_each_step_and_its_clips_do_not_depend_on_how_many_they_are(world_size: int, filling: Filling):
-    together = names(0, 9, filling)
-    apart = [names(0, 9, replace(filling, world_size=world_size), rank) for rank in range(world_size)]
-    for step in range(6):
-        assert sorted(together[step]) == sorted(name for part in apart for name in part[step])
-        assert all(part[step] for part in apart)
+    together = names(0, 12, filling)
+    apart = []
+    for rank in range(world_size):
+        batches, _ = dit_batches(ENCODED, replace(filling, world_size=world_size), PATCH, 3, rank)
+        apart.append(list(itertools.islice(batches(0), 12)))
+    for step, *shares in zip(together, *apart, strict=True):
+        assert sorted(step) == sorted(name for share in shares if not share.idle for name in share.clip_ids)
+        assert all(share.clip_ids and set(share.clip_ids) <= set(step) and share.whole == len(step) for share in shares)
+        assert sum(share.idle for share in shares) == max(0, world_size - len(step))
+    assert world_size < 4 or min(map(len, together)) < 4  # a step of what is left
+
+
+def test_what_a_training_says_of_its_steps_is_what_they_are(caplog: pytest.LogCaptureFixture):
+    with caplog.at_level("INFO", "kinora"):
+        dit_batches(ENCODED, Filling(4, tokens=12, world_size=2), (2, 2, 2), 3)
+    (said,) = caplog.messages
+    assert "36.1 % of the steps' room stays unused; 0.0 % of tokens are of clips seen before, 28.3 % padding; workers wait 4.2 %" in said
 
 
 def test_a_worker_knows_the_places_of_its_clips_among_all():
