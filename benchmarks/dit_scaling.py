@@ -67,8 +67,8 @@ def attention_of(device: str, tokens: int) -> Callable[[], Any]:
     query, key, value, gradient = (torch.randn(sides, device=device, dtype=getattr(torch, precision_of(device))) for _ in range(4))
 
     def step() -> None:
-        parts = [part.detach().requires_grad_() for part in (query, key, value)]
-        torch.nn.functional.scaled_dot_product_attention(*parts).backward(gradient)
+        q, k, v = (part.detach().requires_grad_() for part in (query, key, value))
+        torch.nn.functional.scaled_dot_product_attention(q, k, v).backward(gradient)
         if device == "cuda":
             torch.cuda.synchronize()
 

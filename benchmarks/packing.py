@@ -3,8 +3,8 @@
 Scenes are found in every file that is no broken one; shapes are planned from them, and the clips that are cut to them become latents of
 ones, as large as the VAE of the profile `gpu` makes them. Batches of an epoch are drawn as a training draws them, of clips of one shape,
 or of all shapes packed one behind the other, and cut into patches as the transformer cuts them: what is zero there, and what is of a clip
-that the epoch had before, is padding. What of the steps' budget stays unfilled has a bar in batches of one shape, where it is told also
-without the last batch of each shape, which is short; packed it has none. Neither costs time by itself: a step takes as long as its clips.
+that the epoch had before, is padding. What of the steps' budget stays unfilled is told too, and has a bar where a shape has clips enough to
+fill a batch; the last batch of each shape, and a packed one, is as long as its clips, so what it leaves empty costs no time.
 Padding every clip to the largest stands beside. Shrinking a picture counts as no loss; cropping, cutting off and leaving out do.
 
 Run: python -m benchmarks.packing [--quick]
@@ -168,7 +168,7 @@ BARS: dict[str, tuple[float, bool]] = {  # the bar, and whether it is the most t
     "files used": (0.95, False),
     "scenes used, of half a second or more": (0.95, False),
     "padding, batches of one shape": (0.05, True),
-    "unfilled, batches of one shape": (0.05, True),
+    "unfilled, whole batches of one shape": (0.05, True),
     "padding, packed": (0.05, True),
 }
 

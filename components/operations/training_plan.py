@@ -264,7 +264,7 @@ def _rehearsals(
     for place in sorted(chosen):
         found[place] = run(
             Spec(
-                settings=config.dit.model_dump(mode="json"),
+                settings=config.dit.model_dump(mode="json") | {"image_share": 0.0},  # steps of images are shorter
                 latents=buckets[place].latents,
                 clips=load(network, buckets[place], way).clips,
                 text=(way.text_tokens, network.text_width),
