@@ -259,7 +259,7 @@ def _wrapper(world_size: int, device: str) -> Callable[[Any], Any]:
     from torch.nn.parallel import DistributedDataParallel
 
     devices = [device] if device.startswith("cuda") else None
-    return lambda model: DistributedDataParallel(model, device_ids=devices)
+    return lambda model: DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)  # which holds gradients once
 
 
 def _unwrapped(model: Any) -> Any:
