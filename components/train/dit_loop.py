@@ -148,11 +148,11 @@ def train_dit(
             if context.rank == 0:
                 checkpoints.save(done, state, {"threads": context.threads})
             del state
-        if settings.sample_every and done % settings.sample_every == 0 and not last:
-            if is_wanted(on_sample is not None and on_sample.is_wanted(done), context):
-                shown = kept.snapshot()
-                if on_sample is not None:
-                    on_sample(done, shown)
+        due = settings.sample_every and done % settings.sample_every == 0 and not last
+        if due and is_wanted(on_sample is not None and on_sample.is_wanted(done), context):
+            shown = kept.snapshot()
+            if on_sample is not None:
+                on_sample(done, shown)
     return kept.whole().eval()
 
 

@@ -80,11 +80,11 @@ def train_vae(
         last = done == settings.steps
         if last or done % settings.report_every == 0:
             context.report(done, mean_over_workers(told.shares(context), context) | told.of_all)
-        if last or (settings.sample_every and done % settings.sample_every == 0):
-            if is_wanted(on_sample is not None and context.rank == 0, context):
-                shown = training.average.whole(context.device)
-                if on_sample is not None and context.rank == 0:
-                    on_sample(done, shown)
+        due = last or (settings.sample_every and done % settings.sample_every == 0)
+        if due and is_wanted(on_sample is not None and context.rank == 0, context):
+            shown = training.average.whole(context.device)
+            if on_sample is not None and context.rank == 0:
+                on_sample(done, shown)
         if (last or done % settings.checkpoint_every == 0) and (context.rank == 0 or context.sharded):
             state = training.state()
             if context.rank == 0:
