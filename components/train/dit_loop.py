@@ -97,6 +97,7 @@ def train_dit(
 
     Raises:
         UnstableTrainingError: step after step without a gradient to follow.
+        ValueError: blocks are to be compiled, and there is nothing to do that with.
     """
     device = torch.device(context.device)
     first, tensors = _resume(checkpoints, model)
@@ -120,7 +121,8 @@ def train_dit(
     context.begin(first)
     for step, batch in zip(range(first, settings.steps), batches(first), strict=False):
         learning_rate = set_learning_rate(optimizer, linear_schedule(step, settings.steps, settings.warmup_steps))
-        losses = _losses(settings, wrapped, batch, empty_prompt, seed_of(settings.seed, step), context, shift_places)
+        with _compiler_or_sentence():
+            losses = _losses(settings, wrapped, batch, empty_prompt, seed_of(settings.seed, step), context, shift_places)
         loss = weighed(losses.mean(), len(losses), batch.whole or len(losses), place)
         loss.backward()
         norm = clip_gradients(model.parameters(), clip.ceiling)
@@ -239,6 +241,22 @@ def drop_captions(embeds: Tensor, mask: Tensor, dropped: Tensor, empty_prompt: T
     empty_embeds[: len(empty_prompt)] = empty_prompt
     empty_mask[: len(empty_prompt)] = True
     return torch.where(dropped[:, None, None], empty_embeds, embeds), torch.where(dropped[:, None], empty_mask, mask)
+
+
+@contextlib.contextmanager
+def _compiler_or_sentence() -> Iterator[None]:
+    """Says of a pass through compiled blocks that there is nothing to compile them with."""
+    try:
+        yield
+    except RuntimeError as error:
+        from torch._dynamo.exc import BackendCompilerFailed  # loaded by whoever compiles, for seconds
+
+        if not isinstance(error, BackendCompilerFailed):
+            raise
+        why = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"`dit.compile` cannot compile here ({why}); hint: install a C++ compiler, g++ for instance, or `--set dit.compile=false`"
+        ) from error
 
 
 def _resume(checkpoints: Checkpoints, model: nn.Module) -> tuple[int, dict[str, Tensor]]:

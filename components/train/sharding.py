@@ -71,15 +71,14 @@ def spread(
         for module in (model, parts):
             shard(module, block, context, method)
         parts.to_empty(device=context.device)
-        called, average = model, Average(parts, plain, context.rank == 0)
+        average = Average(parts, plain, context.rank == 0)
         _fill([*parts.parameters(), *parts.buffers()], [*model.parameters(), *model.buffers()])
     else:
         average = Average(copied(model.to(context.device), _learning_apart))
-        called = context.wrap(model)
     if averaged:
         learns = {name: value for name, value in average.parts.state_dict().items() if name not in frozen(model)}
         _fill(list(learns.values()), [part_like(averaged[name], value) for name, value in learns.items()])
-    return called, average
+    return model if context.sharded else context.wrap(model), average
 
 
 def shard(model: nn.Module, block: type[nn.Module], context: TrainContext, method: str = "forward") -> None:
@@ -100,9 +99,9 @@ def shard(model: nn.Module, block: type[nn.Module], context: TrainContext, metho
 def copied(model: Model, make: Callable[[Tensor], Tensor]) -> Model:
     """Answers a copy of a module, which does not learn, with what `make` answers of each parameter and buffer in its place."""
     with torch.no_grad():
-        made = {id(parameter): nn.Parameter(make(parameter), requires_grad=False) for parameter in model.parameters()}
-        made |= {id(buffer): make(buffer) for buffer in model.buffers()}
-    return copy.deepcopy(model, made)  # type: ignore[arg-type]
+        made: dict[int, Any] = {id(buffer): make(buffer) for buffer in model.buffers()}
+        made |= {id(parameter): nn.Parameter(make(parameter), requires_grad=False) for parameter in model.parameters()}
+    return copy.deepcopy(model, made)
 
 
 def frozen(model: nn.Module) -> set[str]:

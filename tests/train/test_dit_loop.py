@@ -1,3 +1,4 @@
+import importlib
 import itertools
 import logging
 from types import SimpleNamespace
@@ -236,6 +237,15 @@ def test_the_empty_prompt_stands_in_for_dropped_captions():
     assert mask[1].all()
     assert mask[0].tolist() == [True, True, False]
     assert torch.equal(embeds[3, :2], torch.full((2, 8), 5.0))
+
+
+@pytest.mark.slow
+def test_without_a_compiler_a_training_that_is_to_be_compiled_ends_in_one_sentence(tmp_path, monkeypatch):
+    inductor = importlib.import_module("torch._inductor.config")
+    monkeypatch.setattr(inductor.cpp, "cxx", (None, "no-compiler"))
+    monkeypatch.setattr(inductor, "force_disable_caches", True)
+    with pytest.raises(ValueError, match=r"^`dit.compile` cannot compile here \(.*no-compiler.*\); hint: install .*$"):
+        train(tmp_path, compile=True)
 
 
 class Asked:
