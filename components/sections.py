@@ -336,7 +336,7 @@ class Dit(Section):
     warmup_steps: Count
     report_every: Positive
     validate_every: Count
-    sample_every: Positive
+    sample_every: Count
     checkpoint_every: Positive
     retrain_when_grown_by: float
     seed: int

@@ -60,7 +60,7 @@ STAGES: dict[str, Stage] = {
             (),
             ("captioner", "clip"),
             ("curate",),
-            1,
+            2,
         ),
         Stage(
             "caption",
@@ -72,7 +72,7 @@ STAGES: dict[str, Stage] = {
             ("curate", "train_captioner"),
             1,
         ),
-        Stage("train_vae", "the causal video VAE", "clips", ("video", "split", "keep"), ("quarantine",), ("vae", "clip"), ("curate",), 1),
+        Stage("train_vae", "the causal video VAE", "clips", ("video", "split", "keep"), ("quarantine",), ("vae", "clip"), ("curate",), 2),
         Stage(
             "encode",
             "latents and text embeddings",
@@ -92,7 +92,7 @@ STAGES: dict[str, Stage] = {
             (),
             ("dit",),
             ("encode",),
-            1,
+            2,
         ),
         Stage(
             "evaluate",
@@ -109,6 +109,9 @@ STAGES: dict[str, Stage] = {
 }
 TRAIN_STAGES = ("train_captioner", "train_vae", "train_dit")
 OF_SEVERAL_SHAPES = ("max_shapes", "frames_multiple", "side_multiple")
+HOW_OFTEN = ("report_every", "sample_every", "validate_every", "checkpoint_every", "retrain_when_grown_by")
+HOW_IT_FITS = ("recompute_activations", "compile", "context_parallel")
+OF_THE_WAY: dict[str, tuple[str, ...]] = dict.fromkeys(("captioner", "vae", "dit"), (*HOW_OFTEN, *HOW_IT_FITS))  # to what is learned
 
 
 def digest(value: Any) -> str:
@@ -130,10 +133,13 @@ def maker(stage: str, settings: Mapping[str, Any], upstream: Iterable[str] = (),
 
 
 def shaping(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Answers the settings of a section that shape an output: those of several shapes of clips do nothing where there is one.
+    """Answers the settings of a section that shape an output.
 
-    So what was made before there were such settings is fresh still.
+    Those of several shapes of clips do nothing where there is one, so what was made before there were such settings is fresh still.
+    What says how often a training reports or how it fits into memory changes nothing of what is learned: with others it goes on, or
+    stays finished.
     """
+    left_out = OF_THE_WAY.get(section, ())
     if section == "clip" and values.get("max_shapes") in (None, 1):
-        return {name: value for name, value in values.items() if name not in OF_SEVERAL_SHAPES}
-    return dict(values)
+        left_out = OF_SEVERAL_SHAPES
+    return {name: value for name, value in values.items() if name not in left_out}

@@ -30,11 +30,20 @@ class NoRoomError(RuntimeError):
 
 
 class PresentNodesPolicy(ElasticScalingPolicy):
-    """Counts the workers that fit on the nodes that are alive now."""
+    """Counts the workers that fit on the nodes that are alive now.
 
-    def __init__(self, scaling_config: Any) -> None:
+    Args:
+        together: workers that belong together; what is left of a group waits for the rest of it.
+    """
+
+    def __init__(self, scaling_config: Any, together: int = 1) -> None:
         super().__init__(scaling_config)
+        self._together = together
         self._without_room_since: float | None = None
+
+    def _count_possible_workers(self, reserved_resources: Any) -> int:
+        fit: int = super()._count_possible_workers(reserved_resources)
+        return fit // self._together * self._together
 
     def make_decision_for_non_running_worker_group(self) -> Any:
         """Decides how many workers start.
@@ -79,10 +88,14 @@ class MistakesEndPolicy(DefaultFailurePolicy):
 
 
 class ElasticTrainer(TorchTrainer):
-    """A trainer of Ray Train V2 whose group is as large as the living nodes allow."""
+    """A trainer of Ray Train V2 whose group is as large as the living nodes allow, in whole groups of `together`."""
+
+    def __init__(self, train_worker: Any, *, together: int = 1, **options: Any) -> None:
+        super().__init__(train_worker, **options)
+        self._together = together
 
     def fit(self) -> Any:
-        with _our_policies():
+        with _our_policies(self._together):
             return super().fit()
 
 
@@ -91,9 +104,9 @@ def _failure_policy(failure_config: Any) -> MistakesEndPolicy:
 
 
 @contextmanager
-def _our_policies() -> Iterator[None]:
+def _our_policies(together: int) -> Iterator[None]:
     usual = data_parallel_trainer.create_scaling_policy, data_parallel_trainer.create_failure_policy
-    data_parallel_trainer.create_scaling_policy = lambda scaling_config: PresentNodesPolicy(scaling_config)
+    data_parallel_trainer.create_scaling_policy = lambda scaling_config: PresentNodesPolicy(scaling_config, together)
     data_parallel_trainer.create_failure_policy = _failure_policy
     try:
         yield

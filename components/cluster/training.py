@@ -15,6 +15,7 @@ import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,14 @@ class TrainingFailedError(RuntimeError):
 
 @dataclass(frozen=True)
 class _Group:
-    """How many workers there may be, how often they may die, and what each needs."""
+    """How many workers there may be, how often they may die, what each needs, and how many belong together."""
 
     min_workers: int
     max_workers: int
     max_failures: int
     cpus: int
     use_gpu: bool
+    together: int = 1
 
     @property
     def resources(self) -> dict[str, float]:
@@ -77,6 +79,7 @@ def fit(
     on_metrics: Callable[[int, dict[str, float]], None],
     follow: Callable[[], None] | None = None,
     sharded: bool = False,
+    together: int = 1,
 ) -> None:
     """Trains by Ray Train and waits for the end; needs a `ray_session` around it.
 
@@ -93,12 +96,14 @@ def fit(
         on_metrics: called in this thread with each line once, in order; lines of an earlier, killed call are among them.
         follow: called in this thread every few seconds and at the end: brings the metrics file here when rank 0 is elsewhere.
         sharded: several workers each keep a part of a large model instead of all of it.
+        together: workers that belong together; there are none of them or all.
 
     Raises:
         ValueError, OSError: what the entry raised, when it is one of these.
         TrainingFailedError: anything else that ended it.
     """
     storage, metrics_file = Path(storage).resolve(), Path(metrics_file).resolve()
+    min_workers = -(-min_workers // together) * together
     _check_room(min_workers, cpus_per_worker, use_gpu)
     for old in storage.glob(f"{name}-*"):
         shutil.rmtree(old, ignore_errors=True)
@@ -118,7 +123,7 @@ def fit(
     outcome = _Outcome()
     ray_train = threading.Thread(
         target=_run_ray_train,
-        args=(config, run_name, storage, _Group(min_workers, num_workers, max_failures, cpus_per_worker, use_gpu), outcome),
+        args=(config, run_name, storage, _Group(min_workers, num_workers, max_failures, cpus_per_worker, use_gpu, together), outcome),
         name="ray-train",
         daemon=True,  # Ctrl-C is answered here, in the thread that called; the end of the session ends the run
     )
@@ -185,7 +190,7 @@ def _run_ray_train(config: dict[str, Any], name: str, storage: Path, group: _Gro
             from components.cluster.elastic import ElasticTrainer
 
             options["torch_config"] = TorchConfig(backend="nccl" if group.use_gpu else "gloo")
-            trainer = ElasticTrainer
+            trainer = partial(ElasticTrainer, together=group.together)
         outcome.told = trainer(train_worker, **options).fit().return_value
     except BaseException as error:
         outcome.error = error
@@ -259,7 +264,7 @@ def _wrapper(world_size: int, device: str) -> Callable[[Any], Any]:
     from torch.nn.parallel import DistributedDataParallel
 
     devices = [device] if device.startswith("cuda") else None
-    return lambda model: DistributedDataParallel(model, device_ids=devices)
+    return lambda model: DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)  # which holds gradients once
 
 
 def _unwrapped(model: Any) -> Any:
@@ -311,7 +316,8 @@ def _raise_error(outcome: _Outcome, entry: str, folder: Path, max_failures: int)
             raise TrainingFailedError(f"{no_room}; hint: fewer by `cluster.min_workers`, and the same command goes on") from cause
         raise TrainingFailedError(
             f"a training worker of `{entry}` died {max_failures + 1} times ({_one_line(str(cause)) or type(cause).__name__}); "
-            "hint: memory is the usual cause, try a smaller batch_size; the same command goes on from the last checkpoint"
+            "hint: memory is the usual cause; the same command goes on from the last checkpoint, also with other `cluster` settings or "
+            "`dit.recompute_activations=true`, while a smaller batch_size starts anew"
         ) from cause
 
 

@@ -6,7 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 
 
-def preview(folder: Path, out: Path, prompts: list[str], seed: int = 0) -> None:
+def preview(folder: Path, out: Path, prompts: list[str], steps: int | None = None, seed: int = 0) -> None:
     """Writes OUT.png, a row of frames for each prompt, and OUT.mp4, the samples side by side."""
     import numpy as np
 
@@ -14,16 +14,16 @@ def preview(folder: Path, out: Path, prompts: list[str], seed: int = 0) -> None:
     from components.media.write import write_sheet, write_video
 
     generator = Generator.load(folder)
-    samples = generator.generate(prompts, [seed] * len(prompts), rewrite=False)
+    samples = generator.generate(prompts, [seed] * len(prompts), rewrite=False, num_inference_steps=steps)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_video(out.with_suffix(".mp4"), np.concatenate([sample.frames for sample in samples], axis=2), Fraction(generator.fps))
     write_sheet(out.with_suffix(".png"), [sample.frames for sample in samples])
 
 
-def main(folder: str, out: str, prompts: str) -> None:
+def main(folder: str, out: str, prompts: str, steps: str) -> None:
     """Draws with what the machine has to spare: at the lowest priority, on one thread."""
     os.nice(19)
     import torch
 
     torch.set_num_threads(1)
-    preview(Path(folder), Path(out), json.loads(prompts))
+    preview(Path(folder), Path(out), json.loads(prompts), int(steps))

@@ -122,6 +122,7 @@ def _train(
                 threads=cluster.threads,
                 use_gpu=cluster.use_gpu,
                 sharded=cluster.sharded,
+                together=config.dit.context_parallel if stage == "train_dit" else 1,
                 metrics_file=metrics_file,
                 on_metrics=on_metrics,
                 follow=_follower(project, checkpoints),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from components.models.weights import DamagedFolderError, load_json, load_tensors, new_folder, write_tensors
-from components.train.sharding import part_like, whole, whole_state
+from components.train.sharding import frozen, gathered_whole, part_like
 
 logger = logging.getLogger("kinora")
 STEP_FOLDER = re.compile(r"step_(\d{6,})")
@@ -82,23 +82,28 @@ class Checkpoints:
             shutil.rmtree(draft, ignore_errors=True)
 
 
-def training_tensors(model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Answers weights, their average and the optimiser's states by name, all of them whole.
+def training_tensors(model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, kept: bool = True) -> dict[str, Tensor]:
+    """Answers weights, the average of those that learn and the optimiser's states by name, all of them whole.
 
     Workers that keep a part of it each call this at the same moment.
+
+    Args:
+        kept: as `gathered_whole` takes it.
     """
-    state = {f"model.{name}": value for name, value in whole_state(model).items()}
-    state |= {f"average.{name}": value for name, value in whole_state(average).items()}
-    return state | optimizer_tensors(optimizer, dict(model.named_parameters()))
+    stays = frozen(model)
+    averaged = {f"average.{name}": value for name, value in average.state_dict().items() if name not in stays}
+    state = gathered_whole({f"model.{name}": value for name, value in model.state_dict().items()} | averaged, kept)
+    return state | optimizer_tensors(optimizer, dict(model.named_parameters()), kept=kept)
 
 
-def load_weights(tensors: Mapping[str, Tensor], model: nn.Module, average: nn.Module) -> None:
-    """Puts back weights and their average, of what `training_tensors` answered, before they are shared out among workers."""
-    for prefix, module in (("model.", model), ("average.", average)):
-        module.load_state_dict({name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)})
+def weights_in(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Answers what `training_tensors` answered of `model.` or of `average.`, by the names that it has there."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[str, Tensor], prefix: str = "optimizer.") -> dict[str, Tensor]:
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, names: Mapping[str, Tensor], prefix: str = "optimizer.", kept: bool = True
+) -> dict[str, Tensor]:
     """Answers an optimiser's whole state as tensors, numbers of it as 0-d float64 or int64 ones.
 
     Workers that keep a part of it each call this at the same moment.
@@ -106,6 +111,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[str, Tens
     Args:
         names: the parameters by name, as `dict(model.named_parameters())`.
         prefix: keeps two optimisers apart in one checkpoint.
+        kept: as `gathered_whole` takes it.
     """
     by_parameter = _by_parameter(optimizer, names)
     found: dict[str, Tensor] = {}
@@ -116,12 +122,12 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[str, Tens
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
             if isinstance(value, Tensor):
-                found[f"{prefix}{by_parameter[parameter]}/tensor/{key}"] = whole(value.detach())
+                found[f"{prefix}{by_parameter[parameter]}/tensor/{key}"] = value.detach()
             elif isinstance(value, int | float) and not isinstance(value, bool):
                 found[f"{prefix}{by_parameter[parameter]}/{_kind(value)}/{key}"] = _number(value)
             elif value is not None:
                 raise TypeError(f"optimiser state `{key}` is a {type(value).__name__}; only tensors and numbers can be kept")
-    return found
+    return gathered_whole(found, kept)
 
 
 def load_optimizer_tensors(

@@ -15,7 +15,7 @@ from components.train.context import TrainContext
 def as_group(context: TrainContext, workers: int) -> TrainContext:
     """Answers a worker's place where each group of `workers` counts as one: it has one share of a batch.
 
-    Where nodes went and what is left does not divide, the groups are smaller; what is learned is the same.
+    Trainings start whole groups alone; elsewhere, where workers do not divide, groups are smaller, and what is learned is the same.
     """
     together = math.gcd(workers, context.world_size)
     return replace(context, rank=context.rank // together, world_size=context.world_size // together)

@@ -1,12 +1,10 @@
 """The diffusion transformer's training as Ray Train calls it: reads cached latents, trains, exports a folder that generates alone."""
 
-import json
 import logging
 import math
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +21,12 @@ from components.store.project import Project
 from components.store.tables import clips
 from components.train.buckets import Filling
 from components.train.checkpoint import Checkpoints
-from components.train.context import Beside, TrainContext, fitted_steps
+from components.train.context import TrainContext, fitted_steps
 from components.train.context_parallel import as_group
 from components.train.dit_batches import READY, Encoded, dit_batches, read_encoded, read_held_out
 from components.train.dit_finetune import begin_from, config_from, notes_from
 from components.train.dit_loop import train_dit
+from components.train.dit_samples import Sampling
 from components.train.dit_validation import HeldOut
 from components.train.travel import travels
 
@@ -35,7 +34,6 @@ logger = logging.getLogger("kinora")
 
 SAMPLED_PROMPTS = 4
 HELD_OUT_CLIPS = 32
-SAMPLER = "components.generate.preview:main"  # a task of its own, started by name: training never waits for it
 
 
 @travels
@@ -61,7 +59,8 @@ def run(payload: Mapping[str, Any], context: TrainContext, checkpoints: Checkpoi
     exported = Exported(notes, payload["style"], parts)
     sampling = None
     if context.beside is not None:
-        sampling = Sampling(Path(payload["checkpoints"]) / "samples", exported, _some_captions(project), context.beside)
+        folder, draft = Path(payload["checkpoints"]) / "samples", replace(exported, parts={})
+        sampling = Sampling(folder, draft.write, notes, parts, _some_captions(project), context.beside)
     try:
         average = train(
             config, encoded, exported, checkpoints, context, sampling, build(config, exported, base), read_held_out(project, HELD_OUT_CLIPS)
@@ -100,7 +99,7 @@ def train(
     exported: Exported,
     checkpoints: Checkpoints,
     context: TrainContext,
-    on_sample: "Sampling | None" = None,
+    on_sample: Sampling | None = None,
     model: nn.Module | None = None,
     held_out: Sequence[HeldOut] = (),
 ) -> nn.Module:
@@ -182,24 +181,3 @@ def _some_captions(project: Project) -> list[str]:
     """Answers a few captions of the training clips, far apart in the order of clip ids."""
     captions = list(dict.fromkeys(row["caption"] for row in clips(project).read(["caption"], f"{READY} AND caption IS NOT NULL")))
     return captions[:: max(1, len(captions) // SAMPLED_PROMPTS)][:SAMPLED_PROMPTS]
-
-
-class Sampling:
-    """Samples of a training under way, made beside it at the lowest priority and left out while the last ones are still being made."""
-
-    def __init__(self, folder: Path, exported: Exported, prompts: list[str], beside: Beside) -> None:
-        self.folder, self.exported, self.prompts, self.beside = folder, exported, prompts, beside
-
-    def __call__(self, step: int, model: nn.Module) -> None:
-        """Starts sampling from the averaged weights after a step; leaves `step_N.png` and `step_N.mp4` in the folder."""
-        if not self.prompts or self.beside.is_busy():
-            return
-        weights = self.folder / ".weights"
-        self.exported.write(weights, model)
-        target = self.folder / f"step_{step:06d}"
-        self.beside.start(f"sampling after step {step}", SAMPLER, str(weights), str(target), json.dumps(self.prompts))
-
-    def close(self) -> None:
-        """Ends what still runs: the samples of the finished model are about to be made."""
-        self.beside.close()
-        shutil.rmtree(self.folder / ".weights", ignore_errors=True)

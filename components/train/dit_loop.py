@@ -5,13 +5,12 @@ ends with the same bits as one that was not, and one that goes on with another n
 """
 
 import contextlib
-import copy
 import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +19,13 @@ from components.diffusion.flow_matching import interpolate, sample_timesteps, sh
 from components.diffusion.tasks import deal_tasks, kept_frames
 from components.models.dit import Block, DiT
 from components.models.precision import mixed_precision
-from components.train.checkpoint import Checkpoints, load_optimizer_tensors, load_weights, training_tensors
+from components.train.checkpoint import Checkpoints, load_optimizer_tensors, training_tensors, weights_in
 from components.train.context import TrainContext
 from components.train.context_parallel import as_group, sequence_group
 from components.train.dit_validation import HeldOut, held_out_losses
 from components.train.norms import AdaptiveClip
 from components.train.optim import Muon, adamw_for, clip_gradients, linear_schedule, muon_for, set_learning_rate, update_ema
-from components.train.sharding import Average, spread
+from components.train.sharding import is_wanted, spread
 from components.train.shares import mean_over_workers, weighed
 from components.train.steps import SkippedSteps, seed_of
 
@@ -60,6 +59,20 @@ class DitBatch:
     idle: bool = False
 
 
+class Samples(Protocol):
+    """Draws samples of a training under way.
+
+    Attributes:
+        skipped: how often they were not wanted when they were due.
+    """
+
+    skipped: int
+
+    def is_wanted(self, step: int) -> bool: ...
+
+    def __call__(self, step: int, model: nn.Module) -> None: ...
+
+
 def train_dit(
     settings: "Dit",
     model: nn.Module,
@@ -67,7 +80,7 @@ def train_dit(
     empty_prompt: Tensor,
     checkpoints: Checkpoints,
     context: TrainContext,
-    on_sample: Callable[[int, nn.Module], None] | None = None,
+    on_sample: Samples | None = None,
     shift_places: int | None = None,
     held_out: Sequence[HeldOut] = (),
 ) -> nn.Module:
@@ -77,7 +90,8 @@ def train_dit(
         batches: answers the batches from a step on, the same ones whenever it is asked; workers of one `settings.context_parallel` group
             have the same share.
         empty_prompt: (S, C), the embeddings of the empty prompt, which stand in for a dropped caption.
-        on_sample: called on rank 0 with (steps done, averaged model) every `settings.sample_every` steps.
+        on_sample: of rank 0 alone, called with (steps done, averaged model) every `settings.sample_every` steps, unless that is 0, where
+            it wants that.
         shift_places: of latents (frames x height x width) that `settings.timestep_shift` is meant for, others have theirs by `shift_of`;
             None: all have it.
         held_out: clips whose loss under the average is reported every `settings.validate_every` steps, unless that is 0, and at the end;
@@ -85,17 +99,16 @@ def train_dit(
 
     Raises:
         UnstableTrainingError: step after step without a gradient to follow.
+        ValueError: blocks are to be compiled, and there is nothing to do that with.
     """
     device = torch.device(context.device)
-    model = model.to(device)
-    average = copy.deepcopy(model).requires_grad_(False)
-    first, tensors = _resume(checkpoints, model, average)
+    first, tensors = _resume(checkpoints, model)
+    wrapped, kept = spread(model, Block, context, weights_in(tensors, "average."))
     place = as_group(context, settings.context_parallel)
     if isinstance(model, DiT):  # and no peer's, for a comparison
         model.sequence = sequence_group(context, settings.context_parallel)
         if settings.compile:
             model.compile_blocks()
-    wrapped, kept = spread(model, Block, context), Average(average, Block, context)
     optimizer = optimizer_for(settings, model)
     load_optimizer_tensors(optimizer, dict(model.named_parameters()), tensors)
     skipped = SkippedSteps("dit", context, settings.skip_above)
@@ -110,7 +123,8 @@ def train_dit(
     context.begin(first)
     for step, batch in zip(range(first, settings.steps), batches(first), strict=False):
         learning_rate = set_learning_rate(optimizer, linear_schedule(step, settings.steps, settings.warmup_steps))
-        losses = _losses(settings, wrapped, batch, empty_prompt, seed_of(settings.seed, step), context, shift_places)
+        with _compiler_or_sentence():
+            losses = _losses(settings, wrapped, batch, empty_prompt, seed_of(settings.seed, step), context, shift_places)
         loss = weighed(losses.mean(), 0 if batch.idle else len(losses), batch.whole or len(losses), place)
         loss.backward()
         norm = clip_gradients(model.parameters(), clip.ceiling)
@@ -125,19 +139,23 @@ def train_dit(
         told: dict[str, float] = {}
         if last or done % settings.report_every == 0:
             told = {**tally.take(context), "skipped_steps": skipped.count, "learning_rate": learning_rate}
+            if on_sample is not None:
+                told["skipped_samples"] = on_sample.skipped
         if held_out and (last or (settings.validate_every and done % settings.validate_every == 0)):
             with tally.at_rest():
                 told |= held_out_losses(settings, kept.parts, held_out, context, shift_places)
         if told:
             context.report(done, told)
         if (last or done % settings.checkpoint_every == 0) and (context.rank == 0 or context.sharded):
-            state = training_tensors(model, kept.parts, optimizer)
+            state = training_tensors(model, kept.parts, optimizer, kept=context.rank == 0)
             state |= {"skipped": skipped.state(), "clip": clip.norms.state()}
             if context.rank == 0:
                 checkpoints.save(done, state, {"threads": context.threads})
-        if done % settings.sample_every == 0 and not last:
-            shown = kept.whole()
-            if on_sample is not None and context.rank == 0:
+            del state
+        due = settings.sample_every and done % settings.sample_every == 0 and not last
+        if due and is_wanted(on_sample is not None and on_sample.is_wanted(done), context):
+            shown = kept.snapshot()
+            if on_sample is not None:
                 on_sample(done, shown)
     return kept.whole().eval()
 
@@ -231,13 +249,29 @@ def drop_captions(embeds: Tensor, mask: Tensor, dropped: Tensor, empty_prompt: T
     return torch.where(dropped[:, None, None], empty_embeds, embeds), torch.where(dropped[:, None], empty_mask, mask)
 
 
-def _resume(checkpoints: Checkpoints, model: nn.Module, average: nn.Module) -> tuple[int, dict[str, Tensor]]:
+@contextlib.contextmanager
+def _compiler_or_sentence() -> Iterator[None]:
+    """Says of a pass through compiled blocks that there is nothing to compile them with."""
+    try:
+        yield
+    except RuntimeError as error:
+        from torch._dynamo.exc import BackendCompilerFailed  # loaded by whoever compiles, for seconds
+
+        if not isinstance(error, BackendCompilerFailed):
+            raise
+        why = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"`dit.compile` cannot compile here ({why}); hint: install a C++ compiler, g++ for instance, or `--set dit.compile=false`"
+        ) from error
+
+
+def _resume(checkpoints: Checkpoints, model: nn.Module) -> tuple[int, dict[str, Tensor]]:
     """Puts back the weights of the newest whole checkpoint, and answers how many steps it had done and all its tensors; 0 without one."""
     found = checkpoints.newest()
     if found is None:
         return 0, {}
     step, tensors, _ = found
-    load_weights(tensors, model, average)
+    model.load_state_dict(weights_in(tensors, "model."))
     return step, tensors
 
 

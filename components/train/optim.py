@@ -209,10 +209,13 @@ def update_ema(average: nn.Module, model: nn.Module, decay: float, step: int) ->
     """Moves the running average of weights towards the model's.
 
     Args:
+        model: what of it does not learn is left as it is.
         decay: share that stays, once the average is old enough; it starts as the plain mean of the first steps.
         step: optimiser steps done before this one.
     """
     weight = 1 - min(decay, step / (step + 10))
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), weight)
+    pairs = zip(average.parameters(), model.parameters(), strict=True)
+    learned = [(kept, newest) for kept, newest in pairs if newest.requires_grad]
+    torch._foreach_lerp_([kept for kept, _ in learned], [newest for _, newest in learned], weight)
     for kept, newest in zip(average.buffers(), model.buffers(), strict=True):
         kept.copy_(newest)

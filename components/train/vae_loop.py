@@ -4,7 +4,6 @@ All that is random in step k is drawn for the whole batch by a generator seeded 
 ends with the same bits as one that was not, and one that goes on with another number of workers learns from the same steps.
 """
 
-import copy
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,11 +18,11 @@ from components.models.layers import ResidualBlock
 from components.models.pixels import to_pixels
 from components.models.precision import mixed_precision
 from components.models.vae import VideoVae
-from components.train.checkpoint import Checkpoints, load_optimizer_tensors, load_weights, training_tensors
+from components.train.checkpoint import Checkpoints, load_optimizer_tensors, training_tensors, weights_in
 from components.train.context import TrainContext
 from components.train.norms import AdaptiveClip
 from components.train.optim import clip_gradients, linear_schedule, muon_for, set_learning_rate, update_ema
-from components.train.sharding import Average, spread
+from components.train.sharding import is_wanted, spread
 from components.train.shares import mean_over_workers, share_of, weighed
 from components.train.steps import SkippedSteps, seed_of
 from components.train.vae_adversary import Adversary
@@ -70,10 +69,9 @@ def train_vae(
     Raises:
         UnstableTrainingError: step after step without a gradient to follow.
     """
-    model.to(context.device).to(memory_format=torch.channels_last_3d).train()
-    average = copy.deepcopy(model).requires_grad_(False)
-    first, tensors = _resume(checkpoints, model, average)
-    training = _Training(settings, model, average, tensors, context, perceptual)
+    model.to(memory_format=torch.channels_last_3d).train()
+    first, tensors = _resume(checkpoints, model)
+    training = _Training(settings, model, tensors, context, perceptual)
     del tensors
     context.begin(first)
     for step, batch in zip(range(first, settings.steps), batches(first), strict=False):
@@ -82,8 +80,9 @@ def train_vae(
         last = done == settings.steps
         if last or done % settings.report_every == 0:
             context.report(done, mean_over_workers(told.shares(context), context) | told.of_all)
-        if last or (settings.sample_every and done % settings.sample_every == 0):
-            shown = training.average.whole()
+        due = last or (settings.sample_every and done % settings.sample_every == 0)
+        if due and is_wanted(on_sample is not None and context.rank == 0, context):
+            shown = training.average.whole(context.device)
             if on_sample is not None and context.rank == 0:
                 on_sample(done, shown)
         if (last or done % settings.checkpoint_every == 0) and (context.rank == 0 or context.sharded):
@@ -91,7 +90,7 @@ def train_vae(
             if context.rank == 0:
                 meta = {"size": vars(model.size), "threads": context.threads, "world_size": context.world_size}
                 checkpoints.save(done, state, meta)
-    return training.average.whole().eval()
+    return training.average.whole(context.device).eval()
 
 
 @dataclass(frozen=True)
@@ -119,15 +118,14 @@ class _Training:
         self,
         settings: "Vae",
         model: VideoVae,
-        average: VideoVae,
         tensors: Mapping[str, Tensor],
         context: TrainContext,
         perceptual: nn.Module | None,
     ) -> None:
         self.settings, self.model, self.context, self.perceptual = settings, model, context, perceptual
         self.device, self.share = torch.device(context.device), share_of(context.rank, context.world_size)
-        self.wrapped = spread(model, ResidualBlock, context, ResidualBlock.stream.__name__)
-        self.average = Average(average, ResidualBlock, context)
+        averaged = weights_in(tensors, "average.")
+        self.wrapped, self.average = spread(model, ResidualBlock, context, averaged, ResidualBlock.stream.__name__)
         self.optimizer = muon_for(model, settings.learning_rate, settings.weight_decay, adamw=ADAMW)
         load_optimizer_tensors(self.optimizer, dict(model.named_parameters()), tensors)
         self.adversary = Adversary.of(settings, context, tensors)
@@ -139,7 +137,7 @@ class _Training:
 
     def state(self) -> dict[str, Tensor]:
         """Answers what a checkpoint keeps."""
-        state = training_tensors(self.model, self.average.parts, self.optimizer)
+        state = training_tensors(self.model, self.average.parts, self.optimizer, kept=self.context.rank == 0)
         state |= {"skipped": self.skipped.state(), "clip": self.clip.norms.state()}
         return state | (self.adversary.state() if self.adversary is not None else {})
 
@@ -211,7 +209,7 @@ def fit_normalisation(model: VideoVae, batches: Iterable[ClipBatch]) -> None:
     model.set_normalisation(mean.float(), (squares / count - mean.square()).clamp(min=0).sqrt().float())
 
 
-def _resume(checkpoints: Checkpoints, model: VideoVae, average: VideoVae) -> tuple[int, dict[str, Tensor]]:
+def _resume(checkpoints: Checkpoints, model: VideoVae) -> tuple[int, dict[str, Tensor]]:
     """Puts back the weights of the newest whole checkpoint, and answers how many steps it had done and all its tensors; 0 without one.
 
     Raises:
@@ -225,6 +223,6 @@ def _resume(checkpoints: Checkpoints, model: VideoVae, average: VideoVae) -> tup
         raise ValueError(
             f"the checkpoints in `{checkpoints.folder}` are of a VAE of another size; hint: remove that folder, or set `vae.size` back"
         )
-    load_weights(tensors, model, average)
+    model.load_state_dict(weights_in(tensors, "model."))
     logger.info("the video VAE goes on from step %d", step)
     return step, tensors

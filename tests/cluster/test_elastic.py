@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,38 @@ def test_a_mistake_ends_a_training_and_a_death_does_not() -> None:
     assert policy.make_decision(lost) == FailureDecision.RETRY
     assert policy.make_decision(WorkerGroupError("", {1: ValueError("`vae.steps` is wrong")})) == FailureDecision.RAISE
     assert policy.make_decision(lost) == FailureDecision.RAISE
+
+
+@pytest.mark.parametrize(
+    ("left", "together", "expected"),
+    [
+        ([4, 4], 4, 8),
+        ([4, 3], 4, 4),  # one of eight is lost: its group waits
+        ([4, 3], 1, 7),
+        ([3], 4, 0),  # and with it the training
+        ([9, 9], 4, 8),
+    ],
+)
+def test_workers_that_belong_together_start_together(left: list[int], together: int, expected: int) -> None:
+    from ray.train.v2._internal.execution.scaling_policy import NoopDecision
+    from ray.train.v2.api.config import ScalingConfig
+
+    from components.cluster.elastic import PresentNodesPolicy
+
+    nodes = {f"node {number}": {"CPU": float(cpus)} for number, cpus in enumerate(left)}
+
+    class Lent(PresentNodesPolicy):
+        """Has been told what the nodes lend, without a cluster."""
+
+        def _get_reserved_resources(self) -> Any:
+            return nodes
+
+        def _maybe_send_resource_request(self) -> None:
+            pass
+
+    policy = Lent(ScalingConfig(num_workers=(4, 8), resources_per_worker={"CPU": 1}), together)
+    decision = policy.make_decision_for_non_running_worker_group()
+    assert (0 if isinstance(decision, NoopDecision) else decision.num_workers) == expected
 
 
 @pytest.mark.long

@@ -32,6 +32,7 @@ def fit_here(
         storage=root / "ray-train",
         num_workers=workers,
         min_workers=workers,
+        together=workers,
         max_failures=2,
         cpus_per_worker=2 // workers,
         threads=1,

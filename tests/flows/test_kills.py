@@ -47,9 +47,9 @@ def some_clips(project: Project) -> bool:
     return (project.folder / "tables" / "clips.lance" / "_versions").is_dir() and clips(project).count() > 0
 
 
-def metrics_of(project: Project) -> Path:
-    """The metrics file of the one training of the diffusion transformer."""
-    (path,) = project.folder.glob("checkpoints/train_dit/*/metrics.jsonl")
+def metrics_of(project: Project, stage: str = "train_dit") -> Path:
+    """The metrics file of the one training of a stage."""
+    (path,) = project.folder.glob(f"checkpoints/{stage}/*/metrics.jsonl")
     return path
 
 
@@ -79,10 +79,13 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 def test_a_run_killed_in_every_stage_ends_as_an_unbroken_one(unbroken: Project, tmp_path: Path) -> None:
     project = Project(tmp_path / "runs", "demo")
-    for moment in (some_clips, checkpoint_of("train_captioner"), checkpoint_of("train_vae"), checkpoint_of("train_dit")):
+    stages = ("train_captioner", "train_vae", "train_dit")
+    for moment in (some_clips, *map(checkpoint_of, stages)):
         kill_when(tmp_path, project, moment)
     done = kinora(tmp_path, *ARGUMENTS)
     assert done.returncode == 0, done.stderr[-4000:]
+    for stage in stages:  # each went on from where it was killed
+        assert read_starts(metrics_of(project, stage))[-1].step > 0, stage
     assert content(project) == content(unbroken)
     assert weights(project) == weights(unbroken)
 

@@ -1,8 +1,13 @@
+import os
+import shutil
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from components.models.dit import DiT, dit_size, load_dit, pad_to_patches, patchify, positions, token_grid, unpatchify
+from components.models.lora import adapt
 from components.models.rotary import token_places
 from components.models.sizes import DIT_SIZES, DitSize
 from components.models.weights import DamagedFolderError, save_folder
@@ -249,3 +254,30 @@ def test_compiled_blocks_do_the_same_under_the_same_names():
     assert compiled.state_dict().keys() == plain.state_dict().keys()
     for (name, parameter), other in zip(plain.named_parameters(), compiled.parameters(), strict=True):
         torch.testing.assert_close(other.grad, parameter.grad, atol=1e-5, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler, which inductor needs on a CPU")
+@pytest.mark.parametrize("rank", [None, 2], ids=["all weights", "adapters"])
+def test_a_block_compiled_by_inductor_does_the_same_to_packed_clips_of_two_shapes(rank):
+    plain, compiled = (make(size=replace(SIZE, depth=1)) for _ in range(2))
+    for model in (plain, compiled):
+        if rank is not None:
+            torch.manual_seed(2)
+            adapt(model, rank)
+            for name, parameter in model.named_parameters():
+                if name.endswith(".up"):
+                    nn.init.normal_(parameter, std=0.1)
+    compiled.compile_blocks()
+    clips = [inputs()[0][0], inputs()[0][1], inputs(1, 1, 6, 4)[0][0]]
+    times = [torch.tensor([0.0, 0.5, 0.9]), torch.tensor([0.3, 0.0, 0.0]), torch.tensor([0.7])]
+    _, _, text, mask = inputs(3)
+    answers = [model(clips, times, text, mask, 2.0) for model in (plain, compiled)]
+    for one, other in zip(*answers, strict=True):
+        torch.testing.assert_close(other, one, atol=1e-4, rtol=1e-4)
+    for answer in answers:
+        torch.stack([velocity.square().mean() for velocity in answer]).sum().backward()
+    for (name, parameter), other in zip(plain.named_parameters(), compiled.parameters(), strict=True):
+        assert (parameter.grad is None) == (other.grad is None) == (not parameter.requires_grad), name
+        if parameter.grad is not None:
+            torch.testing.assert_close(other.grad, parameter.grad, atol=1e-4, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}")

@@ -74,6 +74,30 @@ def test_how_a_thing_is_run_makes_nothing_stale(done: Pipeline, override: str) -
     assert done.stale() == []
 
 
+@pytest.mark.parametrize(
+    ("stage", "overrides"),
+    [
+        ("train_captioner", ("captioner.report_every=7", "captioner.checkpoint_every=3", "captioner.retrain_when_grown_by=3")),
+        ("train_vae", ("vae.report_every=7", "vae.sample_every=0", "vae.checkpoint_every=3")),
+        ("train_dit", ("dit.report_every=7", "dit.validate_every=0", "dit.sample_every=0", "dit.checkpoint_every=3")),
+        ("train_dit", ("dit.recompute_activations=true", "dit.compile=true")),
+        ("train_dit", ("dit.context_parallel=2", "cluster.num_workers=2")),
+    ],
+)
+def test_how_a_training_reports_and_fits_into_memory_leaves_it_finished_or_goes_on(
+    done: Pipeline, stage: str, overrides: tuple[str, ...]
+) -> None:
+    before = done.assess(stage).key
+    record = done.project.record(stage) or {}
+    done.project.write_record(stage, {**record, "settings": stage_settings(stage, done.config)})
+    done.config = settings(*overrides)
+    assert done.stale() == []
+    assert done.assess(stage).key == before
+    section = stage.removeprefix("train_")
+    done.config = settings(*overrides, f"{section}.steps=11")
+    assert done.assess(stage).why == f"`{section}.steps` is 11, was {getattr(settings(), section).steps}"
+
+
 def test_the_changed_setting_is_named_when_the_record_has_the_settings(done: Pipeline) -> None:
     record = done.project.record("train_vae") or {}
     done.project.write_record("train_vae", {**record, "settings": {"vae": done.config.vae.model_dump(mode="json")}})
@@ -293,8 +317,9 @@ def test_new_clips_are_told_from_clips_that_another_model_made(done: Pipeline) -
 
 def test_a_stage_whose_code_changed_says_so_and_what_stands_on_it_names_it(done: Pipeline) -> None:
     record = done.project.record("train_vae") or {}
-    done.project.write_record("train_vae", {**record, "revision": STAGES["train_vae"].revision + 1, "maker": "another"})
-    assert done.assess("train_vae").why == f"its code changed, revision {STAGES['train_vae'].revision} now and 2 then"
+    revision = STAGES["train_vae"].revision
+    done.project.write_record("train_vae", {**record, "revision": revision + 1, "maker": "another"})
+    assert done.assess("train_vae").why == f"its code changed, revision {revision} now and {revision + 1} then"
     record = done.project.record("curate") or {}
     done.project.write_record("curate", {**record, "settings": stage_settings("curate", done.config)})
     done.config = settings("curate.min_motion=0.3")

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from components.cluster.training import _wrapper
 from components.train.checkpoint import Checkpoints
 from components.train.context import TrainContext, of_worker
 
@@ -31,9 +32,8 @@ def work(folder: Path, rank: int, world_size: int, port: int, trainings: Sequenc
         torch.distributed.init_process_group("gloo", init_method=place, rank=rank, world_size=world_size, timeout=wait)
     for training in trainings or TRAININGS:
         (folder / training).mkdir(exist_ok=True)
-        wrap = torch.nn.parallel.DistributedDataParallel if world_size > 1 else lambda model: model
         sharded, metrics = world_size > 1 and training.startswith("sharded"), folder / training / "metrics.jsonl"
-        TRAININGS[training](folder / training, of_worker(rank, world_size, "cpu", 1, metrics, wrap, sharded))
+        TRAININGS[training](folder / training, of_worker(rank, world_size, "cpu", 1, metrics, _wrapper(world_size, "cpu"), sharded))
     if world_size > 1:
         accuse(of_worker(rank, world_size, "cpu", 1, folder / "accused" / "metrics.jsonl", lambda model: model))
         divide(folder, rank)

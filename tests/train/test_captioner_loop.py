@@ -13,7 +13,7 @@ from components.openclip.parts import part
 from components.train.captioner_batches import Labelled, captioner_batches, channel_statistics
 from components.train.captioner_loop import CaptionBatch, train_captioner
 from components.train.checkpoint import Checkpoints
-from components.train.context import TrainContext
+from components.train.context import TrainContext, read_starts
 from components.train.steps import UnstableTrainingError
 from components.world.render import render_clips
 from components.world.vocabulary import caption
@@ -73,6 +73,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, four):
     with pytest.raises(StopError):
         train(settings, four, tmp_path / "parts", killed_at_five(coca))
     resumed = train(settings, four, tmp_path / "parts").model.state_dict()
+    assert read_starts(tmp_path / "parts" / "metrics.jsonl")[-1].step == 3
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     lines = [json.loads(line) for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
     unbroken = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]

@@ -12,7 +12,7 @@ from components.train.context_parallel import as_group, sequence_group
         (1, 3, [[0], [1], [2]]),
         (2, 4, [[0, 1], [2, 3]]),
         (4, 4, [[0, 1, 2, 3]]),
-        (4, 6, [[0, 1], [2, 3], [4, 5]]),  # two nodes of eight went
+        (4, 6, [[0, 1], [2, 3], [4, 5]]),
         (4, 1, [[0]]),
     ],
 )

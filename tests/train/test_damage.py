@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from components.train.checkpoint import Checkpoints
+from components.train.context import read_starts
 from tests.train.sharing import STEPS, TRAININGS, work
 
 pytestmark = pytest.mark.slow
@@ -64,6 +65,8 @@ def test_a_training_with_damaged_checkpoints_ends_as_an_undisturbed_one(
             work(folder, 0, 1, 0, [training])
         named = [record.getMessage().split()[1] for record in caplog.records if record.levelno == logging.WARNING]
         assert named == [step.name for step in reversed(steps[which])], damage.__name__
+        begun = read_starts(folder / training / "metrics.jsonl")[-1].step
+        assert begun == (0 if which is all_of_them else STEPS // 2), damage.__name__
         found = state_of(folder / training)
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], expected[name]) for name in expected), damage.__name__

@@ -8,7 +8,7 @@ import torch
 from components.models.dit import DiT, load_dit
 from components.models.weights import digest_folder, load_tensors, save_folder
 from components.train.checkpoint import Checkpoints
-from components.train.context import TrainContext
+from components.train.context import TrainContext, read_starts
 from components.train.dit_finetune import begin_from, config_from, notes_from
 from components.train.dit_job import Exported
 from components.train.dit_loop import train_dit
@@ -91,6 +91,7 @@ def test_a_killed_fine_tuning_goes_on_to_the_same_bits(base: Path, tmp_path: Pat
     with pytest.raises(Killed):
         further(base, tmp_path / "killed", 4, dying(batches()))
     resumed = further(base, tmp_path / "killed", 4)
+    assert read_starts(tmp_path / "killed" / "metrics.jsonl")[-1].step == 4
     assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
 
 

@@ -1,3 +1,4 @@
+import importlib
 import itertools
 import logging
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from components.models.dit import DiT
 from components.models.sizes import DitSize
 from components.train import norms
 from components.train.checkpoint import Checkpoints
-from components.train.context import TrainContext, read_metrics
+from components.train.context import TrainContext, read_metrics, read_starts
 from components.train.dit_loop import DitBatch, _losses, draw, drop_captions, optimizer_for, train_dit
 from components.train.quarantine import NAME, read_quarantine
 
@@ -116,6 +117,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(changes, tmp_path, monkeypatch):
         train(tmp_path / "killed", dying(batches()), **changes)
     assert Checkpoints(tmp_path / "killed").newest()[0] == 4
     resumed = train(tmp_path / "killed", **changes)
+    assert read_starts(tmp_path / "killed" / "metrics.jsonl")[-1].step == 4
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     _, kept, _ = Checkpoints(tmp_path / "whole").newest()
@@ -180,6 +182,7 @@ def test_packed_training_learns_and_goes_on_to_the_same_bits(tmp_path):
     with pytest.raises(Killed):
         train(tmp_path / "killed", dying(packed()))
     resumed = train(tmp_path / "killed", packed())
+    assert read_starts(tmp_path / "killed" / "metrics.jsonl")[-1].step == 4
     assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
 
 
@@ -257,17 +260,35 @@ def test_the_empty_prompt_stands_in_for_dropped_captions():
     assert torch.equal(embeds[3, :2], torch.full((2, 8), 5.0))
 
 
-def test_samples_are_asked_for_between_the_steps_with_averaged_weights(tmp_path):
-    asked = []
-    torch.manual_seed(0)
-    model = DiT(SIZE, latent_channels=4, text_width=8)
-    train_dit(
-        settings(sample_every=5),
-        model,
-        batches(),
-        EMPTY,
-        Checkpoints(tmp_path),
-        TrainContext.local(tmp_path),
-        lambda step, _: asked.append(step),
-    )
-    assert asked == [5, 10]
+@pytest.mark.slow
+def test_without_a_compiler_a_training_that_is_to_be_compiled_ends_in_one_sentence(tmp_path, monkeypatch):
+    inductor = importlib.import_module("torch._inductor.config")
+    monkeypatch.setattr(inductor.cpp, "cxx", (None, "no-compiler"))
+    monkeypatch.setattr(inductor, "force_disable_caches", True)
+    with pytest.raises(ValueError, match=r"^`dit.compile` cannot compile here \(.*no-compiler.*\); hint: install .*$"):
+        train(tmp_path, compile=True)
+
+
+class Asked:
+    """Keeps the steps and the models that it is given, after the first of which it is busy for once."""
+
+    def __init__(self):
+        self.skipped, self.models = 0, {}
+
+    def is_wanted(self, step):
+        self.skipped += step == 6
+        return step != 6
+
+    def __call__(self, step, model):
+        self.models[step] = model
+
+
+@pytest.mark.parametrize(("every", "steps"), [(3, [3, 9]), (0, [])])
+def test_samples_are_asked_for_between_the_steps_with_averaged_weights(every, steps, tmp_path):
+    asked = Asked()
+    train_dit(settings(sample_every=every), new_model(), batches(), EMPTY, Checkpoints(tmp_path), TrainContext.local(tmp_path), asked)
+    assert list(asked.models) == steps
+    assert read_metrics(tmp_path / "metrics.jsonl")[-1][1]["skipped_samples"] == (1 if every else 0)
+    if every:
+        first, second = (asked.models[step].state_dict() for step in steps)
+        assert not torch.equal(first["patch_in.weight"], second["patch_in.weight"])  # neither moved with later steps

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from components.train.checkpoint import Checkpoints
-from components.train.context import read_metrics
+from components.train.context import read_metrics, read_starts
 from components.train.quarantine import NAME, read_quarantine
 from tests.train.sharing import STEPS, TIMESTEPS, TRAININGS, velocities_and_gradients, work
 
@@ -71,6 +71,7 @@ def test_one_worker_goes_on_from_what_two_left(training: str, by_two: Path, tmp_
     assert one is not None
     assert two is not None
     assert one[0] == two[0] == STEPS
+    assert read_starts(tmp_path / "gone on" / training / "metrics.jsonl")[-1].step == STEPS // 2
     assert one[1].keys() == two[1].keys()
     assert {name for name in one[1] if one[1][name].shape != two[1][name].shape} == set()
     apart = torch.cat([(one[1][name] - two[1][name]).abs().flatten() for name in one[1] if name.startswith(("model.", "average."))])

@@ -16,7 +16,7 @@ from components.models.sizes import VaeSize
 from components.models.vae import VideoVae
 from components.train import norms
 from components.train.checkpoint import Checkpoints
-from components.train.context import TrainContext, read_metrics
+from components.train.context import TrainContext, read_metrics, read_starts
 from components.train.quarantine import NAME, read_quarantine
 from components.train.steps import UnstableTrainingError
 from components.train.vae_loop import (
@@ -106,6 +106,7 @@ def test_a_resumed_training_ends_with_the_bits_of_an_unbroken_one(weight: float,
     with pytest.raises(Killed):
         train(fresh_model(frames), killed_in_step_five, "b")
     resumed = train(VideoVae(SIZE), batches_of(frames), "b")  # everything it goes on with is in the checkpoint
+    assert read_starts(tmp_path / "b" / "metrics.jsonl")[-1].step == 3
 
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True))
     told_whole, told_resumed = (read_metrics(tmp_path / name / "metrics.jsonl") for name in "ab")
