@@ -103,12 +103,12 @@ def train_dit(
     """
     device = torch.device(context.device)
     first, tensors = _resume(checkpoints, model)
+    if settings.compile and isinstance(model, DiT):  # and no peer's, for a comparison
+        model.compile_blocks()
     wrapped, kept = spread(model, Block, context, weights_in(tensors, "average."))
     place = as_group(context, settings.context_parallel)
-    if isinstance(model, DiT):  # and no peer's, for a comparison
+    if isinstance(model, DiT):
         model.sequence = sequence_group(context, settings.context_parallel)
-        if settings.compile:
-            model.compile_blocks()
     optimizer = optimizer_for(settings, model)
     load_optimizer_tensors(optimizer, dict(model.named_parameters()), tensors)
     skipped = SkippedSteps("dit", context, settings.skip_above)
