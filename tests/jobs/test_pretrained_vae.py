@@ -146,7 +146,7 @@ def test_a_transformer_learns_on_its_latents_and_makes_videos(wan: str, project:
     train_dit({**given, **parts, "style": style, "export": str(tmp_path / "model")}, TrainContext.local(tmp_path / "dit"))
     (sample,) = Generator.load(tmp_path / "model").generate(["a red square moves left"], [0], num_inference_steps=2)
     assert sample.frames.shape == (5, 16, 16, 3)
-    with pytest.raises(ValueError, match="never saw clips of 7 frames at 16x16, only of 1 and 5; hint: `--num-frames 5`"):
+    with pytest.raises(ValueError, match="never saw clips of 7 frames at 16x16, only clips of 1 and 5 frames; hint: `--num-frames 5`"):
         Generator.load(tmp_path / "model").generate(["a red square moves left"], [0], num_frames=7)
     tuned = {**given["config"], "dit": {**given["config"]["dit"], "finetune": "champion", "lora_rank": 2}}
     further = {**given, **parts, "style": style, "config": tuned, "base": str(tmp_path / "model"), "export": str(tmp_path / "tuned")}
