@@ -5,15 +5,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any
 
 from components.config import changed
 from components.models.weights import DamagedFolderError, load_json
+from components.operations.finetune import base_model
 from components.operations.freshness import model_folder, text_encoder_folder
 from components.operations.preflight import Network
 from components.operations.ways_out import Latents
-from components.registry import models
 from components.sections import Config
 from components.store import tables
 from components.store.filters import KEPT, TRAINING
@@ -51,12 +50,12 @@ def facts_of(config: Config, project: Project) -> Facts:
         ValueError: the settings do not suit it, or the latents' shape is not known yet.
     """
     notes: list[str] = []
-    base = None if config.dit.finetune is None else models.resolve(project, "text-to-video", config.dit.finetune)
-    noted = None if base is None else load_json(base, "dit")
+    base = base_model(config, project)
+    noted = None if base is None else load_json(base.folder, "dit")
     if noted is not None:
         config = changed(config, {"dit.size": noted["size"]})
     width, tokens = _text_shape(config, project, noted, notes)
-    vae = _vae_facts(config, project, base)
+    vae = _vae_facts(config, project) if base is None or noted is None else (int(noted["latent_channels"]), base.frames, base.side)
     clips, known = _clips(config, project, vae, base is None, notes)
     of_text = [shape for shape in _read(project, "text_shape") if shape[1] == width]
     texts = sum(map(prod, of_text)) or sum(clips.values()) * tokens * width
@@ -83,21 +82,16 @@ def _text_shape(config: Config, project: Project, base: Mapping[str, Any] | None
     return width, max((shape[0] for shape in of_width), default=tokens)
 
 
-def _vae_facts(config: Config, project: Project, base: Path | None) -> tuple[int, int, int]:
-    """Answers the channels of latents, and the frames and pixels of a side that one of them holds: a base's, or the project's.
+def _vae_facts(config: Config, project: Project) -> tuple[int, int, int]:
+    """Answers the channels of a project's latents, and the frames and pixels of a side that one of them holds.
 
     Raises:
         ValueError: a pretrained VAE, which was not taken yet.
     """
-    if config.vae.pretrained is None and base is None:
+    if config.vae.pretrained is None:
         size = config.vae.size
         return size.latent_channels, size.temporal_compression_ratio, size.spatial_compression_ratio
-    if base is not None:
-        noted = load_json(base / "video-vae", "vae")
-        noted = noted.get("size", noted)  # of one of our own, what it is built from says it
-    else:
-        noted = _of_pretrained(project)
-    if noted is None:
+    if (noted := _of_pretrained(project)) is None:
         raise ValueError(f"the shape of the latents of `{config.vae.pretrained}` is not known yet; hint: `kinora run train_vae` takes it")
     return noted["latent_channels"], noted["temporal_compression_ratio"], noted["spatial_compression_ratio"]
 
