@@ -1,7 +1,7 @@
 """How fast does the diffusion transformer train and sample beside diffusers' `WanTransformer3DModel` of the same shape?
 
 Run: python -m benchmarks.dit_speed [--shape demo long] [--compile] [--precision float32 bfloat16] [--repeats 25] [--quick]
-     python -m benchmarks.dit_speed --device cuda [--compile] [--seconds 20] [--quick]
+     python -m benchmarks.dit_speed --device cuda [--compile] [--batch-size 1] [--seconds 20] [--quick]
 
 Both have the same width, depth, heads, feed-forward and patches, and see the same latents, timesteps and text, so as many tokens. A
 training step is forward, backward, clipping and AdamW; a step of sampling is one forward pass in inference mode with and without the
@@ -10,7 +10,8 @@ shapes: `demo` is what the demo trains, 32 clips of three tokens with captions a
 FLOPs, since it widens the text; `long` is one clip of 1280 tokens and a text as wide as the model, at which both do the same work. On a
 GPU, in bfloat16, they run one after the other at the shape of 1.3B parameters on clips of 17x480x832 (latents 5x60x104, 7800 tokens),
 with model FLOPs (counted by torch in one forward pass, three times over for a training step) as a share of a matmul's rate in the same
-run, and peaks of memory. bfloat16 is that of autocast, for both. With `--compile` the blocks of both are compiled, each as its makers
+run, and peaks of memory. bfloat16 is that of autocast, for both; on a GPU both sample with weights in bfloat16, as `load_dit` and
+`from_pretrained` have them, with nothing of a training beside them. With `--compile` the blocks of both are compiled, each as its makers
 do it. The process is one as trainings are. Needs torch, diffusers, pydantic and PyYAML. The last line is one JSON object.
 """
 
@@ -23,6 +24,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
+from itertools import product
 from typing import Any
 
 import torch
@@ -35,6 +37,7 @@ from benchmarks.vae_peers import million_parameters
 from benchmarks.vae_speed import lasting, told
 from components.diffusion.flow_matching import interpolate, velocity_loss
 from components.models.dit import DiT
+from components.models.precision import round_weights
 from components.models.sizes import DIT_SIZES, DitSize
 from components.train.optim import adamw_for, clip_gradients
 
@@ -89,13 +92,15 @@ class Wan(nn.Module):
         )
 
     def forward(self, noisy: Tensor, t: Tensor, text_embeds: Tensor, text_mask: Tensor, latents_fps: float) -> Tensor:
-        return self.net(noisy, t * TIME_STEPS, text_embeds, return_dict=False)[0]
+        kind = self.net.patch_embedding.weight.dtype
+        return self.net(noisy.to(kind), t * TIME_STEPS, text_embeds.to(kind), return_dict=False)[0]
 
-
-def new_model(name: str, shape: Shape, device: str) -> "Wan | DiT":
-    torch.manual_seed(0)
-    with torch.device(device):
-        return Wan(shape) if name == "wan" else DiT(shape.size, shape.latents[0], shape.text[1])
+    def round_weights(self) -> None:
+        """Keeps weights in bfloat16, but for those that `from_pretrained(torch_dtype=torch.bfloat16)` leaves in float32."""
+        kept = set(self.net._keep_in_fp32_modules)
+        for name, parameter in self.net.named_parameters():
+            if not kept & set(name.split(".")):
+                parameter.data = parameter.data.to(torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -111,34 +116,73 @@ class Runs:
 
 
 def runs_of(name: str, shape: Shape, device: str, precision: str, compiled: bool = False) -> Runs:
-    model = new_model(name, shape, device)
-    optimizer = adamw_for(model, 1e-4)
+    """Answers a model that is trained, and sampled with the weights that it is trained with."""
+    model, inputs = new_model(name, shape, device, compiled), inputs_of(shape, device)
+    steps = training_step(model, inputs, device, precision), sampling_step(model, inputs, device, precision)
+    return Runs(model, dict(zip(PARTS, steps, strict=True)))
+
+
+def new_model(name: str, shape: Shape, device: str, compiled: bool = False) -> "Wan | DiT":
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = Wan(shape) if name == "wan" else DiT(shape.size, shape.latents[0], shape.text[1])
     if compiled:
         model.net.compile_repeated_blocks() if isinstance(model, Wan) else model.compile_blocks()
+    return model
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a model sees: latents and noise (B, C, T, H, W), t (B,), and text (2 B, S, C), of which the first half is the prompts."""
+
+    latents: Tensor
+    noise: Tensor
+    t: Tensor
+    embeds: Tensor
+    mask: Tensor
+
+
+def inputs_of(shape: Shape, device: str) -> Inputs:
     generator = torch.Generator().manual_seed(0)
     latents, noise = (torch.randn(shape.batch_size, *shape.latents, generator=generator).to(device) for _ in range(2))
     embeds = torch.randn(2 * shape.batch_size, *shape.text, generator=generator).to(device)
-    mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=device)
     t = torch.rand(shape.batch_size, generator=generator).to(device)
-    few = slice(shape.batch_size)  # the first half has the prompt, the other has none
+    return Inputs(latents, noise, t, embeds, torch.ones(embeds.shape[:2], dtype=torch.bool, device=device))
+
+
+def training_step(model: nn.Module, inputs: Inputs, device: str, precision: str) -> Callable[[], None]:
+    optimizer, few = adamw_for(model, 1e-4), slice(len(inputs.t))
 
     def train() -> None:
+        noisy = interpolate(inputs.latents, inputs.noise, inputs.t)
         with in_precision(device, precision):
-            velocity = model(interpolate(latents, noise, t), t, embeds[few], mask[few], LATENTS_FPS)
-        velocity_loss(velocity, latents, noise, t).mean().backward()
+            velocity = model(noisy, inputs.t, inputs.embeds[few], inputs.mask[few], LATENTS_FPS)
+        velocity_loss(velocity, inputs.latents, inputs.noise, inputs.t).mean().backward()
         clip_gradients(model.parameters(), CLIPPED)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         _finished(device)
 
+    return train
+
+
+def sampling_step(model: nn.Module, inputs: Inputs, device: str, precision: str) -> Callable[[], None]:
     @torch.inference_mode()
     def sample() -> None:
+        noise, t = torch.cat([inputs.noise, inputs.noise]), torch.cat([inputs.t, inputs.t])
         with in_precision(device, precision):
-            with_text, without = model(torch.cat([noise, noise]), torch.cat([t, t]), embeds, mask, LATENTS_FPS).chunk(2)
+            with_text, without = model(noise, t, inputs.embeds, inputs.mask, LATENTS_FPS).chunk(2)
         torch.lerp(without, with_text, 4.0)
         _finished(device)
 
-    return Runs(model, dict(zip(PARTS, (train, sample), strict=True)))
+    return sample
+
+
+def sampler_of(name: str, shape: Shape, device: str, compiled: bool) -> Callable[[], None]:
+    """Answers a step of a model as it is loaded for a GPU: ours in mixed precision, the peer in what its weights are in."""
+    model = new_model(name, shape, device, compiled).eval().requires_grad_(False)
+    model.round_weights() if isinstance(model, Wan) else round_weights(model)
+    return sampling_step(model, inputs_of(shape, device), device, "float32" if name == "wan" else "bfloat16")
 
 
 def in_precision(device: str, precision: str) -> torch.autocast:
@@ -204,19 +248,23 @@ def on_gpu(shape: Shape, compiled: bool, seconds: float) -> dict[str, Any]:
     laps: dict[tuple[str, str], float] = {}
     peaks: dict[tuple[str, str], float] = {}
     sizes = {}
-    for name in ("ours", "wan"):
-        runs = runs_of(name, shape, "cuda", "bfloat16", compiled)
-        sizes[name] = million_parameters(runs.model)
-        for part, step in runs.steps.items():
-            step()  # compiles
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-            laps[name, part] = statistics.median(lasting(step, seconds)[2:])
-            peaks[name, part] = torch.cuda.max_memory_allocated() / 2**30
-            figures |= step_figures(name, part, "bfloat16", laps[name, part], shape, flops[name], rate)
-            figures[f"{name}, {part}, peak GiB"] = told(peaks[name, part])
-            print(f"{name}, {part}: peak {peaks[name, part]:.2f} GiB")
-        del runs, step
+    for name, part in product(("ours", "wan"), PARTS):
+        if part == "training step":
+            model = new_model(name, shape, "cuda", compiled)
+            sizes[name] = million_parameters(model)
+            step = training_step(model, inputs_of(shape, "cuda"), "cuda", "bfloat16")
+            del model
+        else:
+            step = sampler_of(name, shape, "cuda", compiled)
+        step()  # compiles
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        laps[name, part] = statistics.median(lasting(step, seconds)[2:])
+        peaks[name, part] = torch.cuda.max_memory_allocated() / 2**30
+        figures |= step_figures(name, part, "bfloat16", laps[name, part], shape, flops[name], rate)
+        figures[f"{name}, {part}, peak GiB"] = told(peaks[name, part])
+        print(f"{name}, {part}: peak {peaks[name, part]:.2f} GiB", flush=True)
+        del step
         gc.collect()
         torch.cuda.empty_cache()
     for part in PARTS:
@@ -268,6 +316,7 @@ def main() -> None:
     parser.add_argument("--shape", nargs="+", choices=tuple(ON_CPU), default=list(ON_CPU), help="on a CPU")
     parser.add_argument("--precision", nargs="+", choices=("float32", "bfloat16"), default=["float32"], help="on a CPU")
     parser.add_argument("--repeats", type=int, default=25, help="pairs on a CPU")
+    parser.add_argument("--batch-size", type=int, default=1, help="clips of a step on a GPU")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each kind of step on a GPU")
     parser.add_argument("--depth", type=int, help="of both; else 4 on a CPU, 30 on a GPU")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -276,7 +325,8 @@ def main() -> None:
     begin_as_training("benchmarks.dit_speed")
     torch.set_num_threads(args.threads)
     if args.device == "cuda":
-        figures = on_gpu(_of_depth(GPU, args.depth or (4 if args.quick else None)), args.compile, 2.0 if args.quick else args.seconds)
+        shape = _of_depth(replace(GPU, batch_size=args.batch_size), args.depth or (4 if args.quick else None))
+        figures = on_gpu(shape, args.compile, 2.0 if args.quick else args.seconds)
     else:
         figures, repeats = {}, min(args.repeats, 5) if args.quick else args.repeats
         for name in args.shape:

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from components.models.attention import Attention, FeedForward
 from components.models.linear import Linear
 from components.models.packing import Run, join, parts_of, runs_of_batches
+from components.models.precision import round_weights
 from components.models.rotary import token_angles, token_places
 from components.models.sequence_parallel import SequenceGroup, Share
 from components.models.sizes import TEXT_HEAD_SIZE, DitSize
@@ -362,14 +363,16 @@ def unpatchify(tokens: Tensor, grid: tuple[int, int, int], patch_size: tuple[int
 
 
 def load_dit(folder: Path, device: str = "cpu") -> tuple[DiT, dict[str, Any]]:
-    """Loads a diffusion transformer for inference and what was noted beside it.
+    """Loads a diffusion transformer for inference and what was noted beside it; for a GPU with its weights rounded to bfloat16.
 
     Raises:
         DamagedFolderError: a file is missing or is not the one that was written.
     """
     notes = load_json(Path(folder), "dit")
     model = DiT(dit_size(notes["size"]), notes["latent_channels"], notes["text_width"])
-    model.load_state_dict(load_tensors(Path(folder), "dit", device=device))
+    model.load_state_dict(load_tensors(Path(folder), "dit"))
+    if torch.device(device).type == "cuda":
+        round_weights(model)
     return model.to(device).eval().requires_grad_(False), notes
 
 
