@@ -91,7 +91,7 @@ class Wan(nn.Module):
             cross_attn_norm=True,  # as published
         )
 
-    def forward(self, noisy: Tensor, t: Tensor, text_embeds: Tensor, text_mask: Tensor, latents_fps: float) -> Tensor:
+    def forward(self, noisy: Tensor, t: Tensor, text_embeds: Tensor, text_mask: None, latents_fps: float) -> Tensor:
         kind = self.net.patch_embedding.weight.dtype
         return self.net(noisy.to(kind), t * TIME_STEPS, text_embeds.to(kind), return_dict=False)[0]
 
@@ -133,13 +133,12 @@ def new_model(name: str, shape: Shape, device: str, compiled: bool = False) -> "
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a model sees: latents and noise (B, C, T, H, W), t (B,), and text (2 B, S, C), of which the first half is the prompts."""
+    """What a model sees: latents and noise (B, C, T, H, W), t (B,), and text (2 B, S, C), all of it text; the first half is the prompts."""
 
     latents: Tensor
     noise: Tensor
     t: Tensor
     embeds: Tensor
-    mask: Tensor
 
 
 def inputs_of(shape: Shape, device: str) -> Inputs:
@@ -147,7 +146,7 @@ def inputs_of(shape: Shape, device: str) -> Inputs:
     latents, noise = (torch.randn(shape.batch_size, *shape.latents, generator=generator).to(device) for _ in range(2))
     embeds = torch.randn(2 * shape.batch_size, *shape.text, generator=generator).to(device)
     t = torch.rand(shape.batch_size, generator=generator).to(device)
-    return Inputs(latents, noise, t, embeds, torch.ones(embeds.shape[:2], dtype=torch.bool, device=device))
+    return Inputs(latents, noise, t, embeds)
 
 
 def training_step(model: nn.Module, inputs: Inputs, device: str, precision: str) -> Callable[[], None]:
@@ -156,7 +155,7 @@ def training_step(model: nn.Module, inputs: Inputs, device: str, precision: str)
     def train() -> None:
         noisy = interpolate(inputs.latents, inputs.noise, inputs.t)
         with in_precision(device, precision):
-            velocity = model(noisy, inputs.t, inputs.embeds[few], inputs.mask[few], LATENTS_FPS)
+            velocity = model(noisy, inputs.t, inputs.embeds[few], None, LATENTS_FPS)
         velocity_loss(velocity, inputs.latents, inputs.noise, inputs.t).mean().backward()
         clip_gradients(model.parameters(), CLIPPED)
         optimizer.step()
@@ -171,7 +170,7 @@ def sampling_step(model: nn.Module, inputs: Inputs, device: str, precision: str)
     def sample() -> None:
         noise, t = torch.cat([inputs.noise, inputs.noise]), torch.cat([inputs.t, inputs.t])
         with in_precision(device, precision):
-            with_text, without = model(noise, t, inputs.embeds, inputs.mask, LATENTS_FPS).chunk(2)
+            with_text, without = model(noise, t, inputs.embeds, None, LATENTS_FPS).chunk(2)
         torch.lerp(without, with_text, 4.0)
         _finished(device)
 
@@ -200,7 +199,7 @@ def flops_of(shape: Shape, device: str, name: str = "ours") -> int:
     noisy, t = torch.zeros(shape.batch_size, *shape.latents, device=device), torch.zeros(shape.batch_size, device=device)
     embeds = torch.zeros(shape.batch_size, *shape.text, device=device)
     with counting() as counter, torch.no_grad():
-        model(noisy, t, embeds, torch.ones(embeds.shape[:2], dtype=torch.bool, device=device), LATENTS_FPS)
+        model(noisy, t, embeds, None, LATENTS_FPS)
     return int(counter.get_total_flops())
 
 

@@ -70,11 +70,11 @@ class Wan(nn.Module):
         noisy: Tensor,
         t: Tensor,
         text_embeds: Tensor,
-        text_mask: Tensor,
+        text_mask: Tensor | None,
         latents_fps: Tensor | float,
         step_cache: None = None,
     ) -> Tensor:
-        told = text_embeds * text_mask[..., None]
+        told = text_embeds if text_mask is None else text_embeds * text_mask[..., None]
         timestep = 1000.0 * t.view(len(noisy), -1)[:, 0]
         velocity: Tensor = self.inner(noisy, timestep, told, return_dict=False)[0]
         return velocity

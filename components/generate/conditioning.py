@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from components.diffusion.samplers import Velocity
-from components.models.dit import DiT
+from components.models.dit import DiT, mask_of_padding
 from components.models.step_cache import StepCache
 
 if TYPE_CHECKING:
@@ -20,13 +20,13 @@ def encode_prompts(encoder: "TextEncoder", prompts: Sequence[str], device: str =
     """Encodes prompts as the training captions were, each different one once.
 
     Returns:
-        text_embeds (B, S, C), text_mask (B, S).
+        text_embeds (B, S, C), text_mask (B, S), which stays in the CPU's memory.
     """
     different = list(dict.fromkeys(prompts))
     embeds, mask = encoder(different)
     places = torch.tensor([different.index(prompt) for prompt in prompts])
     embeds = embeds.half().float()  # as the table kept them that the model learned from
-    return embeds[places].to(device), mask[places].to(device)
+    return embeds[places].to(device), mask[places]
 
 
 @dataclass(frozen=True)
@@ -64,18 +64,20 @@ def told_velocity(
     """Answers the velocity of a batch under guidance, with and without the prompt in one pass of the model.
 
     Args:
-        embeds, mask: (B + 1, S, C) and (B + 1, S): the prompts, and last the negative one.
+        embeds, mask: (B + 1, S, C) and (B + 1, S), this of the CPU: the prompts, and last the negative one.
         latents_fps: frames of latents a second.
         kept: bool (T,), frames of latents that are as they shall be: they are told as t = 0, and their velocity is nought.
         step_cache: of this walk; None: the model says everything anew at each step.
     """
     count = len(embeds) - 1
     both_embeds = torch.cat([embeds[:count], embeds[count:].expand(count, -1, -1)])
-    both_mask = torch.cat([mask[:count], mask[count:].expand(count, -1)])
+    own_mask, both_mask = (
+        mask_of_padding(part, embeds.device) for part in (mask[:count], torch.cat([mask[:count], mask[count:].expand(count, -1)]))
+    )
 
     def velocity(noisy: Tensor, t: Tensor) -> Tensor:
         if not guidance.holds_at(float(t)):
-            return still(model(noisy, times(noisy, t, count), embeds[:count], mask[:count], latents_fps, step_cache))
+            return still(model(noisy, times(noisy, t, count), embeds[:count], own_mask, latents_fps, step_cache))
         twice = torch.cat([noisy, noisy])
         told, without = model(twice, times(noisy, t, 2 * count), both_embeds, both_mask, latents_fps, step_cache).chunk(2)
         guided = without + guidance.scale * (told - without)

@@ -59,11 +59,12 @@ class Attention(nn.Module):
         attended = join([attend(*of_run) for of_run in zip(*parts, strict=True)])
         return self.out((share.to_tokens(attended) if share else attended).flatten(1))
 
-    def to_text(self, x: Tensor, runs: Sequence[Run], text: Tensor, mask: Tensor) -> Tensor:
+    def to_text(self, x: Tensor, runs: Sequence[Run], text: Tensor, mask: Tensor | None) -> Tensor:
         """Attends from each token of packed clips, x (N, D), to the text of its clip, of (clips, S, C) and mask (clips, S)."""
         query, key, value = self._heads(x, text)
         queries = zip(runs, parts_of(query, runs), strict=True)
-        looks = [attend(part, run.of_clips(key), run.of_clips(value), run.of_clips(mask)) for run, part in queries]
+        masks = [None if mask is None else run.of_clips(mask) for run in runs]
+        looks = [attend(part, run.of_clips(key), run.of_clips(value), seen) for (run, part), seen in zip(queries, masks, strict=True)]
         return self.out(join(looks).flatten(1))
 
     def _heads(self, x: Tensor, source: Tensor, turned: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor]:

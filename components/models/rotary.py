@@ -6,8 +6,11 @@ of the training look familiar.
 Source: Su et al., RoFormer (arXiv 2104.09864); Wan (arXiv 2503.20314) for how a head is shared out among the axes.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 UNITS_A_SECOND = 4.0  # along time: one a latent frame at 16 frames a second and a compression of 4
 LONGEST = 10000.0
@@ -49,14 +52,32 @@ def token_angles(places: Tensor, head_size: int) -> Tensor:
 
 
 def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Turns each pair of channels, of which one lies in the first half of a head and one in the second.
+    """Turns each pair of channels, of which one lies in the first half of a head and one in the second; gradients flow to heads alone.
 
     Args:
         heads: (..., heads, head_size).
         cosines, sines: (..., 1, head_size / 2), of the angles.
     """
-    first, second = heads.chunk(2, dim=-1)
-    return torch.cat([first * cosines - second * sines, second * cosines + first * sines], dim=-1)
+    if torch.compiler.is_compiling():  # which makes one pass of it
+        first, second = heads.chunk(2, dim=-1)
+        return torch.cat([first * cosines - second * sines, second * cosines + first * sines], dim=-1)
+    if torch.is_grad_enabled() and heads.requires_grad:
+        answer: Tensor = _Rotation.apply(heads, cosines, sines)
+        return answer
+    return turned_into(torch.empty_like(heads), heads, cosines, sines)
+
+
+class _Rotation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+        ctx.save_for_backward(cosines, sines)
+        return turned_into(torch.empty_like(heads), heads, cosines, sines)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        cosines, sines = ctx.saved_tensors
+        return turned_into(torch.empty_like(gradients[0]), gradients[0], cosines, -sines), None, None
 
 
 def turned_into(out: Tensor, heads: Tensor, cosines: Tensor | tuple[Tensor, Tensor], sines: Tensor | tuple[Tensor, Tensor]) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from components.diffusion.flow_matching import interpolate, sample_timesteps, shift_of, shift_timesteps, velocity_loss
 from components.diffusion.tasks import deal_tasks, kept_frames
-from components.models.dit import Block, DiT
+from components.models.dit import Block, DiT, mask_of_padding
 from components.models.precision import mixed_precision
 from components.train.checkpoint import Checkpoints, load_optimizer_tensors, training_tensors, weights_in
 from components.train.context import TrainContext
@@ -180,7 +180,8 @@ def _losses(
     """Answers the loss of each clip of a share, (B,), at its part of what is drawn for the whole batch."""
     device = torch.device(context.device)
     drawn = draw(settings, batch, seed, shift_places)
-    embeds, mask = drop_captions(batch.text_embeds.to(device), batch.text_mask.to(device), drawn.dropped.to(device), empty_prompt)
+    embeds, kept = drop_captions(batch.text_embeds.to(device), batch.text_mask, drawn.dropped, empty_prompt)
+    mask = mask_of_padding(kept, device)
     fps, clip_weight = batch.latents_fps.to(device), settings.clip_loss_weight
     if isinstance(batch.latents, Tensor):
         noise, t = (torch.stack(parts).to(device) for parts in (drawn.noise, drawn.t))
@@ -241,12 +242,12 @@ def drop_captions(embeds: Tensor, mask: Tensor, dropped: Tensor, empty_prompt: T
     """Puts the empty prompt in place of the captions that are dropped.
 
     Args:
-        embeds: (B, S, C); mask: (B, S); dropped: (B,), True where a caption goes; empty_prompt: (S', C), S' <= S.
+        embeds: (B, S, C); mask: (B, S); dropped: (B,), True where a caption goes, both of the CPU; empty_prompt: (S', C), S' <= S.
     """
     empty_embeds, empty_mask = torch.zeros_like(embeds[0]), torch.zeros_like(mask[0])
     empty_embeds[: len(empty_prompt)] = empty_prompt
     empty_mask[: len(empty_prompt)] = True
-    return torch.where(dropped[:, None, None], empty_embeds, embeds), torch.where(dropped[:, None], empty_mask, mask)
+    return torch.where(dropped[:, None, None].to(embeds.device), empty_embeds, embeds), torch.where(dropped[:, None], empty_mask, mask)
 
 
 @contextlib.contextmanager

@@ -69,9 +69,8 @@ def _losses(settings: "Dit", model: nn.Module, clip: HeldOut, device: torch.devi
     found = []
     for t in times.to(device).split(at_once):
         clips, noises, texts = (part.expand(len(t), *part.shape) for part in (latents, noise, embeds))
-        mask = torch.ones(len(t), len(embeds), dtype=torch.bool, device=device)
         fps = torch.full((len(t),), clip.latents_fps, device=device)
         with mixed_precision(device):
-            velocity = model(interpolate(clips, noises, t), t, texts, mask, fps)
+            velocity = model(interpolate(clips, noises, t), t, texts, None, fps)
         found.append(velocity_loss(velocity, clips, noises, t, settings.clip_loss_weight))
     return torch.cat(found)

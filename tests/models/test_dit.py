@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from components.models.dit import DiT, dit_size, load_dit, pad_to_patches, patchify, positions, token_grid, unpatchify
+from components.models.dit import DiT, dit_size, load_dit, mask_of_padding, pad_to_patches, patchify, positions, token_grid, unpatchify
 from components.models.lora import adapt
 from components.models.rotary import token_places
 from components.models.sizes import DIT_SIZES, DitSize
@@ -227,11 +227,10 @@ def test_a_saved_model_answers_the_same(tmp_path):
 
 @pytest.mark.parametrize(("name", "published"), [("1.3b", 1.42e9), ("5b", 5.0e9), ("14b", 14.3e9)])
 def test_the_published_sizes_have_as_many_parameters_as_their_models(name, published):
-    """Wan's checkpoints, without what is not in its blocks' shapes: the text refiner here."""
+    """Wan's checkpoints."""
     with torch.device("meta"):
         model = DiT(DIT_SIZES[name], 48 if name == "5b" else 16, 4096)
-    refiner = sum(parameter.numel() for parameter in model.text_refiner.parameters())
-    assert abs(sum(parameter.numel() for parameter in model.parameters()) - refiner - published) < 0.02 * published
+    assert abs(sum(parameter.numel() for parameter in model.parameters()) - published) < 0.02 * published
 
 
 @pytest.mark.parametrize("name", DIT_SIZES)
@@ -281,3 +280,17 @@ def test_a_block_compiled_by_inductor_does_the_same_to_packed_clips_of_two_shape
         assert (parameter.grad is None) == (other.grad is None) == (not parameter.requires_grad), name
         if parameter.grad is not None:
             torch.testing.assert_close(other.grad, parameter.grad, atol=1e-4, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("refiner_depth", [0, 1])
+def test_no_mask_says_what_a_mask_of_text_alone_says(refiner_depth):
+    torch.manual_seed(0)
+    model = DiT(DitSize(64, 2, 4, (1, 2, 2), text_size=32, refiner_depth=refiner_depth), latent_channels=4, text_width=8)
+    for layer in (model.modulation, model.modulation_out, model.patch_out):
+        torch.nn.init.normal_(layer.weight, std=0.1)
+    noisy, t, text = torch.randn(2, 4, 3, 6, 6), torch.rand(2), torch.randn(2, 40, 8)
+    whole = torch.ones(2, 40, dtype=torch.bool)
+    assert mask_of_padding(whole, "cpu") is None
+    torch.testing.assert_close(model(noisy, t, text, None, 2.0), model(noisy, t, text, whole, 2.0), atol=1e-5, rtol=1e-5)
+    whole[1, 30:] = False
+    assert torch.equal(mask_of_padding(whole, "cpu"), whole)

@@ -48,3 +48,8 @@ def test_it_is_the_rotation_by_the_angle_of_each_pair():
     angles = torch.rand(3, 1, 4)
     as_complex = torch.complex(heads[..., :4], heads[..., 4:]) * torch.polar(torch.ones_like(angles), angles)
     torch.testing.assert_close(rotate(heads, angles.cos(), angles.sin()), torch.cat([as_complex.real, as_complex.imag], dim=-1))
+
+
+def test_gradients_are_turned_back():
+    heads, angles = torch.randn(3, 2, 8, dtype=torch.float64, requires_grad=True), torch.rand(3, 1, 4, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda given: rotate(given, angles.cos(), angles.sin()), heads)
