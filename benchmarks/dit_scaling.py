@@ -69,8 +69,6 @@ def attention_of(device: str, tokens: int) -> Callable[[], Any]:
     def step() -> None:
         q, k, v = (part.detach().requires_grad_() for part in (query, key, value))
         torch.nn.functional.scaled_dot_product_attention(q, k, v).backward(gradient)
-        if device == "cuda":
-            torch.cuda.synchronize()
 
     return step
 
@@ -86,6 +84,8 @@ def measured(device: str, steps: dict[int, Callable[[], Any]], repeats: int) -> 
         for tokens, step in steps.items():
             began = _seconds(device)
             step()
+            if device == "cuda":
+                torch.cuda.synchronize()
             laps[tokens].append(_seconds(device) - began)
     return {tokens: min(found[1:]) for tokens, found in laps.items()}
 

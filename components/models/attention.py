@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.models.head_norm import norm_heads
-from components.models.linear import Linear
+from components.models.linear import Linear, linear_of_both
 from components.models.packing import Run, join, parts_of
 from components.models.rotary import rotate
 from components.models.sequence_parallel import Share
@@ -73,8 +73,11 @@ class Attention(nn.Module):
         Args:
             turned: by angles of these cosines and sines.
         """
-        query = self.query(x).unflatten(-1, (self.num_heads, -1))
-        key, value = self.key_value(source).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)
+        if source is x and x.is_cuda and type(self.query) is type(self.key_value) is Linear:
+            query, key, value = linear_of_both(x, self.query, self.key_value).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
+        else:
+            query = self.query(x).unflatten(-1, (self.num_heads, -1))
+            key, value = self.key_value(source).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)
         return self.query_norm(query, turned), self.key_norm(key, turned), value
 
 

@@ -165,6 +165,7 @@ class DiT(nn.Module):
         x = x + positions(places, self.size.hidden_size).to(x.dtype)
         angles = token_angles(places, self.size.hidden_size // self.size.num_heads)[:, None]  # (N, 1, head_size / 2)
         cosines, sines = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        del tokens, places, angles  # of a long clip they are large, and the blocks come now
         text = self.text_refiner(text_embeds, text_mask)  # (clips, S, text_size)
         meant = self.text_in(masked_mean(text, text_mask))[:, None]  # (clips, 1, D)
         conditions = [self._condition(each, run.of_clips(meant)) for run, each in zip(own, times, strict=True)]  # (B_i, n_i, D) each

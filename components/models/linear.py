@@ -48,6 +48,16 @@ class Linear(nn.Linear):
         return _product(x, self.weight, self.bias, "gelu")
 
 
+def linear_of_both(x: Tensor, first: nn.Linear, second: nn.Linear) -> Tensor:
+    """Answers what two layers make of x (..., in), side by side, (..., out of both), in one product.
+
+    On a GPU it keeps more of its units busy than two do, where the layers are no wider than a few thousand.
+    """
+    kind = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+    weight = torch.cat([first.weight.to(kind), second.weight.to(kind)])
+    return F.linear(x, weight, torch.cat([first.bias.to(kind), second.bias.to(kind)]))
+
+
 def asks_one_dnn(x: Tensor, weight: Tensor) -> bool:
     """Answers whether oneDNN multiplies x with a weight: both float32 on a CPU, outside of mixed precision and of compilation."""
     return (

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.models import linear
-from components.models.linear import Linear, asks_one_dnn
+from components.models.linear import Linear, asks_one_dnn, linear_of_both
 from components.models.lora import LoraLinear
 
 SHAPES = [(5, 12), (2, 3, 12), (1, 12)]
@@ -102,3 +102,17 @@ def test_where_torch_lacks_the_call_the_layer_is_torchs(monkeypatch: pytest.Monk
     with torch.inference_mode():
         assert torch.equal(ours(x), theirs(x))
         assert torch.equal(ours.then_gelu(x), F.gelu(theirs(x)))
+
+
+def test_two_layers_in_one_product_answer_and_learn_as_each_by_itself():
+    first, second = Linear(12, 20), Linear(12, 8)
+    x, weights = torch.randn(2, 5, 12), torch.randn(2, 5, 28)
+    gradients = []
+    for answer in (linear_of_both(x, first, second), torch.cat([first(x), second(x)], dim=-1)):
+        (answer * weights).sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in (*first.parameters(), *second.parameters())])
+        first.zero_grad(), second.zero_grad()
+    torch.testing.assert_close(linear_of_both(x, first, second), torch.cat([first(x), second(x)], dim=-1), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(linear_of_both(x, first, second), torch.cat([first(x), second(x)], dim=-1))

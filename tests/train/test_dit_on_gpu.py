@@ -76,5 +76,23 @@ def test_a_loaded_model_answers_as_the_float32_one_in_half_the_memory(tmp_path: 
     assert held(loaded) < 0.6 * held(model)
 
 
+def test_a_gpu_answers_and_learns_as_a_cpu(tmp_path: Path) -> None:
+    found = []
+    for device in ("cpu", "cuda:0"):
+        model = new_model()
+        torch.manual_seed(1)
+        for layer in (model.modulation, model.modulation_out, model.patch_out):
+            torch.nn.init.normal_(layer.weight, std=0.1)
+        model = model.to(device)
+        t, mask = torch.tensor([0.2, 0.4, 0.6, 0.8]), MASK.clone()
+        mask[1, 2:] = False
+        velocity = model(*(part.to(device) for part in (LATENTS, t, TEXT, mask, FPS)))
+        velocity.square().mean().backward()
+        gradients = {name: parameter.grad.cpu() for name, parameter in model.named_parameters() if parameter.grad is not None}
+        found.append({"velocity": velocity.detach().cpu(), **gradients})
+    assert len(found[0]) > 20
+    torch.testing.assert_close(found[1], found[0], atol=1e-3, rtol=1e-3)
+
+
 def held(model: DiT) -> int:
     return sum(parameter.nbytes for parameter in model.parameters())
