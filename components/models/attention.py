@@ -73,7 +73,8 @@ class Attention(nn.Module):
         Args:
             turned: by angles of these cosines and sines.
         """
-        if source is x and x.is_cuda and type(self.query) is type(self.key_value) is Linear:
+        plain = type(self.query) is type(self.key_value) is Linear
+        if plain and source is x and x.is_cuda and torch.compiler.is_compiling():  # eager, to lay weights side by side costs more
             query, key, value = linear_of_both(x, self.query, self.key_value).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
         else:
             query = self.query(x).unflatten(-1, (self.num_heads, -1))

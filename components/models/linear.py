@@ -51,7 +51,7 @@ class Linear(nn.Linear):
 def linear_of_both(x: Tensor, first: nn.Linear, second: nn.Linear) -> Tensor:
     """Answers what two layers make of x (..., in), side by side, (..., out of both), in one product.
 
-    On a GPU it keeps more of its units busy than two do, where the layers are no wider than a few thousand.
+    On a GPU it keeps more of its units busy than two do; compiled code lays the weights side by side as it rounds them.
     """
     kind = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
     weight = torch.cat([first.weight.to(kind), second.weight.to(kind)])
