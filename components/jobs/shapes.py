@@ -11,6 +11,7 @@ from components.ingest.sources import Source
 from components.jobs.rows import announced
 from components.jobs.run import Run
 from components.jobs.samples import evenly
+from components.operations.finetune import base_model
 from components.operations.shapes import RECORD, of_padding, recorded_plan, shapes_in_tokens
 from components.store import mirror
 
@@ -58,7 +59,7 @@ def shapes_of(run: Run, sources: Sequence[Source], todo: Sequence[Source], maker
 def _record(run: Run, maker: str, files: int, plan: Plan) -> None:
     """Keeps a plan, and says so where much of what it makes of the footage would be padding to the diffusion transformer."""
     clips = {(*vars(shape).values(),): count for shape, count in zip(plan.shapes.shapes, plan.clips, strict=True)}
-    padded = shapes_in_tokens(run.config, clips, clips, {}, None)
+    padded = shapes_in_tokens(run.config, clips, clips, {}, None, base_model(run.config, run.project))
     if (padded.padding or 0.0) > MUCH_PADDING:
         logger.warning("of planned clips %s", of_padding(run.config, padded))
     run.project.write_record(RECORD, {"maker": maker, "files": files, "plan": plan.as_dict()})

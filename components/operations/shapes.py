@@ -7,6 +7,7 @@ from math import ceil, lcm, prod
 from typing import Any
 
 from components.ingest.shapes import Plan
+from components.operations.finetune import Base, base_model
 from components.sections import Config
 from components.store import tables
 from components.store.filters import KEPT
@@ -60,7 +61,8 @@ def clip_shapes(config: Config, project: Project) -> ClipShapes:
     rows, kept = clips.read([*COLUMNS, "latents_shape"]), Counter(map(_shape, clips.read(COLUMNS, KEPT)))
     encoded = {_shape(row): row["latents_shape"] for row in rows if row["latents_shape"]}
     record = recorded_plan(project) if config.clip.max_shapes > 1 else None
-    return shapes_in_tokens(config, Counter(map(_shape, rows)), kept, encoded, record["plan"] if record else None)
+    base = base_model(config, project)
+    return shapes_in_tokens(config, Counter(map(_shape, rows)), kept, encoded, record["plan"] if record else None, base)
 
 
 def shapes_in_tokens(
@@ -69,6 +71,7 @@ def shapes_in_tokens(
     kept: Mapping[Sides, int],
     encoded: Mapping[Sides, Sequence[int]],
     plan: dict[str, Any] | None,
+    base: Base | None = None,
 ) -> ClipShapes:
     """Counts clips of several shapes in tokens of the diffusion transformer.
 
@@ -76,15 +79,16 @@ def shapes_in_tokens(
         clips, kept: how many there are of each shape, and how many of them are kept.
         encoded: the shape (C, T, H, W) of the latents of clips of a shape, where it is known.
         plan: of the shapes.
+        base: the model that is trained further, whose patches and latents they are then; None: those of the settings.
     """
-    patch_size, found, multiples = config.dit.size.patch_size, [], set()
+    patch_size, found, multiples = (base.size if base else config.dit.size).patch_size, [], set()
     for shape in sorted(clips, key=lambda shape: (-prod(shape), shape)):
-        latents = encoded.get(shape) or _latents(config, shape)
+        latents = encoded[shape][1:] if shape in encoded else _latents(config, shape, base)  # (T, H, W)
         tokens = padding = None
         if latents is not None:
-            patches = [(side, patch) for side, patch in zip(latents[1:], patch_size, strict=True)]
+            patches = [(side, patch) for side, patch in zip(latents, patch_size, strict=True)]
             tokens = prod(ceil(side / patch) for side, patch in patches)
-            padding = 1.0 - prod(latents[1:]) / (tokens * prod(patch_size))
+            padding = 1.0 - prod(latents) / (tokens * prod(patch_size))
             multiples |= {pixels // side * patch for pixels, (side, patch) in zip(shape[1:], patches[1:], strict=True) if side % patch}
         found.append(ClipShape(*shape, clips[shape], kept[shape], tokens, padding))
     counted = [(shape.clips, shape.tokens, shape.padding) for shape in found if shape.tokens and shape.padding is not None]
@@ -110,10 +114,12 @@ def _shape(row: Mapping[str, Any]) -> Sides:
     return row["num_frames"], row["height"], row["width"]
 
 
-def _latents(config: Config, shape: Sides) -> list[int] | None:
-    """Answers the shape (C, T, H, W) of a clip's latents, as the settings let it be foreseen."""
-    if config.vae.pretrained is not None:
+def _latents(config: Config, shape: Sides, base: Base | None) -> list[int] | None:
+    """Answers the shape (T, H, W) of a clip's latents, as the base or the settings let it be foreseen."""
+    if base is not None:
+        frames, side = base.frames, base.side
+    elif config.vae.pretrained is not None:
         return None
-    size = config.vae.size
-    frames = 1 + (shape[0] - 1) // size.temporal_compression_ratio
-    return [size.latent_channels, frames, *(side // size.spatial_compression_ratio for side in shape[1:])]
+    else:
+        frames, side = config.vae.size.temporal_compression_ratio, config.vae.size.spatial_compression_ratio
+    return [1 + (shape[0] - 1) // frames, *(length // side for length in shape[1:])]

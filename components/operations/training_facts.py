@@ -17,9 +17,9 @@ from components.sections import Config
 from components.store import tables
 from components.store.filters import KEPT, TRAINING
 from components.store.project import Project
+from components.store.tensors import HALF, IN_MEMORY
 
 UNKNOWN_TEXT_WIDTH = 4096  # of T5-XXL and UMT5-XXL
-HALF = 2  # bytes of a number in the table
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Facts:
         config: the settings, with the size of what is trained.
         text_tokens: of a prompt, at most.
         clips: how many there are of each shape of latents.
-        clip_bytes: of all latents and text embeddings, which each worker reads; 0 where there are no clips yet.
+        clip_bytes: of all latents and text embeddings, which each worker holds; 0 where they are too many, or there are no clips yet.
         notes: what was assumed.
     """
 
@@ -60,6 +60,9 @@ def facts_of(config: Config, project: Project) -> Facts:
     of_text = [shape for shape in _read(project, "text_shape") if shape[1] == width]
     texts = sum(map(prod, of_text)) or sum(clips.values()) * tokens * width
     held = HALF * (texts + sum(count * prod(shape) for shape, count in clips.items()))
+    if known and held > IN_MEMORY:
+        notes.append(f"latents and text embeddings take {held / 2**30:.3g} GiB, so workers do not hold them; each step reads its own")
+        known = False
     return Facts(config, Network(config.dit.size, vae[0], width, config.dit.lora_rank), tokens, clips, held if known else 0, notes)
 
 

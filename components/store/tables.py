@@ -13,6 +13,7 @@ from components.store.arrow import SHAPES, arrays, is_blob, plain
 from components.store.arrow import column as arrow_column
 from components.store.filters import among, distinct
 from components.store.storage import Storage, options_of, trouble_with
+from components.store.tensors import StoredArrays
 
 if TYPE_CHECKING:
     import lance
@@ -189,11 +190,27 @@ class Table:
         for where in filters:
             part = dataset.to_table(columns=[self.key, column, SHAPES[column]], filter=where)
             for batch in part.to_batches():
-                found.update(arrays(batch, self.key, column))
+                found.update(arrays(batch, batch[self.key].to_pylist(), column))
         for key in keys:
             if key not in found:
                 raise TableError(f"`{key}` of table `{self.name}` has no `{column}`; hint: run the stage that writes it")
         return [found[key] for key in keys]
+
+    def stored_tensor(self, column: str, keys: Sequence[str]) -> StoredArrays:
+        """Answers what `read_tensor` does, as it is at this moment, but reads only what is asked of it.
+
+        Raises:
+            TableError: a key is not there, or has no such array yet.
+        """
+        dataset = self._dataset_at(self._latest().version)
+        found = dataset.to_table(columns=[self.key, SHAPES[column]])
+        places = {key: place for place, key in enumerate(found[self.key].to_pylist())}
+        shapes: list[list[int] | None] = found[SHAPES[column]].to_pylist()
+        chosen = [places.get(key, -1) for key in keys]
+        for key, place in zip(keys, chosen, strict=True):
+            if place < 0 or not shapes[place]:
+                raise TableError(f"`{key}` of table `{self.name}` has no `{column}`; hint: run the stage that writes it")
+        return StoredArrays(dataset, column, chosen, [tuple(shapes[place] or ()) for place in chosen])
 
     def digest(self, columns: Sequence[str], where: str | None = None) -> str:
         """Answers the sha256 of the sorted (key, columns) of the rows that a filter matches.

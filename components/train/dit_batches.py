@@ -4,8 +4,10 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from components.store.filters import TRAINING, VALIDATION
 from components.store.tables import clips
+from components.store.tensors import IN_MEMORY, StoredArrays, arrays_of, bytes_of, shapes_of
 from components.train.buckets import Filling, Step, first_epoch, steps_of
 from components.train.dit_loop import DitBatch
 from components.train.dit_validation import HeldOut
@@ -29,7 +32,7 @@ READY = f"{TRAINING} AND {ENCODED}"
 
 @dataclass(frozen=True)
 class Encoded:
-    """Training clips in memory: latents (C, T, H, W) and text_embeds (S, C) of each, float16, ordered by clip id.
+    """Training clips: latents (C, T, H, W) and text_embeds (S, C) of each, float16, ordered by clip id, in memory or read as steps ask.
 
     Attributes:
         latents_fps: latent frames a second of each.
@@ -40,35 +43,47 @@ class Encoded:
     text_embeds: Sequence[np.ndarray]
     latents_fps: Sequence[float]
 
+    @cached_property
+    def each_shape(self) -> Sequence[tuple[int, ...]]:
+        """The shape of each clip's latents."""
+        return shapes_of(self.latents)
+
     @property
     def shapes(self) -> dict[tuple[int, ...], list[int]]:
         """The rows of each shape of latents, the most frequent shape first."""
         rows: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for row, latents in enumerate(self.latents):
-            rows[latents.shape].append(row)
+        for row, shape in enumerate(self.each_shape):
+            rows[shape].append(row)
         return dict(sorted(rows.items(), key=lambda item: (-len(item[1]), item[0])))
 
     def tokens(self, patch_size: tuple[int, int, int]) -> list[int]:
         """Answers how many tokens each is, in patches of so many places of latents."""
         of_shape = {shape: math.prod(-(-side // patch) for side, patch in zip(shape[1:], patch_size, strict=True)) for shape in self.shapes}
-        return [of_shape[latents.shape] for latents in self.latents]
+        return [of_shape[shape] for shape in self.each_shape]
 
 
-def read_encoded(project: "Project") -> Encoded:
+def read_encoded(project: "Project", most: int = IN_MEMORY) -> Encoded:
     """Reads the clips of the training split that have latents and text embeddings.
+
+    Args:
+        most: bytes of them that are held in memory; of more, each step reads its own.
 
     Raises:
         ValueError: there are none.
     """
     table = clips(project)
-    rows = table.read(["clip_id", "fps", "num_frames"], READY)
+    rows = table.read(["clip_id", "fps", "num_frames", "latents_shape", "text_shape"], READY)
     clip_ids = tuple(row["clip_id"] for row in rows)
     if not rows:
         raise ValueError(
             "no clip of the training split has latents and text embeddings; hint: `kinora run encode`, and `kinora show funnel`"
         )
-    latents, text_embeds = table.read_tensor("latents", clip_ids), table.read_tensor("text_embeds", clip_ids)
-    rates = [_latents_fps(row["fps"], row["num_frames"], of_clip.shape[1]) for row, of_clip in zip(rows, latents, strict=True)]
+    held = bytes_of(row[shape] for row in rows for shape in ("latents_shape", "text_shape"))
+    if held > most:
+        logger.info("latents and text embeddings take %.3g GiB, so each step reads its own", held / 2**30)
+    read = table.stored_tensor if held > most else table.read_tensor
+    latents, text_embeds = read("latents", clip_ids), read("text_embeds", clip_ids)
+    rates = [_latents_fps(row["fps"], row["num_frames"], row["latents_shape"][1]) for row in rows]
     return Encoded(clip_ids, latents, text_embeds, rates)
 
 
@@ -111,11 +126,11 @@ def dit_batches(
     filling.check(max(tokens))
 
     def batches(first: int) -> Iterator[DitBatch]:
-        for step in steps_of(filling, tokens, shapes, seed, first):
-            yield _collate(encoded, step, rank, filling.packed)
+        made = (_collate(encoded, step, rank, filling.packed) for step in steps_of(filling, tokens, shapes, seed, first))
+        return ahead(made) if isinstance(encoded.latents, StoredArrays) else made
 
     epoch = first_epoch(filling, tokens, shapes, seed)
-    held = sum(math.prod(latents.shape[1:]) for latents in encoded.latents)
+    held = sum(math.prod(shape[1:]) for shape in encoded.each_shape)
     logger.info(
         "%d shapes of latents; %.1f %% of the steps' room stays unused; %.1f %% of tokens are of clips seen before, %.1f %% padding; "
         "workers wait %.1f %% of the time for the fullest",
@@ -128,15 +143,25 @@ def dit_batches(
     return batches, epoch.steps
 
 
+def ahead(made: Iterator[DitBatch]) -> Iterator[DitBatch]:
+    """Answers batches, each of which is made in a thread while the one before it is learned from."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, made, None)
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(next, made, None)
+            yield batch
+
+
 def _collate(encoded: Encoded, step: Step, rank: int, packed: bool) -> DitBatch:
     """Gathers a worker's clips in float32, those of one shape as one tensor; text is padded to the batch's longest.
 
     A worker that a step has no clip for takes the smallest of the others', which weighs nothing.
     """
-    places = step.places[rank].tolist() or [min(range(len(step.rows)), key=lambda place: encoded.latents[int(step.rows[place])].size)]
+    sizes = [math.prod(encoded.each_shape[int(row)]) for row in step.rows]
+    places = step.places[rank].tolist() or [sizes.index(min(sizes))]
     mine = [int(step.rows[place]) for place in places]
-    clips = [torch.from_numpy(encoded.latents[row].astype(np.float32)) for row in mine]
-    embeds, mask = pad_text([torch.from_numpy(encoded.text_embeds[row].astype(np.float32)) for row in mine])
+    clips = [torch.from_numpy(latents.astype(np.float32)) for latents in arrays_of(encoded.latents, mine)]
+    embeds, mask = pad_text([torch.from_numpy(text.astype(np.float32)) for text in arrays_of(encoded.text_embeds, mine)])
     rates = torch.tensor([encoded.latents_fps[row] for row in mine])
     names = tuple(encoded.clip_ids[row] for row in mine)
     latents = tuple(clips) if packed else torch.stack(clips)

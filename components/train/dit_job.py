@@ -140,7 +140,7 @@ def _empty_prompt(text_encoder: Path) -> Tensor:
 
 def _usual_rate(encoded: Encoded) -> float:
     """Answers the latent frames a second that most clips have, of those with more than one."""
-    moving = [rate for rate, latents in zip(encoded.latents_fps, encoded.latents, strict=True) if latents.shape[1] > 1]
+    moving = [rate for rate, shape in zip(encoded.latents_fps, encoded.each_shape, strict=True) if shape[1] > 1]
     return Counter(moving or encoded.latents_fps).most_common(1)[0][0]
 
 
@@ -151,7 +151,7 @@ def notes_of(config: Config, encoded: Encoded, parts: Mapping[str, Path]) -> dic
     return {
         "format": "kinora-text-to-video",
         "size": {**vars(config.dit.size), "patch_size": list(config.dit.size.patch_size)},
-        "latent_channels": int(encoded.latents[0].shape[0]),
+        "latent_channels": encoded.each_shape[0][0],
         "text_width": text_width,
         "clip": {name: getattr(config.clip, name) for name in ("num_frames", "height", "width", "fps")},
         "latents_shapes": _seen_shapes(config, encoded),

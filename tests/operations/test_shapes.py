@@ -4,6 +4,8 @@ from collections import Counter
 
 import pytest
 
+from components.models.sizes import DitSize
+from components.operations.finetune import Base
 from components.operations.shapes import of_padding, shapes_in_tokens
 from tests.operations.pipeline import settings
 
@@ -40,3 +42,12 @@ def test_the_padding_of_all_is_weighed_by_tokens_and_unknown_while_the_latents_a
     found = shapes_in_tokens(unknown, shapes, Counter(), {(9, 48, 80): [16, 3, 6, 10]}, None)
     assert [shape.tokens for shape in found.shapes] == [6, None]
     assert (found.padding, of_padding(unknown, found)) == (None, None)
+
+
+def test_the_patches_and_latents_of_a_model_that_is_trained_further_count_not_those_of_the_settings(tmp_path):
+    """Sides of 48x80 pixels are latents of 3x5 there, in patches of 1x1 nothing of which is padding."""
+    size = DitSize(hidden_size=64, depth=1, num_heads=2, patch_size=(1, 1, 1))
+    base = Base("films", None, tmp_path, "", size, frames=8, side=16, video_vae="", text_encoder="", captions=False)
+    for vae in ("vae.size=tiny", "vae.pretrained=somebody/vae"):
+        found = shapes_in_tokens(settings(vae, "dit.size=demo"), {(9, 48, 80): 2}, Counter(), {}, None, base)
+        assert [(shape.tokens, shape.padding) for shape in found.shapes] == [(2 * 3 * 5, 0.0)]

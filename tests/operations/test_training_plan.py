@@ -10,6 +10,7 @@ import pytest
 from components.config import load_config
 from components.models.sizes import VAE_SIZES, DitSize
 from components.models.weights import new_folder
+from components.operations import training_facts
 from components.operations.preflight import Network
 from components.operations.training_plan import TrainingPlan, plan_training
 from components.sections import Config
@@ -167,7 +168,7 @@ def test_a_model_to_train_further_must_be_there_and_of_this_project(project: Pro
         arithmetic(settings(f"dit.finetune={base}", "dit.size=1.3b", "dit.context_parallel=3", "cluster.num_workers=3"), project)
 
 
-def test_the_clips_are_in_the_memory_of_each_worker(project: Project) -> None:
+def test_the_clips_are_in_the_memory_of_each_worker(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     found = arithmetic(settings(), project)
     assert found.clip_bytes == 2 * (16 * 16 * 48 + 8 * 16 * 64 + 24 * 12 * 64)
     some = tables.clips(project)
@@ -185,6 +186,12 @@ def test_the_clips_are_in_the_memory_of_each_worker(project: Project) -> None:
     more = arithmetic(settings(), project)
     assert more.clip_bytes - found.clip_bytes == 8 * MIB
     assert more.buckets[-1].num_bytes - found.buckets[-1].num_bytes == 8 * MIB
+    monkeypatch.setattr(training_facts, "IN_MEMORY", more.clip_bytes - 1)
+    too_many = arithmetic(settings(), project)
+    assert too_many.clip_bytes == 0
+    assert more.buckets[-1].num_bytes - too_many.buckets[-1].num_bytes == more.clip_bytes
+    assert any("so workers do not hold them; each step reads its own" in note for note in too_many.notes)
+    monkeypatch.undo()
     on_gpu = arithmetic(settings("cluster.use_gpu=true"), project)
     assert (on_gpu.clip_bytes, on_gpu.start_bytes, more.start_bytes) == (more.clip_bytes, 4 * on_gpu.parameters, 0)
     assert arithmetic(settings(), Project(project.root, "none")).clip_bytes == 0

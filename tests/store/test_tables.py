@@ -133,6 +133,25 @@ def test_arrays_keep_their_shapes_even_when_these_differ(clips: Table) -> None:
         clips.read_tensor("latents", ["c0003", "c0001"])
 
 
+def test_arrays_that_stay_on_disk_are_those_of_the_moment_they_were_asked_for(clips: Table) -> None:
+    clips.append([row(number) for number in range(700)])
+    shapes = {f"c{number:04d}": (1 + number % 3, 2) for number in range(100, 600)}
+    clips.update([{"clip_id": key, "latents": np.full(shape, int(key[1:])), "latents_shape": list(shape)} for key, shape in shapes.items()])
+    clips.delete("clip_id < 'c0050' OR clip_id = 'c0300'")
+    keys = ["c0599", "c0100", "c0301", "c0299"]
+    stored = clips.stored_tensor("latents", keys)
+    clips.delete("clip_id < 'c0200'")
+    clips.update([{"clip_id": "c0301", "latents": np.zeros((1, 1)), "latents_shape": [1, 1]}])
+    clips.compact()
+    assert (len(stored), list(stored.shapes)) == (4, [shapes[key] for key in keys])
+    for found in (stored.read([2, 0, 2, 1, 3]), [stored[2], *stored[:1], stored[-2], stored[1], stored[3]]):
+        for array, key in zip(found, ("c0301", "c0599", "c0301", "c0100", "c0299"), strict=True):
+            np.testing.assert_array_equal(array, np.full(shapes[key], int(key[1:]), np.float16))
+    for missing in ("c0300", "c0650", "nobody"):
+        with pytest.raises(TableError, match=f"`{missing}` of table `clips` has no `latents`"):
+            clips.stored_tensor("latents", ["c0301", missing])
+
+
 def test_null_counts_as_distinct_from_any_maker(clips: Table) -> None:
     clips.append([row(1, caption_by="me"), row(2, caption_by="you"), row(3)])
     assert clips.keys(tables.distinct("caption_by", "me")) == ["c0002", "c0003"]

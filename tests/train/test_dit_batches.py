@@ -7,8 +7,9 @@ import torch
 
 from components.store import tables
 from components.store.project import Project
+from components.store.tensors import StoredArrays
 from components.train.buckets import Filling
-from components.train.dit_batches import Encoded, dit_batches, pad_text, read_encoded, read_held_out
+from components.train.dit_batches import Encoded, ahead, dit_batches, pad_text, read_encoded, read_held_out
 
 PATCH = (1, 2, 2)
 SHAPES = [(4, 3, 2, 2)] * 10 + [(4, 1, 2, 2)] * 3
@@ -96,6 +97,39 @@ def test_text_is_padded_behind():
     embeds, mask = pad_text([torch.ones(2, 3), torch.ones(4, 3)])
     assert embeds.sum(dim=(1, 2)).tolist() == [6, 12]
     assert mask.tolist() == [[True, True, False, False], [True] * 4]
+
+
+@pytest.mark.parametrize("filling", [Filling(4), Filling(4, tokens=12, packed=True)])
+def test_clips_that_stay_on_disk_make_the_batches_that_clips_in_memory_make(filling: Filling, tmp_path):
+    project = Project(tmp_path, "demo")
+    shared = {"num_frames": 9, "fps": "8", "split": "train", "keep": True}
+    tables.clips(project).append(
+        [
+            {"clip_id": name, "latents": latents, "latents_shape": latents.shape, "text_embeds": text, "text_shape": text.shape, **shared}
+            for name, latents, text in zip(ENCODED.clip_ids, ENCODED.latents, ENCODED.text_embeds, strict=True)
+        ]
+    )
+    held, stored = read_encoded(project), read_encoded(project, most=100)
+    assert not isinstance(held.latents, StoredArrays)
+    assert isinstance(stored.latents, StoredArrays)
+    assert (held.clip_ids, held.latents_fps, held.shapes) == (stored.clip_ids, stored.latents_fps, stored.shapes)
+    for first in (0, 5):
+        of_both = [dit_batches(encoded, filling, PATCH, 3)[0](first) for encoded in (held, stored)]
+        for expected, found in itertools.islice(zip(*of_both, strict=True), 12):
+            assert (found.clip_ids, found.places) == (expected.clip_ids, expected.places)
+            pairs = [(found.text_embeds, expected.text_embeds), *zip(found.latents, expected.latents, strict=True)]
+            assert all(torch.equal(*pair) for pair in pairs)
+
+
+def test_what_is_wrong_with_a_table_is_said_by_the_step_that_reads_it(tmp_path):
+    def broken():
+        yield "a batch"
+        raise OSError("the disk is gone")
+
+    coming = ahead(broken())
+    assert next(coming) == "a batch"
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(coming)
 
 
 def test_what_is_held_out_is_never_learned_from(tmp_path):
