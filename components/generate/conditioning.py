@@ -20,13 +20,13 @@ def encode_prompts(encoder: "TextEncoder", prompts: Sequence[str], device: str =
     """Encodes prompts as the training captions were, each different one once.
 
     Returns:
-        text_embeds (B, S, C), text_mask (B, S), which stays in the CPU's memory.
+        text_embeds (B, S, C), text_mask (B, S), this in the CPU's memory.
     """
     different = list(dict.fromkeys(prompts))
     embeds, mask = encoder(different)
     places = torch.tensor([different.index(prompt) for prompt in prompts])
     embeds = embeds.half().float()  # as the table kept them that the model learned from
-    return embeds[places].to(device), mask[places]
+    return embeds[places].to(device), mask.cpu()[places]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.models.head_norm import norm_heads
-from components.models.linear import Linear, linear_of_both
+from components.models.linear import Linear, in_one_product, linear_of_both
 from components.models.packing import Run, join, parts_of
 from components.models.rotary import rotate
 from components.models.sequence_parallel import Share
@@ -73,8 +73,7 @@ class Attention(nn.Module):
         Args:
             turned: by angles of these cosines and sines.
         """
-        plain = type(self.query) is type(self.key_value) is Linear
-        if plain and source is x and x.is_cuda and torch.compiler.is_compiling():  # eager, to lay weights side by side costs more
+        if source is x and in_one_product(x, self.query, self.key_value):
             query, key, value = linear_of_both(x, self.query, self.key_value).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
         else:
             query = self.query(x).unflatten(-1, (self.num_heads, -1))

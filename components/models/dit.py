@@ -28,6 +28,7 @@ from components.models.weights import load_json, load_tensors
 TIME_FREQUENCIES = 128
 LONG_CLIP = 512  # tokens, from which on each clip has a norm of its own, which scales and shifts in the same pass
 MIN_T = 0.05  # below it the distance to the clip is divided by this instead of t
+VARIANTS = 64  # of a compiled block: packs of other sizes and numbers, with a mask over text and without
 NUM_MODULATIONS = 6  # shift, scale and gate, of attention and of the feed-forward
 
 
@@ -86,6 +87,9 @@ class DiT(nn.Module):
 
     def compile_blocks(self, backend: str = "inductor") -> None:
         """Makes fused code of the blocks, when each size of pack first comes; names and weights stay."""
+        import torch._dynamo  # takes seconds
+
+        torch._dynamo.config.recompile_limit = max(VARIANTS, torch._dynamo.config.recompile_limit)  # beyond it a block is eager again
         for block in self.blocks:
             block.compile(backend=backend)
 

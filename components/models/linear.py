@@ -48,10 +48,15 @@ class Linear(nn.Linear):
         return _product(x, self.weight, self.bias, "gelu")
 
 
+def in_one_product(x: Tensor, first: nn.Linear, second: nn.Linear) -> bool:
+    """Answers whether `linear_of_both` is for two layers: plain ones, on a GPU, in compiled code; eager, joining weights costs more."""
+    return x.is_cuda and torch.compiler.is_compiling() and type(first) is type(second) is Linear
+
+
 def linear_of_both(x: Tensor, first: nn.Linear, second: nn.Linear) -> Tensor:
     """Answers what two layers make of x (..., in), side by side, (..., out of both), in one product.
 
-    On a GPU it keeps more of its units busy than two do; compiled code lays the weights side by side as it rounds them.
+    On a GPU it keeps more of its units busy than two do; compiled code joins the weights as it rounds them.
     """
     kind = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
     weight = torch.cat([first.weight.to(kind), second.weight.to(kind)])

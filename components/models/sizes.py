@@ -66,7 +66,8 @@ VAE_SIZES = {
 DIT_SIZES = {
     "tiny": DitSize(hidden_size=64, depth=2, num_heads=2, patch_size=(1, 2, 2), text_size=64),
     "demo": DitSize(hidden_size=512, depth=4, num_heads=8, patch_size=(1, 8, 8)),
-    # those of Wan 2.1 (1.3b, 14b) and of Wan 2.2 (5b, at latents of 16x16x4; 14b), whose text encoder sees both ways and is not refined
+    # those of Wan 2.1 (1.3b, 14b) and Wan 2.2 (5b, at latents of 16x16x4; 14b), whose text encoder sees both ways; of one that sees
+    # backwards only, as a captioner's tower does, a refiner makes more (`dit.size.refiner_depth`)
     "1.3b": DitSize(1536, 30, 12, (1, 2, 2), mlp_ratio=8960 / 1536, text_size=1536, refiner_depth=0),
     "5b": DitSize(3072, 30, 24, (1, 2, 2), mlp_ratio=14336 / 3072, text_size=3072, refiner_depth=0),
     "14b": DitSize(5120, 40, 40, (1, 2, 2), mlp_ratio=13824 / 5120, text_size=5120, refiner_depth=0),

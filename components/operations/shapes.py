@@ -62,6 +62,7 @@ def clip_shapes(config: Config, project: Project) -> ClipShapes:
     encoded = {_shape(row): row["latents_shape"] for row in rows if row["latents_shape"]}
     record = recorded_plan(project) if config.clip.max_shapes > 1 else None
     base = base_model(config, project)
+    encoded = {} if base else encoded  # which may be by a VAE of the project's own
     return shapes_in_tokens(config, Counter(map(_shape, rows)), kept, encoded, record["plan"] if record else None, base)
 
 

@@ -1,14 +1,12 @@
 """Plain Python values to Arrow columns and back: blobs, and float16 arrays with their shapes beside them."""
 
 import functools
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
-
-Key = TypeVar("Key")
 
 SHAPES = {"latents": "latents_shape", "text_embeds": "text_shape"}
 
@@ -27,13 +25,13 @@ def column(values: Any, field: "pa.Field") -> "pa.Array | pa.ChunkedArray":
     return pa.array(values, type=field.type)
 
 
-def arrays(batch: "pa.RecordBatch", keys: Sequence[Key], name: str) -> "Iterator[tuple[Key, np.ndarray]]":
+def arrays(batch: "pa.RecordBatch", key: str, name: str) -> "Iterator[tuple[str, np.ndarray]]":
     """Answers (key, array) of the rows of a batch that have one, as views of the batch's memory."""
     flat = batch[name].values.to_numpy()
     bounds = batch[name].offsets.to_numpy()
     shapes = batch[SHAPES[name]].to_pylist()
     valid = batch[name].is_valid().to_pylist()
-    for row, row_key in enumerate(keys):
+    for row, row_key in enumerate(batch[key].to_pylist()):
         if valid[row]:
             yield row_key, flat[bounds[row] : bounds[row + 1]].reshape(shapes[row])
 

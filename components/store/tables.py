@@ -190,7 +190,7 @@ class Table:
         for where in filters:
             part = dataset.to_table(columns=[self.key, column, SHAPES[column]], filter=where)
             for batch in part.to_batches():
-                found.update(arrays(batch, batch[self.key].to_pylist(), column))
+                found.update(arrays(batch, self.key, column))
         for key in keys:
             if key not in found:
                 raise TableError(f"`{key}` of table `{self.name}` has no `{column}`; hint: run the stage that writes it")
@@ -210,7 +210,7 @@ class Table:
         for key, place in zip(keys, chosen, strict=True):
             if place < 0 or not shapes[place]:
                 raise TableError(f"`{key}` of table `{self.name}` has no `{column}`; hint: run the stage that writes it")
-        return StoredArrays(dataset, column, chosen, [tuple(shapes[place] or ()) for place in chosen])
+        return StoredArrays(dataset, self.key, column, keys, chosen, [tuple(shapes[place] or ()) for place in chosen])
 
     def digest(self, columns: Sequence[str], where: str | None = None) -> str:
         """Answers the sha256 of the sorted (key, columns) of the rows that a filter matches.

@@ -19,14 +19,19 @@ class StoredArrays(Sequence["np.ndarray"]):
     """One array of each of many rows, at the version of the table that it was made of.
 
     Args:
-        dataset: at a version that stays.
+        dataset: at a version that stays: one that is tagged, where others write.
+        key: the column of the rows' names.
         column: `latents` or `text_embeds`.
+        keys: of the rows.
         places: offsets of the rows in the dataset.
         shapes: of their arrays.
     """
 
-    def __init__(self, dataset: "lance.LanceDataset", column: str, places: Sequence[int], shapes: Sequence[Shape]) -> None:
-        self._dataset, self._column, self._places, self.shapes = dataset, column, places, shapes
+    def __init__(
+        self, dataset: "lance.LanceDataset", key: str, column: str, keys: Sequence[str], places: Sequence[int], shapes: Sequence[Shape]
+    ) -> None:
+        self._dataset, self._key, self._column = dataset, key, column
+        self._keys, self._places, self.shapes = keys, places, shapes
 
     def __len__(self) -> int:
         return len(self._places)
@@ -41,13 +46,19 @@ class StoredArrays(Sequence["np.ndarray"]):
         return self.read(range(len(self))[row]) if isinstance(row, slice) else self.read([row])[0]
 
     def read(self, rows: Sequence[int]) -> "list[np.ndarray]":
-        """Reads the arrays of some of the rows, in their order, in one go."""
-        places = [self._places[row] for row in rows]
-        wanted = sorted(set(places))
-        found: dict[int, np.ndarray] = {}
-        for batch in self._dataset.take(wanted, columns=[self._column, SHAPES[self._column]]).to_batches():
-            found.update(arrays(batch, wanted[len(found) : len(found) + batch.num_rows], self._column))
-        return [found[place] for place in places]
+        """Reads the arrays of some of the rows, in their order, in one go.
+
+        Raises:
+            LookupError: other rows lie there.
+        """
+        found: dict[str, np.ndarray] = {}
+        places = sorted({self._places[row] for row in rows})
+        for batch in self._dataset.take(places, columns=[self._key, self._column, SHAPES[self._column]]).to_batches():
+            found.update(arrays(batch, self._key, self._column))
+        lost = next((self._keys[row] for row in rows if self._keys[row] not in found), None)
+        if lost is not None:
+            raise LookupError(f"`{lost}` has no `{self._column}` where it lay; hint: run again")
+        return [found[self._keys[row]] for row in rows]
 
 
 def shapes_of(held: "Sequence[np.ndarray]") -> Sequence[Shape]:

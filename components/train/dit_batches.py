@@ -62,11 +62,11 @@ class Encoded:
         return [of_shape[shape] for shape in self.each_shape]
 
 
-def read_encoded(project: "Project", most: int = IN_MEMORY) -> Encoded:
+def read_encoded(project: "Project", most: int | None = None) -> Encoded:
     """Reads the clips of the training split that have latents and text embeddings.
 
     Args:
-        most: bytes of them that are held in memory; of more, each step reads its own.
+        most: bytes of them that are held in memory, None: `IN_MEMORY`; of more, each step reads its own.
 
     Raises:
         ValueError: there are none.
@@ -79,9 +79,10 @@ def read_encoded(project: "Project", most: int = IN_MEMORY) -> Encoded:
             "no clip of the training split has latents and text embeddings; hint: `kinora run encode`, and `kinora show funnel`"
         )
     held = bytes_of(row[shape] for row in rows for shape in ("latents_shape", "text_shape"))
-    if held > most:
+    stays = held > (IN_MEMORY if most is None else most)
+    if stays:
         logger.info("latents and text embeddings take %.3g GiB, so each step reads its own", held / 2**30)
-    read = table.stored_tensor if held > most else table.read_tensor
+    read = table.stored_tensor if stays else table.read_tensor
     latents, text_embeds = read("latents", clip_ids), read("text_embeds", clip_ids)
     rates = [_latents_fps(row["fps"], row["num_frames"], row["latents_shape"][1]) for row in rows]
     return Encoded(clip_ids, latents, text_embeds, rates)
@@ -145,7 +146,7 @@ def dit_batches(
 
 def ahead(made: Iterator[DitBatch]) -> Iterator[DitBatch]:
     """Answers batches, each of which is made in a thread while the one before it is learned from."""
-    with ThreadPoolExecutor(1) as thread:
+    with ThreadPoolExecutor(1, "batches") as thread:
         coming = thread.submit(next, made, None)
         while (batch := coming.result()) is not None:
             coming = thread.submit(next, made, None)

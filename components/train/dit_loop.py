@@ -283,13 +283,13 @@ class _Tally:
         self._clear()
 
     def _clear(self) -> None:
-        self._losses: list[float] = []
+        self._losses: list[Tensor] = []
         self._norms: list[float] = []
         self._clips, self._since = 0, time.monotonic()
 
     def add(self, loss: Tensor, norm: float, clips: int) -> None:
         if math.isfinite(norm):
-            self._losses.append(loss.item())
+            self._losses.append(loss.detach())  # a number only when it is told: to ask a GPU for it now would be to wait for the step
             self._norms.append(norm)
         self._clips += clips
 
@@ -302,9 +302,10 @@ class _Tally:
 
     def take(self, context: TrainContext) -> dict[str, float]:
         """Answers the means over the steps and all workers, who take them at the same moment."""
+        losses = [loss.item() for loss in self._losses]
         seconds = max(1e-6, time.monotonic() - self._since)
         metrics: dict[str, Any] = {"clips_per_second": self._clips / seconds}
-        if self._losses:
-            metrics |= {"loss": sum(self._losses) / len(self._losses), "grad_norm": sum(self._norms) / len(self._norms)}
+        if losses:
+            metrics |= {"loss": sum(losses) / len(losses), "grad_norm": sum(self._norms) / len(self._norms)}
         self._clear()
         return mean_over_workers(metrics, context)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from components.models import attention
 from components.models.dit import DiT, dit_size, load_dit, mask_of_padding, pad_to_patches, patchify, positions, token_grid, unpatchify
 from components.models.lora import adapt
 from components.models.rotary import token_places
@@ -240,13 +241,17 @@ def test_named_sizes_can_be_built(name):
 
 
 @pytest.mark.slow
-def test_compiled_blocks_do_the_same_under_the_same_names():
+@pytest.mark.parametrize("as_on_a_gpu", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_compiled_blocks_do_the_same_under_the_same_names(as_on_a_gpu, masked, monkeypatch):
+    if as_on_a_gpu:  # query, key and value in one product
+        monkeypatch.setattr(attention, "in_one_product", lambda x, first, second: torch.compiler.is_compiling())
     plain, compiled = make(), make()
     compiled.compile_blocks("aot_eager")
     compiled.recompute = True
     noisy, _, text, mask = inputs()
     t = torch.tensor([[0.0, 0.5, 0.9], [0.3, 0.0, 0.0]])
-    answers = [model(noisy, t, text, mask, 2.0) for model in (plain, compiled)]
+    answers = [model(noisy, t, text, mask if masked else None, 2.0) for model in (plain, compiled)]
     torch.testing.assert_close(answers[1], answers[0], atol=1e-5, rtol=1e-4)
     for answer in answers:
         answer.square().mean().backward()

@@ -5,8 +5,11 @@ from collections import Counter
 import pytest
 
 from components.models.sizes import DitSize
+from components.operations import shapes
 from components.operations.finetune import Base
 from components.operations.shapes import of_padding, shapes_in_tokens
+from components.store import tables
+from components.store.project import Project
 from tests.operations.pipeline import settings
 
 
@@ -51,3 +54,14 @@ def test_the_patches_and_latents_of_a_model_that_is_trained_further_count_not_th
     for vae in ("vae.size=tiny", "vae.pretrained=somebody/vae"):
         found = shapes_in_tokens(settings(vae, "dit.size=demo"), {(9, 48, 80): 2}, Counter(), {}, None, base)
         assert [(shape.tokens, shape.padding) for shape in found.shapes] == [(2 * 3 * 5, 0.0)]
+
+
+def test_latents_of_a_projects_own_vae_say_nothing_of_a_model_that_is_trained_further(tmp_path, monkeypatch):
+    project = Project(tmp_path, "films")
+    tables.clips(project).append([{"clip_id": "a", "num_frames": 9, "height": 48, "width": 80, "latents_shape": [16, 3, 6, 10]}])
+    size = DitSize(hidden_size=64, depth=1, num_heads=2, patch_size=(1, 1, 1))
+    base = Base("films", None, tmp_path, "", size, frames=8, side=16, video_vae="", text_encoder="", captions=False)
+    for trained_further, tokens in ((None, 3 * 1 * 2), (base, 2 * 3 * 5)):
+        monkeypatch.setattr(shapes, "base_model", lambda config, project, base=trained_further: base)
+        found = shapes.clip_shapes(settings("vae.size=tiny", "dit.size=demo"), project)
+        assert [shape.tokens for shape in found.shapes] == [tokens]

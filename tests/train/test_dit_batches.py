@@ -1,4 +1,5 @@
 import itertools
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -113,12 +114,31 @@ def test_clips_that_stay_on_disk_make_the_batches_that_clips_in_memory_make(fill
     assert not isinstance(held.latents, StoredArrays)
     assert isinstance(stored.latents, StoredArrays)
     assert (held.clip_ids, held.latents_fps, held.shapes) == (stored.clip_ids, stored.latents_fps, stored.shapes)
-    for first in (0, 5):
-        of_both = [dit_batches(encoded, filling, PATCH, 3)[0](first) for encoded in (held, stored)]
+    for first, rank in ((0, 0), (5, 1)):
+        shared = replace(filling, world_size=1 + rank)
+        of_both = [dit_batches(encoded, shared, PATCH, 3, rank)[0](first) for encoded in (held, stored)]
         for expected, found in itertools.islice(zip(*of_both, strict=True), 12):
-            assert (found.clip_ids, found.places) == (expected.clip_ids, expected.places)
-            pairs = [(found.text_embeds, expected.text_embeds), *zip(found.latents, expected.latents, strict=True)]
-            assert all(torch.equal(*pair) for pair in pairs)
+            for name, value in vars(expected).items():
+                if name == "latents":
+                    assert all(map(torch.equal, found.latents, value))
+                else:
+                    assert torch.equal(getattr(found, name), value) if isinstance(value, torch.Tensor) else getattr(found, name) == value
+
+
+def test_a_batch_is_made_while_the_one_before_it_is_in_use():
+    made = [threading.Event() for _ in range(4)]
+
+    def batches():
+        for number, event in enumerate(made):
+            event.set()
+            yield number
+
+    coming = ahead(batches())
+    assert next(coming) == 0
+    assert made[1].wait(60)
+    assert not made[2].wait(0.1)  # no more than one
+    coming.close()
+    assert not any(thread.name.startswith("batches") and thread.is_alive() for thread in threading.enumerate())
 
 
 def test_what_is_wrong_with_a_table_is_said_by_the_step_that_reads_it(tmp_path):
