@@ -17,10 +17,20 @@ Velocity = Callable[[Tensor, Tensor], Tensor]  # (noisy (B, C, T, H, W), t 0-d) 
 
 
 def sampling_timesteps(num_inference_steps: int, shift: float = 1.0) -> Tensor:
-    """Answers the num_inference_steps + 1 places to stop at, from 1 down to 0, closer together near noise for a shift above 1."""
+    """Answers the num_inference_steps + 1 places to stop at, from 1 down to 0, closer together near noise for a shift above 1.
+
+    Raises:
+        ValueError: no step at all, a shift that is not above 0, or one that leaves nothing between two of the steps.
+    """
     if num_inference_steps < 1:
         raise ValueError(f"`num_inference_steps` must be at least 1, not {num_inference_steps}")
-    return shift_timesteps(torch.linspace(1.0, 0.0, num_inference_steps + 1), shift)
+    timesteps = shift_timesteps(torch.linspace(1.0, 0.0, num_inference_steps + 1, dtype=torch.float64), shift).float()
+    timesteps[0], timesteps[-1] = 1.0, 0.0  # whatever was rounded: above 1 there is no guidance and no logarithm
+    if not bool((timesteps[1:] < timesteps[:-1]).all()):
+        raise ValueError(
+            f"`timestep_shift` {shift:g} leaves nothing between two of {num_inference_steps} steps; hint: one nearer to 1, or fewer steps"
+        )
+    return timesteps
 
 
 def euler(velocity: Velocity, noise: Tensor, timesteps: Tensor, on_step: Callable[[int, int], None] | None = None) -> Tensor:

@@ -31,6 +31,9 @@ class Sampling:
         settings: of the section `generate`, all of them.
         progress: told steps done, steps in all, and "steps".
 
+    Raises:
+        ValueError: there is no such sampler, or the steps cannot be taken.
+
     Attributes:
         passes: how many there will be, for `progress`; a verb adds its own.
     """
@@ -44,6 +47,8 @@ class Sampling:
         settings: dict[str, Any],
         progress: Progress | None = None,
     ) -> None:
+        if settings["sampler"] not in SAMPLERS:
+            raise ValueError(f"`sampler` is one of {', '.join(SAMPLERS)}, not {settings['sampler']!r}")
         self.generator, self.settings, self.progress = generator, settings, progress
         self.vae, self.device, self.count = generator.vae, generator.device, len(prompts)
         self.embeds, self.mask = encode_prompts(generator.text_encoder, [*prompts, settings["negative_prompt"]], self.device)
@@ -54,7 +59,7 @@ class Sampling:
 
     @torch.inference_mode()
     def latents(self, shape: tuple[int, ...], clean: Tensor | None = None, kept: Tensor | None = None, strength: float = 1.0) -> Tensor:
-        """Walks from noise to latents (B, *shape).
+        """Walks from noise to latents (B, *shape), all of them finite.
 
         Kept latents enter as they are, at t = 0. Their velocity is nought, so that every step of every sampler leaves them be.
 
@@ -62,6 +67,9 @@ class Sampling:
             clean: (B, *shape), latents to keep or to start from.
             kept: bool (T,), which frames of `clean` stay.
             strength: the t at which the walk starts, from `clean` with so much noise; at 1 from noise alone.
+
+        Raises:
+            ValueError: they are not.
         """
         start = noise = self._noise(shape)
         if clean is not None:
@@ -73,7 +81,10 @@ class Sampling:
         velocity = told_velocity(self.generator.model, self.embeds, self.mask, self.guidance, self.generator.latents_fps, kept, cache)
         timesteps = strength * self._timesteps(math.prod(shape[1:]))
         with mixed_precision(self.device):
-            return SAMPLERS[self.settings["sampler"]](velocity, start, timesteps, self._on_step)
+            latents = SAMPLERS[self.settings["sampler"]](velocity, start, timesteps, self._on_step)
+        if not bool(latents.isfinite().all()):
+            raise ValueError("sampling ended in what is no number; hint: a lower `guidance_scale`, or a `timestep_shift` nearer to 1")
+        return latents
 
     @torch.inference_mode()
     def encoded(self, frames: np.ndarray) -> Tensor:

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -89,6 +91,22 @@ def test_steps_run_from_noise_to_the_clip_and_are_counted():
     assert told == [(i, 5) for i in range(1, 6)]
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS.values())
+def test_no_shift_is_rounded_to_where_there_is_more_than_noise(sampler):
+    """5 times the root of a third is the demo's shift for an image."""
+    for shift in [5 * math.sqrt(1 / 3), *torch.linspace(0.05, 20.0, 400, dtype=torch.float64).tolist()]:
+        timesteps = sampling_timesteps(5, shift)
+        assert (timesteps[0], timesteps[-1]) == (1.0, 0.0)
+        reached = sampler(lambda x, t: (x - CLIP) / t, NOISE, timesteps)
+        torch.testing.assert_close(reached, CLIP, atol=1e-4, rtol=0, msg=f"shift {shift}")
+
+
 def test_no_steps_are_refused():
     with pytest.raises(ValueError, match="num_inference_steps"):
         sampling_timesteps(0)
+
+
+@pytest.mark.parametrize("shift", [1e9, 1e-45])
+def test_steps_that_a_shift_leaves_nothing_between_are_refused(shift):
+    with pytest.raises(ValueError, match="leaves nothing between two of 20 steps; hint: one nearer to 1, or fewer steps"):
+        sampling_timesteps(20, shift)
