@@ -142,7 +142,7 @@ class Generator:
         """
         if len(seeds) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}")
-        size = self.shapes.size(height, width)
+        size = self.shapes.size(height, width, num_frames=num_frames)
         length = self.shapes.length(size, num_frames, self.notes["clip"]["num_frames"])
         told = [self.told(prompt, rewrite) for prompt in prompts]
         frames: list[np.ndarray] = []

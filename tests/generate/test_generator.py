@@ -105,6 +105,10 @@ def test_one_frame_and_other_sizes_can_be_asked_for(generator):
         assert made.frames.shape == (frames, height, width, 3)
 
 
+def test_a_length_that_was_seen_at_another_size_alone_is_made_there(generator):
+    assert generator.generate([CAPTIONS[0]], [1], num_frames=5, num_inference_steps=1)[0].frames.shape == (5, 24, 40, 3)
+
+
 def test_guidance_one_is_the_prompt_alone(generator):
     embeds, mask = encode_prompts(generator.text_encoder, [*CAPTIONS, ""])
     noisy, t = torch.randn(2, 16, 3, 4, 4), torch.tensor(0.7)
@@ -161,7 +165,7 @@ def test_a_setting_that_is_none_is_refused(generator):
     ("changes", "message"),
     [
         ({"num_frames": 8}, "never saw clips of 8 frames at 32x32, only clips of 1 and 9 frames; hint: `--num-frames 9`$"),
-        ({"num_frames": 1, "height": 24}, "never saw images at 40x24, only clips of 5 frames; hint: `--num-frames 5`$"),
+        ({"num_frames": 1, "height": 24}, "never saw images at 40x24, only clips of 5 frames; hint: `--height 32 --width 32`$"),
         ({"num_frames": 40}, "hint: `--num-frames 9` and then `--extend` that video for more"),
         ({"height": 30}, "never saw `height` 30, only 40x24 and 32x32; hint: `--height 32 --width 32`"),
         ({"width": -5}, "`--width` is above 0, not -5; hint: leave it out for the model's own size"),
