@@ -12,7 +12,7 @@ from components.generate import verbs
 from components.generate.arrangement import Piece, key_frame
 from components.generate.generator import Generator
 from components.generate.inputs import MOST_FRAMES, Fitted, is_still, read_image, read_video, size_of
-from components.generate.record import record_of
+from components.generate.record import computed_by, record_of
 from components.generate.sampling import Sampling
 from components.generate.shapes import Shapes
 from components.generate.step_cache import uncalibrated
@@ -135,6 +135,7 @@ def make(generator: Generator, ask: Ask, seed: int, **settings: Any) -> Making:
         "strength": None if ask.edit is None else _strength(ask),
         **record_of(ask),
         "settings": sampling.settings,
+        **computed_by(generator.device),
     }
     return Making(film, sampling, verb, rewritten, made, list(dict.fromkeys([*notes, *files.notes])))
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 from contextlib import nullcontext
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,7 @@ def test_what_made_a_film_says_all_that_makes_it_again_and_no_path(generator: Ge
     asked = {"num_frames": None, "seconds": 1.0, "height": None, "width": 32, "backward": False, "loop": False, "rewrite": True}
     assert keys["asked"] == asked
     assert str(video.parent) not in json.dumps(edit)
+    assert (edit["kinora"], edit["device"], edit["precision"]) == (version("kinora"), "cpu", "float32")
 
 
 def test_a_step_cache_of_other_settings_is_said(generator: Generator) -> None:  # noqa: F811
