@@ -11,15 +11,14 @@ import numpy as np
 from components.generate import verbs
 from components.generate.arrangement import Piece, key_frame
 from components.generate.generator import Generator
-from components.generate.inputs import Fitted, read_image, read_video, size_of
-from components.generate.record import record_of
+from components.generate.inputs import MOST_FRAMES, Fitted, is_still, read_image, read_video, size_of
+from components.generate.record import computed_by, record_of
 from components.generate.sampling import Sampling
 from components.generate.shapes import Shapes
 from components.generate.step_cache import uncalibrated
 
 Source = str | Path | bytes
 STRENGTH = 0.6  # of an edit, where none is given
-MOST_FRAMES = 10_000  # of one call, which holds much of what it makes
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Ask:
 
     def __post_init__(self) -> None:
         given = {
-            "--image": self.image is not None or bool(self.key_frames),
+            "--image" if self.image is not None else "--keyframe": self.image is not None or bool(self.key_frames),
             "--extend": self.extend is not None,
             "--connect": self.connect is not None,
             "--edit": self.edit is not None,
@@ -115,6 +114,7 @@ def make(generator: Generator, ask: Ask, seed: int, **settings: Any) -> Making:
         ValueError: an empty prompt, a file that cannot be used, or a size, length or setting that does not fit.
     """
     rewritten = generator.told(ask.prompt, ask.rewrite)
+    _check_amount(ask, generator.fps)
     files = _Files(generator, ask)
     sampling = generator.sampling([rewritten], [seed], **settings)
     notes = uncalibrated(sampling.settings, generator.notes)
@@ -135,17 +135,25 @@ def make(generator: Generator, ask: Ask, seed: int, **settings: Any) -> Making:
         "strength": None if ask.edit is None else _strength(ask),
         **record_of(ask),
         "settings": sampling.settings,
+        **computed_by(generator.device),
     }
     return Making(film, sampling, verb, rewritten, made, list(dict.fromkeys([*notes, *files.notes])))
 
 
 class _Files:
-    """Reads files at the size that is asked for or that is nearest to the first one's, and notes what did not fit."""
+    """Reads files at the size that is asked for or that is nearest to the first one's, and notes what did not fit.
+
+    Raises:
+        ValueError: the model saw no such size, or at it no clips as long as is needed.
+    """
 
     def __init__(self, generator: Generator, ask: Ask) -> None:
         self.fps, self.notes = generator.fps, list[str]()
         first = next((file for _, file, _ in ask.files), None)
-        self.size = generator.shapes.size(ask.height, ask.width, None if first is None else size_of(first))
+        shapes, (num_frames, least) = generator.shapes, _needed(generator, ask)
+        self.size = shapes.size(ask.height, ask.width, None if first is None else size_of(first), num_frames, least)
+        if first is not None or ask.loop:
+            shapes.check_length(self.size, least)
 
     def image(self, file: Source) -> np.ndarray:
         """uint8 (1, H, W, 3)."""
@@ -160,9 +168,26 @@ class _Files:
         return fitted.frames
 
 
+def _needed(generator: Generator, ask: Ask) -> tuple[int | None, int]:
+    """Answers the length that a clip is to have, where one is asked for, and how long the model's clips have to be for what is asked."""
+    group = generator.vae.frames
+    if ask.edit is not None:
+        return (1, 1) if is_still(ask.edit) else (None, 1 + group)
+    if ask.connect is not None or (ask.extend is not None and ask.loop):
+        return None, 1 + 2 * group
+    if ask.extend is not None:
+        return None, 1 + group
+    num_frames = _num_frames(ask, generator.fps)
+    return num_frames, 1 + 2 * group if ask.loop else 1 + group if num_frames is None else 1
+
+
+def _num_frames(ask: Ask, fps: int) -> int | None:
+    """Answers how many frames a clip is asked to have."""
+    return ask.num_frames if ask.seconds is None else 1 + round(ask.seconds * fps)
+
+
 def _chosen(generator: Generator, ask: Ask, files: _Files, sampling: Sampling) -> tuple[str, verbs.Film]:
     shapes, size = generator.shapes, files.size
-    _check_amount(ask, files.fps)
     added = ask.num_frames if ask.seconds is None else max(1, round(ask.seconds * files.fps))
     longest = shapes.length(size, None)
     if ask.edit is not None:
@@ -179,8 +204,7 @@ def _chosen(generator: Generator, ask: Ask, files: _Files, sampling: Sampling) -
             return "loop", verbs.looped(sampling, verbs.of_video(video), longest, _between(generator, added, ask))
         continued = verbs.led_to if ask.backward else verbs.extended
         return "extend backward" if ask.backward else "extend", continued(sampling, video, longest, added)
-    num_frames = added if ask.seconds is None else 1 + round(ask.seconds * files.fps)
-    length = shapes.length(size, num_frames, generator.notes["clip"]["num_frames"])
+    length = shapes.length(size, _num_frames(ask, files.fps), generator.notes["clip"]["num_frames"])
     if ask.loop:
         _check_loop(shapes, size, length, verbs.window_between(longest, generator.vae.frames))
     film = verbs.clip(sampling, size, length, _pieces(generator, ask, files, length))

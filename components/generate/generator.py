@@ -11,6 +11,7 @@ from components.caption.upsample import rewrite as rewrite_prompt
 from components.encode.load_vae import load_vae
 from components.encode.text import TextEncoder, load_text_encoder
 from components.generate.contract import TEXT_ENCODER, VIDEO_VAE, check_contract, check_terms
+from components.generate.prompts import check_prompt, check_text
 from components.generate.sampling import Progress, Sampling
 from components.generate.shapes import Shapes
 from components.generate.verbs import clip
@@ -27,6 +28,7 @@ NEWER_SETTINGS: dict[str, Any] = {  # which older models do not note
     "guidance_rescale": 0.0,
     "step_cache": None,
 }
+OFF_BY_NONE = ("step_cache",)  # of all other settings None says that they are not given
 
 
 @dataclass(frozen=True)
@@ -95,14 +97,13 @@ class Generator:
         """Answers a prompt as the model is told it: said as the training captions are, or as it is.
 
         Raises:
-            ValueError: it is empty.
+            ValueError: it is empty, or no text.
         """
-        if not prompt.strip():
-            raise ValueError('the prompt is empty; hint: say what should be seen, for example "a red square moves left"')
+        check_prompt(prompt)
         return rewrite_prompt(prompt, self.style) if rewrite else prompt
 
     def settings(self, **sampling: Any) -> dict[str, Any]:
-        """Answers all settings of sampling: those given that are not None, else as the model's notes say.
+        """Answers all settings of sampling: those given, else as the model's notes say; None is given where it switches something off.
 
         Raises:
             TypeError: there is no such setting.
@@ -110,11 +111,13 @@ class Generator:
         defaults = NEWER_SETTINGS | self.notes["generate"]
         if unknown := sampling.keys() - defaults.keys():
             raise TypeError(f"`{min(unknown)}` is no setting of sampling; there are {', '.join(sorted(defaults))}")
-        return defaults | {name: value for name, value in sampling.items() if value is not None}
+        return defaults | {name: value for name, value in sampling.items() if value is not None or name in OFF_BY_NONE}
 
     def sampling(self, told: Sequence[str], seeds: Sequence[int], progress: Progress | None = None, **sampling: Any) -> Sampling:
         """Answers what the verbs of `components.generate.verbs` sample with, for prompts as the model is told them."""
-        return Sampling(self, told, seeds, self.settings(**sampling), progress)
+        settings = self.settings(**sampling)
+        check_text("negative prompt", settings["negative_prompt"])
+        return Sampling(self, told, seeds, settings, progress)
 
     def generate(
         self,
@@ -142,7 +145,7 @@ class Generator:
         """
         if len(seeds) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}")
-        size = self.shapes.size(height, width)
+        size = self.shapes.size(height, width, num_frames=num_frames)
         length = self.shapes.length(size, num_frames, self.notes["clip"]["num_frames"])
         told = [self.told(prompt, rewrite) for prompt in prompts]
         frames: list[np.ndarray] = []

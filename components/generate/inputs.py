@@ -1,9 +1,11 @@
 """Reads the images and videos that a person gives, brought to a model's size and frame rate."""
 
 import math
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import numpy as np
 from components.media.read import Frame, UnusableFile, cover, read_frames
 
 NOTED_LOSS = 0.02  # of a picture; a smaller part is cut without a word
+MOST_FRAMES = 10_000  # of one call, which holds much of what it reads and makes
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,11 @@ def size_of(source: str | Path | bytes) -> tuple[int, int]:
     return first.height, first.width
 
 
+def is_still(source: str | Path | bytes) -> bool:
+    """Answers whether a file is a single picture; errors as those of `size_of`."""
+    return len(list(islice(_frames(source), 2))) == 1
+
+
 def read_image(source: str | Path | bytes, height: int, width: int) -> Fitted:
     """Reads a picture, or a video's first, so that it covers a size; what hangs over on both sides is cut.
 
@@ -38,32 +46,51 @@ def read_image(source: str | Path | bytes, height: int, width: int) -> Fitted:
         ValueError: there is no such file, or no picture in it.
     """
     first = next(_frames(source))
-    return Fitted(_covering(first, height, width)[None], _cut(source, first, height, width))
+    return Fitted(_covering(first, height, width)[None].copy(), _cut(source, first, height, width))
 
 
 def read_video(source: str | Path | bytes, height: int, width: int, fps: Fraction | int) -> Fitted:
     """Reads a video so that it covers a size, at each tick of a frame rate the picture that is nearest in time.
 
     Raises:
-        ValueError: there is no such file, or no picture in it.
+        ValueError: there is no such file, or no picture in it, or more than one call can hold.
     """
     frames = _frames(source)
     first = held = next(frames)
-    taken: list[np.ndarray] = []
+    pixels = bytearray()  # which grows where it is: frames in a list would be held a second time when they are put together
     times: list[int] = []  # that each frame is taken
+    taken = 0
+
+    def take(until: float) -> None:
+        nonlocal taken
+        times.append(_ticks(until - first.seconds, taken, fps))
+        taken += times[-1]
+        if taken > MOST_FRAMES:
+            raise ValueError(_too_long(source, fps))
+        picture = _covering(held, height, width).tobytes() if times[-1] else b""
+        for _ in range(times[-1]):
+            pixels.extend(picture)
+
     for frame in frames:
-        times.append(_ticks((held.seconds + frame.seconds) / 2 - first.seconds, len(taken), fps))
-        taken += [_covering(held, height, width)] * times[-1]
+        take((held.seconds + frame.seconds) / 2)
         held = frame
-    times.append(_ticks(held.seconds - first.seconds, len(taken), fps))
-    taken += [_covering(held, height, width)] * times[-1]
+    take(held.seconds)
     resampled = []
     if set(times) != {1}:
         rate = (len(times) - 1) / (held.seconds - first.seconds)
         resampled = [
             f"{named(source)} has {rate:.4g} frames a second and the model {float(fps):g}: of its {len(times)} frames {_picked(times)}"
         ]
-    return Fitted(np.stack(taken), [*_cut(source, first, height, width), *resampled])
+    return Fitted(np.frombuffer(pixels, np.uint8).reshape(taken, height, width, 3), [*_cut(source, first, height, width), *resampled])
+
+
+def _too_long(source: str | Path | bytes, fps: Fraction | int) -> str:
+    file = "FILE" if isinstance(source, bytes) else shlex.quote(str(source))
+    seconds = int(MOST_FRAMES / fps)
+    return (
+        f"{named(source)} has more than {MOST_FRAMES} frames at the model's rate, which is more than one call holds; "
+        f"hint: cut it, for example `ffmpeg -i {file} -t {seconds} short.mp4`, with `-sseof -{seconds}` in front for its end"
+    )
 
 
 def _picked(times: list[int]) -> str:

@@ -1,9 +1,13 @@
-"""What a video keeps of what it was made with: enough to make it again, and nothing of the machine that it was made on."""
+"""What a video keeps of what it was made with: enough to make it again, and of the machine no more than how it computes."""
 
 import hashlib
+import importlib.metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from components.models.precision import precision_of
 from components.models.weights import sha256_of
 
 if TYPE_CHECKING:
@@ -16,6 +20,16 @@ def record_of(ask: "Ask") -> dict[str, Any]:
     """Answers what was asked for, null where that was left to the model, and the files with their names and digests, as JSON values."""
     files = [{"use": use, **_file(source), **({} if seconds is None else {"seconds": seconds})} for use, source, seconds in ask.files]
     return {"asked": {name: getattr(ask, name) for name in ASKED}, "files": files}
+
+
+def computed_by(device: str) -> dict[str, str | None]:
+    """Answers Kinora's version, null where it is not installed, and the kind of device and the precision of sampling, as JSON values."""
+    try:
+        version: str | None = importlib.metadata.version("kinora")
+    except importlib.metadata.PackageNotFoundError:  # MLflow serves a model from the code beside it
+        version = None
+    kind = torch.device(device).type
+    return {"kinora": version, "device": kind, "precision": str(precision_of(kind)).removeprefix("torch.")}
 
 
 def _file(source: "Source") -> dict[str, str | None]:

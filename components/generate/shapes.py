@@ -1,7 +1,7 @@
 """Which sizes and lengths a model saw in training, and a sentence on what would work where another is asked for."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from components.models.tiles import StreamingVae
@@ -28,8 +28,19 @@ class Shapes:
         if self.usual not in self.lengths:
             self.usual = next(iter(self.lengths))
 
-    def size(self, height: int | None, width: int | None, like: tuple[int, int] | None = None) -> tuple[int, int]:
-        """Answers the size to make: what is asked for, else the model's usual one, or the seen one nearest in aspect to a picture's.
+    def size(
+        self,
+        height: int | None,
+        width: int | None,
+        like: tuple[int, int] | None = None,
+        num_frames: int | None = None,
+        least: int = 1,
+    ) -> tuple[int, int]:
+        """Answers the size to make: of those that are asked for the model's usual one, or the one nearest in aspect to a picture's.
+
+        Args:
+            like: the size of that picture.
+            num_frames, least: a length that is asked for, and the shortest that is of use; sizes that have none such come last.
 
         Raises:
             ValueError: the model saw no such size.
@@ -37,19 +48,32 @@ class Shapes:
         for name, side in (("height", height), ("width", width)):
             if side is not None and side <= 0:
                 raise ValueError(f"`--{name}` is above 0, not {side}; hint: leave it out for the model's own size")
-        if height is None and width is None:
-            return self.usual if like is None else self._nearest(like)
         wanted = [size for size in self.lengths if height in (None, size[0]) and width in (None, size[1])]
-        if self.usual in wanted:
-            return self.usual
+        fitting = [size for size, lengths in self.lengths.items() if num_frames in (None, *lengths) and lengths[-1] >= least]
         if not wanted:
             asked = f"`height` {height}" if width is None else f"`width` {width}" if height is None else f"{width}x{height} pixels"
-            near = self._nearest((height or self.usual[0], width or self.usual[1]))
+            near = _nearest((height or self.usual[0], width or self.usual[1]), fitting or self.lengths)
             raise ValueError(
                 f"the model never saw {asked}, only {listed(f'{width}x{height}' for height, width in sorted(self.lengths))}; "
                 f"hint: `--height {near[0]} --width {near[1]}`"
             )
-        return wanted[0]
+        among = [size for size in wanted if size in fitting] or wanted
+        return self.usual if like is None and self.usual in among else _nearest(like or self.usual, among)
+
+    def check_length(self, size: tuple[int, int], least: int) -> None:
+        """Looks whether the model saw clips of so many frames at a size.
+
+        Raises:
+            ValueError: only at others; names the nearest of them.
+        """
+        longest = self.lengths[size][-1]
+        others = [other for other, lengths in self.lengths.items() if lengths[-1] >= least]
+        if longest < least and others:
+            near = _nearest(size, others)
+            raise ValueError(
+                f"the model saw {'only images' if longest == 1 else f'clips of at most {longest} frames'} at {size[1]}x{size[0]}, "
+                f"and this takes {least} frames; hint: `--height {near[0]} --width {near[1]}`"
+            )
 
     def length(self, size: tuple[int, int], num_frames: int | None, usual: int | None = None) -> int:
         """Answers the frames of a clip: what is asked for, else the usual length, or the longest that the model saw at that size.
@@ -61,23 +85,28 @@ class Shapes:
         if num_frames is None:
             return usual if usual in lengths else lengths[-1]
         if num_frames not in lengths:
-            near = min(lengths, key=lambda length: abs(length - num_frames))
-            longer = " and then `--extend` that video for more" if num_frames > lengths[-1] else ""
+            others = [other for other, seen in self.lengths.items() if num_frames in seen]
+            if others:
+                height, width = _nearest(size, others)
+                hint = f"`--height {height} --width {width}`"
+            else:
+                longer = " and then `--extend` that video for more" if num_frames > lengths[-1] > 1 else ""
+                hint = f"`--num-frames {min(lengths, key=lambda length: abs(length - num_frames))}`{longer}"
             raise ValueError(
                 f"the model never saw {'images' if num_frames == 1 else f'clips of {num_frames} frames'} at {size[1]}x{size[0]}, only "
-                f"clips of {listed(map(str, lengths))} frames; "
-                f"hint: `--num-frames {near}`{longer}"
+                f"{'images' if lengths == [1] else f'clips of {listed(map(str, lengths))} frames'}; hint: {hint}"
             )
         return num_frames
 
-    def _nearest(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Answers the seen size that is nearest in aspect, and of those in area."""
 
-        def apart(seen: tuple[int, int]) -> tuple[float, float]:
-            aspect = math.log(seen[0] / seen[1]) - math.log(size[0] / size[1])
-            return round(abs(aspect), 6), abs(math.log(seen[0] * seen[1]) - math.log(size[0] * size[1]))
+def _nearest(size: tuple[int, int], among: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """Answers which of some sizes is nearest in aspect, and of those in area."""
 
-        return min(self.lengths, key=apart)
+    def apart(other: tuple[int, int]) -> tuple[float, float]:
+        aspect = math.log(other[0] / other[1]) - math.log(size[0] / size[1])
+        return round(abs(aspect), 6), abs(math.log(other[0] * other[1]) - math.log(size[0] * size[1]))
+
+    return min(among, key=apart)
 
 
 def listed(values: Any) -> str:

@@ -1,5 +1,6 @@
 """Which step cache a request samples with, and the calibration of one for a model: as fast as a stated likeness of its samples allows."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -108,6 +109,16 @@ class Calibration:
     timestep_shift: float
 
 
+def check_min_psnr(min_psnr: float) -> None:
+    """Looks whether a likeness can be asked for.
+
+    Raises:
+        ValueError: it is no finite number above 0.
+    """
+    if not 0 < min_psnr < math.inf:
+        raise ValueError(f"`--min-psnr` is a finite number of dB above 0, not {min_psnr}; hint: 40 hardly shows, 30 does")
+
+
 def calibrate(
     generator: "Generator", prompts: Sequence[str], min_psnr: float, seed: int, progress: "Progress", **sampling: Any
 ) -> Calibration:
@@ -119,8 +130,9 @@ def calibrate(
         sampling: settings of the section `generate`, by name, that the cache is to be used with.
 
     Raises:
-        ValueError: a step cache is among the settings.
+        ValueError: a likeness that is none, or a step cache among the settings.
     """
+    check_min_psnr(min_psnr)
     if sampling.pop("step_cache", None) is not None:
         raise ValueError("`generate.step_cache` is what a calibration finds; hint: leave it out")
     settings = generator.settings(**sampling)

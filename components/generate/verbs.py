@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from components.generate.arrangement import Arrangement, Piece, arrange, kept_latents, pasted, shares
+from components.generate.conditioning import in_whole_tokens
 from components.generate.sampling import Sampling
 
 EASING_STEPS = 9  # shares that are tried of a dissolve
@@ -102,10 +103,17 @@ def clip(sampling: Sampling, size: tuple[int, int], num_frames: int, pieces: Seq
     Args:
         pieces: uint8 (B, n, H, W, 3) each, whole groups of frames.
         paste: whether given frames are shown as they came, faded into what the VAE makes of them; else as the VAE makes them.
+
+    Raises:
+        ValueError: the model's tokens can keep none of a piece.
     """
-    sampling.passes += 1
     arrangement = arrange(num_frames, pieces) if pieces else None
     given = arrangement.given if arrangement else np.zeros(num_frames, bool)
+    kept = kept_latents(given, sampling.vae.frames)
+    places = np.arange(num_frames)
+    for at, frames in pieces:
+        _check_kept(sampling, kept, kept_latents((at <= places) & (places < at + frames.shape[1]), sampling.vae.frames))
+    sampling.passes += 1
 
     def chunks() -> Iterator[np.ndarray]:
         at = 0
@@ -130,6 +138,7 @@ def extended(sampling: Sampling, video: np.ndarray, length: int, added: int | No
     """
     window = _with_room(window_behind(length, sampling.vae.frames))
     _check_count(video.shape[1], window.frames_before, "go on from it")
+    _check_window(sampling, window)
     added = window.frames_new if added is None else added
     sampling.passes += -(-added // window.frames_new)
     count, context = video.shape[1], window.frames_before
@@ -155,6 +164,7 @@ def led_to(sampling: Sampling, video: np.ndarray, length: int, added: int | None
     """Makes what comes before a video; arguments and errors as those of `extended`."""
     window = _with_room(window_ahead(length, sampling.vae.frames))
     _check_count(video.shape[1], window.frames_after, "lead to it")
+    _check_window(sampling, window)
     added = window.frames_new if added is None else added
     sampling.passes += -(-added // window.frames_new)
     count, kept = video.shape[1], window.frames_after
@@ -191,6 +201,7 @@ def joined(sampling: Sampling, before: np.ndarray, after: np.ndarray, length: in
     window = _between(sampling, length, added)
     _check_count(before.shape[1], window.frames_before, "go on from it", "first video")
     _check_count(after.shape[1], window.frames_after, "lead to it", "second video")
+    _check_window(sampling, window)
     sampling.passes += 1
     head, tail = before.shape[1] - window.frames_before, window.frames_after
 
@@ -215,6 +226,7 @@ def looped(sampling: Sampling, video: Film, length: int, added: int | None = Non
     """
     window = _between(sampling, length, added)
     _check_count(video.num_frames, max(window.frames_before, window.frames_after), "lead from its end to its beginning")
+    _check_window(sampling, window)
     sampling.passes += 1
 
     def chunks() -> Iterator[np.ndarray]:
@@ -253,6 +265,8 @@ def edited(sampling: Sampling, video: np.ndarray, length: int, strength: float) 
     _check_count(count, length, "draw it anew")
     window = window_behind(length, sampling.vae.frames)
     later = -(-(count - length) // _with_room(window).frames_new) if count > length else 0
+    if later:
+        _check_window(sampling, window)
     sampling.passes += 1 + later
 
     def chunks() -> Iterator[np.ndarray]:
@@ -349,6 +363,25 @@ def _with_room(window: Window) -> Window:
     if window.new < 1:
         raise ValueError("the model makes single pictures at this size, no films; hint: one that was trained on clips")
     return window
+
+
+def _check_window(sampling: Sampling, window: Window) -> None:
+    """Looks whether the model's tokens can keep something on each side of a window where it is to be kept."""
+    place = torch.arange(window.latents)
+    before, after = place < window.before, place >= window.latents - window.after
+    for side in (before, after):
+        if side.any():
+            _check_kept(sampling, before | after, side)
+
+
+def _check_kept(sampling: Sampling, kept: Tensor, given: Tensor) -> None:
+    """Looks whether of latents that are given, bool (T,), some are kept beside all that are."""
+    frames = sampling.generator.model.size.patch_size[0]
+    if frames > 1 and not (in_whole_tokens(kept, frames) & given).any():
+        raise ValueError(
+            f"this model's tokens hold {frames} latent frames, {frames * sampling.vae.frames} frames of film, and what is given fills none "
+            "of them, so it cannot be kept; hint: a model whose `dit.size.patch_size` begins with 1"
+        )
 
 
 def _check_count(count: int, needed: int, purpose: str, name: str = "video") -> None:

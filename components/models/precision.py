@@ -4,10 +4,15 @@ import torch
 from torch import nn
 
 
+def precision_of(device: str | torch.device) -> torch.dtype:
+    """Answers what a forward pass computes in: bfloat16 on a GPU, float32 on a CPU, where few have units for bfloat16."""
+    return torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
+
+
 def mixed_precision(device: str | torch.device) -> torch.autocast:
-    """Answers the context of a forward pass: bfloat16 on a GPU, float32 as it is on a CPU, where few have units for bfloat16."""
-    kind = torch.device(device).type
-    return torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda")
+    """Answers the context of a forward pass in the precision of a device."""
+    mixed = precision_of(device) == torch.bfloat16
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=mixed)
 
 
 def round_weights(model: nn.Module) -> None:

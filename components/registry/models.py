@@ -208,18 +208,26 @@ def resolve_version(project: Project, kind: Kind, reference: str) -> tuple[Path,
 
     Args:
         reference: an alias (`champion`), a version number, an address (`models:/NAME/3`, `models:/NAME/latest`, `models:/NAME@champion`,
-            `models:/m-ID`), or a folder.
+            `models:/m-ID`), or a folder; one that is called as an alias or a number is named by a path (`./champion`).
 
     Raises:
         ModelNotFoundError: nothing of that name; says what there is.
     """
-    if (os.sep in reference and not reference.startswith("models:/")) or Path(reference).is_dir():
+    of_registry = reference.startswith("models:/") or reference.isdecimal() or reference in (CANDIDATE, CHAMPION, PREVIOUS, LATEST)
+    if not of_registry and (os.sep in reference or Path(reference).is_dir()):
         folder = Path(reference)
         if not folder.is_dir():
             raise ModelNotFoundError(f"`{reference}` is not a folder; hint: `--model champion`, or a folder of weights")
         verify_folder(folder)
         return folder, None
-    version = lookup(project, kind, reference)
+    try:
+        version = lookup(project, kind, reference)
+    except ModelNotFoundError as error:
+        if not Path(reference).is_dir():
+            raise
+        raise ModelNotFoundError(
+            f"`{reference}` is no version of `{registered_name(project, kind)}`; hint: `--model ./{reference}` is the folder of that name"
+        ) from error
     return download(project, version), version
 
 

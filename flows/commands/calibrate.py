@@ -8,7 +8,7 @@ import click
 
 from flows.commands.options import json_option, resolve, settings_options
 from flows.commands.output import print_json, remark
-from flows.commands.videos import device_of, progress_bar, sampling_of
+from flows.commands.videos import ON_CPU, check_writable, device_of, gpu_memory, progress_bar, sampling_of, sets_sampling
 
 
 @click.command()
@@ -24,17 +24,22 @@ def calibrate(prompts: tuple[str, ...], output: str, model: str, min_psnr: float
     target = Path(output)
     if target.exists():
         raise ValueError(f"`{output}` is there already; hint: name a folder that is not")
+    check_writable(target.parent)
+    from components.generate.step_cache import calibrate as run
+    from components.generate.step_cache import check_min_psnr
+
+    check_min_psnr(min_psnr)
     asked = resolve(**options)
     from components.registry.models import resolve as resolve_model
 
     folder = resolve_model(asked.project, "text-to-video", model)
     from components.generate.generator import Generator
-    from components.generate.step_cache import calibrate as run
     from components.models.weights import copy_folder
 
     sampling = sampling_of(asked)
-    generator = Generator.load(folder, device_of(asked.config))
-    with progress_bar("calibrating") as bar:
+    with gpu_memory(ON_CPU):
+        generator = Generator.load(folder, device_of(asked.config))
+    with gpu_memory("fewer PROMPTS"), progress_bar("calibrating") as bar:
         found = run(generator, prompts, min_psnr, seed, bar or (lambda done, total, what: None), **sampling)
     weights = copy_folder(folder, target, {"dit": {**generator.notes, "step_cache": vars(found)}})
     if as_json:
@@ -45,7 +50,7 @@ def calibrate(prompts: tuple[str, ...], output: str, model: str, min_psnr: float
     else:
         said = f"{found.blocks_ran:.0%} of the passes through the blocks are left, {found.speed_up:.2f} times as fast, {found.psnr:.1f} dB"
         remark(f"threshold {found.threshold:g}: {said}")
-    sets = ["generate.step_cache=calibrated", *(said for said in asked.overrides if said.strip().startswith("generate."))]
+    sets = [*(said for said in asked.overrides if sets_sampling(said)), "generate.step_cache=calibrated"]
     words = ["--model", str(target), *(word for said in sets for word in ("--set", said))]
     remark(f"`kinora generate {shlex.join(words)}` samples with it")
     click.echo(str(target))

@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, Any
 import click
 import yaml
 
+from components.generate.prompts import check_prompt, check_text
 from flows.commands.options import Command, resolve, settings_options
 from flows.commands.output import remark
-from flows.commands.videos import check_apart, device_of, mp4_file, progress_bar, sampling_of
+from flows.commands.videos import ON_CPU, check_apart, device_of, gpu_memory, mp4_file, progress_bar, sampling_of
 
 if TYPE_CHECKING:
     from components.generate.ask import Ask
 
 MOST_SEED = 2**31
+SMALLER = "fewer frames or a smaller size; `--num-frames`, `--height` and `--width` say them"
 SAMPLING = {  # options of the command line and the settings that they set
     "sampler": "sampler",
     "steps": "num_inference_steps",
@@ -73,8 +75,8 @@ def sampling_options(command: Command) -> Command:
 @settings_options
 def generate(prompt: str, output: str, model: str, seed: int | None, no_rewrite: bool, **options: Any) -> None:
     """Make a video of PROMPT: from it alone, from an image or key frames, or by extending, connecting, looping or editing videos."""
-    if not prompt.strip():
-        raise ValueError('the prompt is empty; hint: say what should be seen, for example "a red square moves left"')
+    check_prompt(prompt)
+    check_text("negative prompt", options["negative_prompt"] or "")
     path = mp4_file(output)
     ask, options = _ask_of(prompt, not no_rewrite, options)
     from components.generate.output import sheet_of, write_film
@@ -92,15 +94,17 @@ def generate(prompt: str, output: str, model: str, seed: int | None, no_rewrite:
     from components.models.weights import digest_folder
 
     seed = secrets.randbelow(MOST_SEED) if seed is None else seed
-    generator = Generator.load(folder, device_of(asked.config))
-    making = make(generator, ask, seed, **sampling_of(asked))
+    with gpu_memory(ON_CPU):
+        generator = Generator.load(folder, device_of(asked.config))
+    with gpu_memory(SMALLER):
+        making = make(generator, ask, seed, **sampling_of(asked))
     for note in making.notes:
         remark(note)
     if making.rewritten != prompt:
         remark(f"rewritten: {making.rewritten}")
     weights = digest_folder(folder)
     registered = None if version is None else {"name": version.name, "version": version.number}
-    with progress_bar("generating") as making.sampling.progress:
+    with gpu_memory(SMALLER), progress_bar("generating") as making.sampling.progress:
         sheet = write_film(path, making.film, generator.fps, {**making.made, "model": weights, "registered": registered})
     remark(f"seed: {seed}")
     remark(f"model: {model} ({weights[:12]})")

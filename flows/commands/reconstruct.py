@@ -1,5 +1,6 @@
 """`kinora reconstruct`: a file and what the video VAE makes of it, side by side; starts no Prefect and no Ray."""
 
+import shlex
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import click
 
 from flows.commands.options import json_option, resolve, settings_options
 from flows.commands.output import print_json, remark
-from flows.commands.videos import check_apart, device_of, mp4_file, progress_bar
+from flows.commands.videos import ON_CPU, check_apart, device_of, gpu_memory, mp4_file, progress_bar
 
 STILL_FPS = Fraction(8)  # of a picture, which has no rate of its own
 
@@ -21,7 +22,7 @@ STILL_FPS = Fraction(8)  # of a picture, which has no rate of its own
 @settings_options
 def reconstruct(video: str, output: str, model: str, as_json: bool, **options: Any) -> None:
     """Write VIDEO and its reconstruction side by side, and say how like they are."""
-    source, target = Path(video), mp4_file(output)
+    source, target, quoted = Path(video), mp4_file(output), shlex.quote(video)
     if not source.is_file():
         raise ValueError(f"`{video}` is not a file; hint: name a video or an image")
     check_apart(target, [source], f"`-o {output}`")
@@ -44,9 +45,10 @@ def reconstruct(video: str, output: str, model: str, as_json: bool, **options: A
                 if bar is not None:
                     bar(done, found.declared_frames, "frames")
 
-            like = run(load_vae(folder, device), source, target, found.fps or STILL_FPS, device=device, progress=progress)
+            with gpu_memory(ON_CPU):
+                like = run(load_vae(folder, device), source, target, found.fps or STILL_FPS, device=device, progress=progress)
     except UnusableFile as error:
-        raise ValueError(f"`{video}` cannot be used: {error}; hint: `ffmpeg -i {video} copy.mp4` often mends a file") from error
+        raise ValueError(f"`{video}` cannot be used: {error}; hint: `ffmpeg -i {quoted} copy.mp4` often mends a file") from error
     weights = digest_folder(folder)
     if as_json:
         print_json({"video": str(target), "frames": len(like.errors), "psnr": like.psnr, "ssim": like.ssim, "model": weights})

@@ -1,29 +1,47 @@
 """What the verbs that write videos share: a file that can be written, a device, a bar."""
 
+import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from components.sections import Config
 from flows.commands.options import Invocation
+
+ON_CPU = "`--set cluster.use_gpu=false` computes on the CPU"
 
 
 def mp4_file(output: str) -> Path:
     """Answers the path of an MP4 file that can be written.
 
     Raises:
-        ValueError: another suffix, no such folder, or a folder of that name.
+        ValueError: another suffix, no such folder, one that may not be written, or a folder of that name.
     """
     path = Path(output)
     if path.suffix.lower() != ".mp4":
         raise ValueError(f"`{output}` is not an MP4 file; hint: `-o {path.with_suffix('.mp4') if path.name else 'video.mp4'}`")
     if not path.parent.is_dir():
-        raise ValueError(f"the folder `{path.parent}` of `-o` is not there; hint: `mkdir -p {path.parent}`")
+        raise ValueError(f"the folder `{path.parent}` of `-o` is not there; hint: `mkdir -p {shlex.quote(str(path.parent))}`")
+    check_writable(path.parent)
     if path.is_dir():
         raise ValueError(f"`{output}` is a folder; hint: name a file in it")
     return path
+
+
+def check_writable(folder: Path) -> None:
+    """Looks whether something can be written into a folder, or it can be made.
+
+    Raises:
+        ValueError: it may not be written.
+    """
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"the folder `{there}` of `-o` may not be written by you; hint: `-o` in another folder")
 
 
 def check_apart(target: Path, given: Iterable[str | Path], what: str) -> None:
@@ -39,8 +57,20 @@ def check_apart(target: Path, given: Iterable[str | Path], what: str) -> None:
 
 def sampling_of(asked: Invocation) -> dict[str, Any]:
     """Answers the settings of sampling that a command line names; all others are as the model was evaluated."""
-    named = {override.partition("=")[0].strip() for override in asked.overrides}
-    return {name: value for name, value in asked.config.generate.model_dump().items() if f"generate.{name}" in named}
+    named = {name for override in asked.overrides if sets_sampling(override) for name in _named_in(override)}
+    return {name: value for name, value in asked.config.generate.model_dump().items() if name in named}
+
+
+def sets_sampling(override: str) -> bool:
+    """Answers whether `--set KEY=VALUE` is of the section `generate`."""
+    return override.partition("=")[0].strip().partition(".")[0] == "generate"
+
+
+def _named_in(override: str) -> list[str]:
+    """Answers which settings of its section an override names: one, or those of a mapping."""
+    key, _, value = override.partition("=")
+    name = key.strip().partition(".")[2]
+    return [name] if name else list(yaml.safe_load(value))
 
 
 def device_of(config: Config) -> str:
@@ -50,6 +80,21 @@ def device_of(config: Config) -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def gpu_memory(hint: str) -> Iterator[None]:
+    """Says in one sentence that a GPU's memory is too small, with what would take less of it.
+
+    Raises:
+        RuntimeError: it is.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RuntimeError(f"the GPU's memory is too small for this; hint: {hint}") from error
 
 
 @contextmanager

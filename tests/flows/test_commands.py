@@ -222,6 +222,9 @@ def test_a_project_keeps_its_source_and_the_world_and_footage_do_not_mix(say: Sa
         (["  ", "-o", "a.mp4"], "error: the prompt is empty\nhint: "),
         (["a red ball", "-o", "a.gif"], "error: `a.gif` is not an MP4 file\nhint: `-o a.mp4`\n"),
         (["a red ball", "-o", "no/a.mp4"], "error: the folder `no` of `-o` is not there\nhint: `mkdir -p no`\n"),
+        (["a red ball", "-o", "a film's/a.mp4"], "error: the folder `a film's` of `-o` is not there\nhint: `mkdir -p 'a film'\"'\"'s'`\n"),
+        (["caf\udce9", "-o", "a.mp4"], "error: the prompt `caf?` is not UTF-8\nhint: type it again"),
+        (["a cup", "-o", "a.mp4", "--negative-prompt", "caf\udce9"], "error: the negative prompt `caf?` is not UTF-8\nhint: type it again"),
         (["a red ball"], "error: Missing option '-o'"),
         (["a red ball", "-o", "a.mp4", "--seed", "-1"], "error: Invalid value for '--seed'"),
         (["a red ball", "-o", "a.mp4", "--model", "./nowhere"], "error: `./nowhere` is not a folder\nhint: "),
@@ -231,6 +234,26 @@ def test_what_cannot_be_generated_answers_in_one_sentence(say: Say, arguments: l
     code, out, err = say("generate", *arguments)
     assert (code, out) == (2, "")
     assert err.startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("generate", "a ball", "-o", "a.mp4"), ("reconstruct", "a.mp4", "-o", "b.mp4"), ("calibrate", "a ball", "-o", "no/faster")],
+)
+def test_a_folder_that_may_not_be_written_is_said_before_anything_is_read(
+    say: Say, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("os.access", lambda place, mode: False)  # of whom asks as root all is granted
+    code, out, err = say(*arguments, "--model", "./nowhere")
+    assert (code, out) == (2, "")
+    assert err == "error: the folder `.` of `-o` may not be written by you\nhint: `-o` in another folder\n"
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "0", "-3"])
+def test_a_likeness_that_is_none_is_refused_before_anything_is_read(say: Say, value: str) -> None:
+    code, _, err = say("calibrate", "a ball", "-o", "faster", "--model", "./nowhere", "--min-psnr", value)
+    assert code == 2
+    assert err == f"error: `--min-psnr` is a finite number of dB above 0, not {float(value)}\nhint: 40 hardly shows, 30 does\n"
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+from contextlib import nullcontext
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +14,9 @@ import pytest
 from components.generate.ask import Ask, make
 from components.generate.generator import Generator
 from components.media.write import write_video
+from components.models.dit import DiT
 from components.world.render import render_clips
-from tests.generate.test_generator import CAPTIONS, folder, generator  # noqa: F401  (small untrained parts)
+from tests.generate.test_generator import CAPTIONS, SIZE, folder, generator  # noqa: F401  (small untrained parts)
 
 PROMPT = CAPTIONS[0]
 
@@ -23,6 +27,9 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("films") / "film.mp4"
     write_video(path, render_clips("demo", 1, num_frames=14, height=32, width=32, seed=1)[0][0], 8, crf=0, pix_fmt="yuv444p")
     write_video(path.with_name("short.mp4"), np.zeros((2, 32, 32, 3), np.uint8), 8)
+    write_video(path.with_name("tall.mp4"), np.zeros((14, 96, 48, 3), np.uint8), 8)
+    write_video(path.with_name("wide.mp4"), np.zeros((14, 48, 80, 3), np.uint8), 8)
+    write_video(path.with_name("still.mp4"), np.zeros((1, 96, 48, 3), np.uint8), 8)
     return path
 
 
@@ -63,9 +70,87 @@ def test_the_size_is_the_seen_one_nearest_in_aspect(generator: Generator, tmp_pa
 
 
 @pytest.mark.parametrize(
+    ("asked", "size"),
+    [
+        ({"image": "TALL"}, (32, 32)),
+        ({"image": "TALL", "num_frames": 9}, (32, 32)),
+        ({"image": "WIDE", "num_frames": 9}, (32, 32)),
+        ({"key_frames": [("TALL", 0.0)], "seconds": 0.5}, (24, 24)),
+        ({"extend": "TALL"}, (32, 32)),
+        ({"extend": "WIDE", "loop": True}, (32, 32)),
+        ({"edit": "TALL"}, (32, 32)),
+        ({"edit": "STILL"}, (48, 24)),
+        ({"image": "WIDE", "height": 24}, (24, 40)),
+        ({"image": "VIDEO", "height": 24}, (24, 24)),
+        ({"image": "WIDE", "width": 40}, (24, 40)),
+        ({"height": 24}, (24, 24)),
+        ({"num_frames": 5}, (24, 24)),
+        ({"num_frames": 1, "height": 48}, (48, 24)),
+    ],
+)
+def test_the_size_is_one_at_which_the_model_saw_what_is_asked_for(
+    generator: Generator,  # noqa: F811
+    video: Path,
+    asked: dict[str, Any],
+    size: tuple[int, int],
+) -> None:
+    shapes = [[16, 1, 6, 3], [16, 2, 3, 5], [16, 2, 3, 3], [16, 3, 4, 4]]  # the first, 48x24, as images alone
+    making = make(_of_shapes(generator, shapes), Ask(PROMPT, **_given(asked, video)), 3, num_inference_steps=1)
+    assert making.film.whole().shape[2:4] == size
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"image": "TALL", "height": 48}, "saw only images at 24x48, and this takes 5 frames; hint: `--height 32 --width 32`"),
+        ({"extend": "TALL", "height": 48}, "saw only images at 24x48, and this takes 5 frames; hint: `--height 32 --width 32`"),
+        ({"loop": True, "width": 40}, "saw clips of at most 5 frames at 40x24, and this takes 9 frames; hint: `--height 32 --width 32`"),
+        ({"num_frames": 9, "height": 48}, "never saw clips of 9 frames at 24x48, only images; hint: `--height 32 --width 32`"),
+        ({"num_frames": 7, "height": 48}, "never saw clips of 7 frames at 24x48, only images; hint: `--num-frames 1`$"),
+    ],
+)
+def test_a_length_that_was_seen_at_another_size_is_said_with_that_size(
+    generator: Generator,  # noqa: F811
+    video: Path,
+    asked: dict[str, Any],
+    message: str,
+) -> None:
+    shapes = [[16, 1, 6, 3], [16, 2, 3, 5], [16, 3, 4, 4]]
+    with pytest.raises(ValueError, match=message):
+        make(_of_shapes(generator, shapes), Ask(PROMPT, **_given(asked, video)), 3, num_inference_steps=1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "fits"),
+    [
+        ({"image": "VIDEO"}, False),
+        ({"key_frames": [("VIDEO", 0.0), ("VIDEO", 1.0)]}, False),
+        ({"key_frames": [("VIDEO", 0.0), ("VIDEO", 0.5)]}, True),
+        ({"key_frames": [("VIDEO", 1.0)]}, True),
+        ({"extend": "VIDEO"}, True),
+        ({"extend": "VIDEO", "backward": True}, True),
+        ({"extend": "VIDEO", "loop": True}, False),
+        ({"connect": ("VIDEO", "VIDEO")}, False),
+        ({"edit": "VIDEO"}, True),
+    ],
+)
+def test_what_the_tokens_of_a_model_cannot_keep_is_refused(
+    generator: Generator,  # noqa: F811
+    video: Path,
+    asked: dict[str, Any],
+    fits: bool,
+) -> None:
+    paired = replace(generator, model=DiT(replace(SIZE, patch_size=(2, 2, 2)), 16, generator.text_encoder.width))
+    said = "this model's tokens hold 2 latent frames, 8 frames of film, and what is given fills none of them"
+    with nullcontext() if fits else pytest.raises(ValueError, match=said):
+        make(paired, Ask(PROMPT, **_given(asked, video)), 3, num_inference_steps=1)
+
+
+@pytest.mark.parametrize(
     ("asked", "message"),
     [
         ({"image": "a.png", "extend": "b.mp4"}, "`--image` and `--extend` are two things to make"),
+        ({"key_frames": [("a.png", 1.0)], "connect": ("b.mp4", "c.mp4")}, "`--keyframe` and `--connect` are two things to make"),
         ({"backward": True}, "`--backward` says where `--extend` goes"),
         ({"extend": "a.mp4", "backward": True, "loop": True}, "a loop has no such way"),
         ({"connect": ("a.mp4", "b.mp4"), "loop": True}, "`--loop` does not go with `--connect`"),
@@ -133,6 +218,7 @@ def test_what_made_a_film_says_all_that_makes_it_again_and_no_path(generator: Ge
     asked = {"num_frames": None, "seconds": 1.0, "height": None, "width": 32, "backward": False, "loop": False, "rewrite": True}
     assert keys["asked"] == asked
     assert str(video.parent) not in json.dumps(edit)
+    assert (edit["kinora"], edit["device"], edit["precision"]) == (version("kinora"), "cpu", "float32")
 
 
 def test_a_step_cache_of_other_settings_is_said(generator: Generator) -> None:  # noqa: F811
@@ -147,8 +233,17 @@ def _with(value: object, video: Path) -> object:
     """Puts the video in the place of its name."""
     if isinstance(value, list | tuple):
         return type(value)(_with(entry, video) for entry in value)
-    return {"VIDEO": video, "SHORT": video.with_name("short.mp4")}.get(value, value) if isinstance(value, str) else value
+    files = {name: video.with_name(f"{name.lower()}.mp4") for name in ("SHORT", "TALL", "WIDE", "STILL")}
+    return {"VIDEO": video, **files}.get(value, value) if isinstance(value, str) else value
+
+
+def _given(asked: dict[str, Any], video: Path) -> dict[str, Any]:
+    return {name: _with(value, video) for name, value in asked.items()}
 
 
 def _of_narrow(generator: Generator) -> Generator:  # noqa: F811
-    return replace(generator, notes={**generator.notes, "latents_shapes": [[16, 3, 4, 4], [16, 2, 5, 3]]})
+    return _of_shapes(generator, [[16, 3, 4, 4], [16, 2, 5, 3]])
+
+
+def _of_shapes(generator: Generator, shapes: list[list[int]]) -> Generator:  # noqa: F811
+    return replace(generator, notes={**generator.notes, "latents_shapes": shapes})

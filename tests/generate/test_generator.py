@@ -105,6 +105,10 @@ def test_one_frame_and_other_sizes_can_be_asked_for(generator):
         assert made.frames.shape == (frames, height, width, 3)
 
 
+def test_a_length_that_was_seen_at_another_size_alone_is_made_there(generator):
+    assert generator.generate([CAPTIONS[0]], [1], num_frames=5, num_inference_steps=1)[0].frames.shape == (5, 24, 40, 3)
+
+
 def test_guidance_one_is_the_prompt_alone(generator):
     embeds, mask = encode_prompts(generator.text_encoder, [*CAPTIONS, ""])
     noisy, t = torch.randn(2, 16, 3, 4, 4), torch.tensor(0.7)
@@ -152,6 +156,18 @@ def test_a_model_that_notes_no_interval_yet_still_generates(generator):
     assert np.array_equal(made, expected)
 
 
+def test_a_cache_of_the_model_s_own_is_switched_off_by_none(generator):
+    noted = replace(generator, notes={**generator.notes, "generate": {**generator.notes["generate"], "step_cache": 5.0}})
+    assert noted.settings()["step_cache"] == 5.0
+    assert noted.settings(step_cache=None)["step_cache"] is None
+    plain, cached, off = (
+        one.generate([CAPTIONS[0]], [1], num_inference_steps=6, **given)[0].frames
+        for one, given in ((generator, {}), (noted, {}), (noted, {"step_cache": None}))
+    )
+    assert not np.array_equal(plain, cached)
+    assert np.array_equal(plain, off)
+
+
 def test_a_setting_that_is_none_is_refused(generator):
     with pytest.raises(TypeError, match="`guidance` is no setting of sampling; there are guidance_interval, "):
         generator.generate([CAPTIONS[0]], [1], guidance=2.0)
@@ -161,7 +177,7 @@ def test_a_setting_that_is_none_is_refused(generator):
     ("changes", "message"),
     [
         ({"num_frames": 8}, "never saw clips of 8 frames at 32x32, only clips of 1 and 9 frames; hint: `--num-frames 9`$"),
-        ({"num_frames": 1, "height": 24}, "never saw images at 40x24, only clips of 5 frames; hint: `--num-frames 5`$"),
+        ({"num_frames": 1, "height": 24}, "never saw images at 40x24, only clips of 5 frames; hint: `--height 32 --width 32`$"),
         ({"num_frames": 40}, "hint: `--num-frames 9` and then `--extend` that video for more"),
         ({"height": 30}, "never saw `height` 30, only 40x24 and 32x32; hint: `--height 32 --width 32`"),
         ({"width": -5}, "`--width` is above 0, not -5; hint: leave it out for the model's own size"),
@@ -176,6 +192,8 @@ def test_a_setting_that_is_none_is_refused(generator):
         ({"seeds": [1, 2]}, "1 prompts need as many seeds, not 2"),
         ({"prompts": ["  "]}, "the prompt is empty"),
         ({"prompts": ["  "], "rewrite": False}, "the prompt is empty"),
+        ({"prompts": ["caf\udce9"]}, r"the prompt `caf\?` is not UTF-8; hint"),
+        ({"negative_prompt": "caf\udce9"}, r"the negative prompt `caf\?` is not UTF-8; hint"),
     ],
 )
 def test_what_cannot_be_made_is_said_in_one_sentence(generator, changes, message):
@@ -290,6 +308,8 @@ def test_calibration_samples_with_the_settings_that_it_is_given(generator):
         for setting in (None, "calibrated")
     )
     assert psnr(one, other) == pytest.approx(found.psnr, abs=0.01)
+    with pytest.raises(ValueError, match="`--min-psnr` is a finite number of dB above 0, not nan; hint"):
+        calibrate(generator, CAPTIONS[:1], float("nan"), 0, lambda done, total, what: None)
     with pytest.raises(ValueError, match=r"`generate.step_cache` is what a calibration finds; hint: leave it out"):
         calibrate(generator, CAPTIONS[:1], 35.0, 0, lambda done, total, what: None, step_cache=0.1)
 

@@ -3,7 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.generate.inputs import read_image, read_video, size_of
+from components.generate.inputs import _covering, is_still, read_image, read_video, size_of
+from components.media.read import Frame
 from components.media.write import write_video
 
 
@@ -50,6 +51,38 @@ def test_a_picture_of_another_aspect_is_cut_around_its_middle_and_that_is_said(t
     assert read_image(path, 16, 48).notes == []
     assert size_of(path) == (32, 96)
     assert np.array_equal(read_image(path.read_bytes(), 32, 32).frames, fitted.frames)
+
+
+def test_a_video_that_is_too_long_is_refused_with_the_way_to_cut_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("components.generate.inputs.MOST_FRAMES", 16)
+    path = film(tmp_path / "a film.mp4", flat([0] * 17), 8)
+    assert len(read_video(path, 32, 32, 7).frames) == 15
+    said = "film.mp4` has more than 16 frames at the model's rate, .*; hint: cut it, for example `ffmpeg -i '.*/a film.mp4' -t 2 short.mp4`"
+    with pytest.raises(ValueError, match=said):
+        read_video(path, 32, 32, 8)
+    with pytest.raises(ValueError, match=r"the given file has more than 16 frames .* `ffmpeg -i FILE -t 2 short.mp4`"):
+        read_video(path.read_bytes(), 32, 32, 8)
+
+
+def test_no_frame_that_is_left_out_is_scaled_and_no_larger_picture_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scaled: list[int] = []
+
+    def covering(frame: Frame, height: int, width: int) -> np.ndarray:
+        scaled.append(frame.index)
+        return _covering(frame, height, width)
+
+    monkeypatch.setattr("components.generate.inputs._covering", covering)
+    path = film(tmp_path / "wide.mp4", flat([20 * k for k in range(12)], width=96), 24)
+    read = read_video(path, 32, 32, 8).frames
+    assert len(read) == len(scaled) == 4
+    assert read.flags.writeable
+    picture = read_image(path, 32, 32).frames
+    assert picture.base is None or picture.base.nbytes == picture.nbytes
+
+
+def test_a_single_picture_is_told_from_a_film(tmp_path: Path) -> None:
+    assert is_still(film(tmp_path / "still.mp4", flat([0]), 8))
+    assert not is_still(film(tmp_path / "film.mp4", flat([0, 0]), 8))
 
 
 def test_a_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:

@@ -2,16 +2,22 @@
 
 import copy
 
+import pytest
 import torch
 
 from components.models.dit import DiT
-from components.models.precision import mixed_precision, round_weights
+from components.models.precision import mixed_precision, precision_of, round_weights
 from components.models.sizes import DIT_SIZES
 
 
 def test_a_cpu_computes_in_float32() -> None:
     with mixed_precision("cpu"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("device", "precision"), [("cpu", torch.float32), ("cuda:1", torch.bfloat16)])
+def test_the_precision_of_a_device_is_told_without_it(device: str, precision: torch.dtype) -> None:
+    assert precision_of(device) == precision
 
 
 def test_rounded_weights_answer_as_those_that_every_pass_rounds() -> None:

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 import threading
@@ -177,6 +178,20 @@ def test_a_model_is_found_by_alias_number_address_or_folder(project: Project, we
     assert resolve_version(project, KIND, str(weights(2.0))) == (weights(2.0), None)
     second = register(project, KIND, weights(2.0), {}, {})
     assert resolve(project, KIND, f"models:/{name}/latest") == download(project, second)
+
+
+def test_a_folder_that_is_called_as_a_version_is_named_by_a_path(project: Project, weights: Weights, monkeypatch: pytest.MonkeyPatch):
+    version = promoted(project, weights(1.0))
+    place = weights(1.0).parent / "names"
+    for name in ("champion", "1", "7", "smaller"):
+        shutil.copytree(weights(2.0), place / name)
+    monkeypatch.chdir(place)
+    for reference in ("champion", "1"):
+        assert resolve_version(project, KIND, reference) == (download(project, version), version)
+        assert resolve_version(project, KIND, f"./{reference}") == (Path(reference), None)
+    assert resolve_version(project, KIND, "smaller") == (Path("smaller"), None)
+    with pytest.raises(ModelNotFoundError, match=r"`7` is no version of `.*`; hint: `--model ./7` is the folder of that name"):
+        resolve_version(project, KIND, "7")
 
 
 @pytest.mark.parametrize(
