@@ -115,7 +115,9 @@ def _drawn(filling: Filling, tokens: Sequence[int], shapes: Shapes, seed: int, e
 def _by_shape(filling: Filling, tokens: Sequence[int], shapes: Shapes, random: np.random.Generator) -> list[np.ndarray]:
     """Shuffles the clips of each shape and the order of batches.
 
-    A shape's last batch has what is left; one of `batch_size` clips is filled up from the start of the shape's where that has as many.
+    Within a budget a shape's last batch has what is left; where that is less than half of one, the last two share their clips: 65 clips
+    of which a step holds 64 come as 33 and 32, and the batches before stay full, so workers wait no more. A last one of `batch_size`
+    clips is filled up from the start of the shape's where that has as many.
     """
     drawn: list[np.ndarray] = []
     for rows in shapes.values():
@@ -123,7 +125,10 @@ def _by_shape(filling: Filling, tokens: Sequence[int], shapes: Shapes, random: n
         order = random.permutation(np.asarray(rows))
         if filling.tokens is None and len(order) > clips:
             order = np.resize(order, -(-len(order) // clips) * clips)
-        drawn += np.split(order, range(clips, len(order), clips))
+        ends = list(range(clips, len(order), clips))
+        if ends and 2 * (len(order) - ends[-1]) < clips:
+            ends[-1] = (ends[-1] - clips + len(order) + 1) // 2
+        drawn += np.split(order, ends)
     return [drawn[place] for place in random.permutation(len(drawn))]
 
 

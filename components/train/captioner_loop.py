@@ -14,7 +14,7 @@ from components.train.checkpoint import Checkpoints, load_optimizer_tensors, opt
 from components.train.context import TrainContext
 from components.train.optim import clip_gradients, cosine_schedule, muon_for, set_learning_rate
 from components.train.shares import gathered, mean_over_workers, weighed
-from components.train.steps import SkippedSteps
+from components.train.steps import SkippedSteps, tell_other_place, tell_warmup
 
 if TYPE_CHECKING:
     from components.sections import Captioner
@@ -65,7 +65,8 @@ def train_captioner(
     torch.manual_seed(settings.seed)
     model.to(context.device).train()
     optimizer = muon_for(model, settings.learning_rate, settings.weight_decay, adamw=ADAMW, betas=(0.9, 0.99))
-    first = _resume(model, optimizer, checkpoints)
+    first = _resume(model, optimizer, checkpoints, context)
+    tell_warmup("captioner", settings.warmup_steps, settings.steps, context)
     called = context.wrap(model)
     skipped = SkippedSteps("captioner")
     context.begin(first)
@@ -110,14 +111,15 @@ def shared_loss(
     return parts
 
 
-def _resume(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoints: Checkpoints) -> int:
+def _resume(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoints: Checkpoints, context: TrainContext) -> int:
     newest = checkpoints.newest()
     if newest is None:
         return 0
-    step, tensors, _ = newest
+    step, tensors, meta = newest
     model.load_state_dict({name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")})
     load_optimizer_tensors(optimizer, dict(model.named_parameters()), tensors)
     logger.info("the captioner goes on from step %d", step)
+    tell_other_place(step, meta, context)
     return step
 
 

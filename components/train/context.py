@@ -25,6 +25,16 @@ class Beside(Protocol):
     def close(self) -> None: ...
 
 
+class Aside(Protocol):
+    """Notes the clips that a step was skipped for, surely or as it seems, and with no reason that a step was taken after such."""
+
+    def __call__(self, step: int, reason: str | None, clip_ids: Sequence[str], sure: bool = False) -> None: ...
+
+
+def nothing_aside(step: int, reason: str | None, clip_ids: Sequence[str], sure: bool = False) -> None:
+    """Notes no clips: of every rank but 0."""
+
+
 @dataclass(frozen=True)
 class TrainContext:
     """One worker's place in a training.
@@ -38,8 +48,7 @@ class TrainContext:
             parameters, names and state.
         begin: begin(step) notes that a worker takes its first step now, after so many that a checkpoint had.
         sharded: each worker keeps a part of the large models and of what is kept beside them, where `wrap` would leave it all of them.
-        quarantine: quarantine(step, reason, clip_ids) notes the clips that a step was skipped for, and with no reason that one was
-            taken after such.
+        quarantine: notes the clips that steps were skipped for.
         beside: runs on what this worker's machine has to spare, whatever does not belong to the steps; None: nobody does.
     """
 
@@ -51,7 +60,7 @@ class TrainContext:
     wrap: Callable[["nn.Module"], "nn.Module"]
     begin: Callable[[int], None] = lambda step: None
     sharded: bool = False
-    quarantine: Callable[[int, str | None, Sequence[str]], None] = lambda step, reason, clip_ids: None
+    quarantine: Aside = nothing_aside
     beside: Beside | None = None
 
     @classmethod

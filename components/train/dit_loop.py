@@ -27,7 +27,7 @@ from components.train.norms import AdaptiveClip
 from components.train.optim import Muon, adamw_for, clip_gradients, linear_schedule, muon_for, set_learning_rate, update_ema
 from components.train.sharding import is_wanted, spread
 from components.train.shares import mean_over_workers, weighed
-from components.train.steps import SkippedSteps, seed_of
+from components.train.steps import SkippedSteps, seed_of, tell_other_place, tell_warmup
 
 if TYPE_CHECKING:
     from components.sections import Dit
@@ -102,7 +102,8 @@ def train_dit(
         ValueError: blocks are to be compiled, and there is nothing to do that with.
     """
     device = torch.device(context.device)
-    first, tensors = _resume(checkpoints, model)
+    first, tensors = _resume(checkpoints, model, context)
+    tell_warmup("dit", settings.warmup_steps, settings.steps, context)
     if settings.compile and isinstance(model, DiT):  # and no peer's, for a comparison
         model.compile_blocks()
     wrapped, kept = spread(model, Block, context, weights_in(tensors, "average."))
@@ -125,15 +126,16 @@ def train_dit(
         learning_rate = set_learning_rate(optimizer, linear_schedule(step, settings.steps, settings.warmup_steps))
         with _compiler_or_sentence():
             losses = _losses(settings, wrapped, batch, empty_prompt, seed_of(settings.seed, step), context, shift_places)
-        loss = weighed(losses.mean(), 0 if batch.idle else len(losses), batch.whole or len(losses), place)
+        count = batch.whole or len(losses)
+        loss = weighed(losses.mean(), 0 if batch.idle else len(losses), count, place)
         loss.backward()
-        norm = clip_gradients(model.parameters(), clip.ceiling)
-        if skipped.is_whole(step, norm, losses, batch.clip_ids):
-            clip.add(norm)
+        norm = clip_gradients(model.parameters(), clip.ceiling(count))
+        if skipped.is_whole(step, norm, losses, batch.clip_ids, count):
+            clip.add(norm, count)
             optimizer.step()
             update_ema(kept.parts, model, settings.ema_decay, step)
         optimizer.zero_grad(set_to_none=True)
-        tally.add(loss, norm, batch.whole or len(losses))
+        tally.add(loss, norm, count)
         done = step + 1
         last = done == settings.steps
         told: dict[str, float] = {}
@@ -150,7 +152,7 @@ def train_dit(
             state = training_tensors(model, kept.parts, optimizer, kept=context.rank == 0)
             state |= {"skipped": skipped.state(), "clip": clip.norms.state()}
             if context.rank == 0:
-                checkpoints.save(done, state, {"threads": context.threads})
+                checkpoints.save(done, state, {"threads": context.threads, "world_size": context.world_size})
             del state
         due = settings.sample_every and done % settings.sample_every == 0 and not last
         if due and is_wanted(on_sample is not None and on_sample.is_wanted(done), context):
@@ -266,13 +268,14 @@ def _compiler_or_sentence() -> Iterator[None]:
         ) from error
 
 
-def _resume(checkpoints: Checkpoints, model: nn.Module) -> tuple[int, dict[str, Tensor]]:
+def _resume(checkpoints: Checkpoints, model: nn.Module, context: TrainContext) -> tuple[int, dict[str, Tensor]]:
     """Puts back the weights of the newest whole checkpoint, and answers how many steps it had done and all its tensors; 0 without one."""
     found = checkpoints.newest()
     if found is None:
         return 0, {}
-    step, tensors, _ = found
+    step, tensors, meta = found
     model.load_state_dict(weights_in(tensors, "model."))
+    tell_other_place(step, meta, context)
     return step, tensors
 
 

@@ -11,6 +11,7 @@ from components.train.sharding import part_like, whole
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
+WARMUP_SHARE = 0.1  # of the steps, where those of the warm-up are not fewer than all
 
 
 class Muon(torch.optim.Optimizer):
@@ -169,13 +170,20 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, scale: float) -> float:
     return optimizer.param_groups[0]["lr"]
 
 
+def fitted_warmup(warmup_steps: int, steps: int) -> int:
+    """Answers the steps of a warm-up: those that are set, or a tenth of all where they would leave none at the full rate."""
+    return warmup_steps if warmup_steps < steps else int(WARMUP_SHARE * steps)
+
+
 def linear_schedule(step: int, steps: int, warmup_steps: int = 0, constant_share: float = 0.0) -> float:
     """Answers the scale of the learning rate at a step: up in a line, level, then down in a line that ends at zero.
 
     Args:
         step: from 0 to steps - 1.
+        warmup_steps: as `fitted_warmup` takes them.
         constant_share: of the steps after the warm-up, before the way down.
     """
+    warmup_steps = fitted_warmup(warmup_steps, steps)
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
     level_until = warmup_steps + constant_share * (steps - warmup_steps)
@@ -183,7 +191,12 @@ def linear_schedule(step: int, steps: int, warmup_steps: int = 0, constant_share
 
 
 def cosine_schedule(step: int, steps: int, warmup_steps: int = 0, floor: float = 0.0) -> float:
-    """Answers the scale of the learning rate at a step: up in a line, then half a cosine down to `floor`."""
+    """Answers the scale of the learning rate at a step: up in a line, then half a cosine down to `floor`.
+
+    Args:
+        warmup_steps: as `fitted_warmup` takes them.
+    """
+    warmup_steps = fitted_warmup(warmup_steps, steps)
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
     part = (step - warmup_steps) / max(1, steps - warmup_steps)
@@ -210,7 +223,8 @@ def update_ema(average: nn.Module, model: nn.Module, decay: float, step: int) ->
 
     Args:
         model: what of it does not learn is left as it is.
-        decay: share that stays, once the average is old enough; it starts as the plain mean of the first steps.
+        decay: share that stays, once the average is old enough; until then, while that is less, step / (step + 10) of it stays: the first
+            step is taken whole, and the newest weights count for more than in a plain mean of all.
         step: optimiser steps done before this one.
     """
     weight = 1 - min(decay, step / (step + 10))

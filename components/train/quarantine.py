@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 NAME = "quarantined.jsonl"
-Line = tuple[int, str | None, tuple[str, ...]]  # step, why it was skipped, its clips
+Line = tuple[int, str | None, tuple[str, ...], bool]  # step, why it was skipped, its clips, whether it was surely for them
 
 
 class QuarantineFile:
@@ -24,34 +24,36 @@ class QuarantineFile:
             beside.write_text("".join(map(_written, kept)))
             os.replace(beside, self.path)
 
-    def append(self, step: int, reason: str | None, clip_ids: Sequence[str]) -> None:
-        """Writes down a step that was skipped, why, and its clips; without a reason, the first one that was taken after such."""
+    def append(self, step: int, reason: str | None, clip_ids: Sequence[str], sure: bool = False) -> None:
+        """Writes down a step that was skipped, why, and its clips; without a reason, the first one that was taken after such.
+
+        Args:
+            sure: it was the clips whatever comes after.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         torn = self.path.is_file() and not self.path.read_bytes().endswith(b"\n")
         with self.path.open("a") as handle:
-            handle.write(("\n" if torn else "") + _written((step, reason, tuple(clip_ids))))
+            handle.write(("\n" if torn else "") + _written((step, reason, tuple(clip_ids), sure)))
 
 
 def read_quarantine(path: Path) -> dict[str, str]:
     """Answers why a clip is to be put aside, by its id: the first step that was skipped for it.
 
-    A clip is accused once a step was taken after those that were skipped: where none could be, the weights were at fault.
+    A clip is accused once a step was taken after those that were skipped: where none could be, the weights were at fault. One that a step
+    was surely skipped for is accused by that alone.
     """
+    lines = sorted(_lines(path), key=lambda line: line[0])
+    last = max((at for at, line in enumerate(lines) if line[1] is None), default=-1)  # that was taken after some were skipped
     found: dict[str, str] = {}
-    waiting: list[Line] = []
-    for line in sorted(_lines(path), key=lambda line: line[0]):
-        waiting.append(line)
-        if line[1] is None:
-            for step, reason, clip_ids in waiting:
-                for clip_id in clip_ids:
-                    found.setdefault(clip_id, f"step {step}: {reason}")
-            waiting = []
+    for at, (step, reason, clip_ids, sure) in enumerate(lines):
+        for clip_id in clip_ids if sure or at < last else ():
+            found.setdefault(clip_id, f"step {step}: {reason}")
     return found
 
 
 def _written(line: Line) -> str:
-    step, reason, clip_ids = line
-    return json.dumps({"step": step, "reason": reason, "clip_ids": list(clip_ids)}) + "\n"
+    step, reason, clip_ids, sure = line
+    return json.dumps({"step": step, "reason": reason, "clip_ids": list(clip_ids)} | ({"sure": True} if sure else {})) + "\n"
 
 
 def _lines(path: Path) -> list[Line]:
@@ -65,7 +67,7 @@ def _lines(path: Path) -> list[Line]:
         try:
             read = json.loads(line)
             reason = None if read["reason"] is None else str(read["reason"])
-            found.append((int(read["step"]), reason, tuple(map(str, read["clip_ids"]))))
-        except (ValueError, KeyError, TypeError):
+            found.append((int(read["step"]), reason, tuple(map(str, read["clip_ids"])), read.get("sure") is True))
+        except (ValueError, KeyError, TypeError, AttributeError):
             continue
     return found

@@ -24,7 +24,7 @@ from components.train.norms import AdaptiveClip
 from components.train.optim import clip_gradients, linear_schedule, muon_for, set_learning_rate, update_ema
 from components.train.sharding import is_wanted, spread
 from components.train.shares import mean_over_workers, share_of, weighed
-from components.train.steps import SkippedSteps, seed_of
+from components.train.steps import SkippedSteps, seed_of, tell_other_place, tell_warmup
 from components.train.vae_adversary import Adversary
 from components.train.vae_losses import perceptual_loss, psnr, some_frames, vae_losses
 from components.train.views import draw_view, seen
@@ -70,7 +70,8 @@ def train_vae(
         UnstableTrainingError: step after step without a gradient to follow.
     """
     model.to(memory_format=torch.channels_last_3d).train()
-    first, tensors = _resume(checkpoints, model)
+    first, tensors = _resume(checkpoints, model, context)
+    tell_warmup("vae", settings.warmup_steps, settings.steps, context)
     training = _Training(settings, model, tensors, context, perceptual)
     del tensors
     context.begin(first)
@@ -159,9 +160,9 @@ class _Training:
             added, more = judge.loss(passed[0], losses, whole, self.model.last_layer)
             loss, figures = loss + added, figures | more
         weighed(loss, here, whole, context).backward()
-        norm = clip_gradients(self.model.parameters(), self.clip.ceiling)
-        if self.skipped.is_whole(step, norm, losses, batch.clip_ids):
-            self.clip.add(norm)
+        norm = clip_gradients(self.model.parameters(), self.clip.ceiling(whole))
+        if self.skipped.is_whole(step, norm, losses, batch.clip_ids, whole):
+            self.clip.add(norm, whole)
             self.optimizer.step()
             update_ema(self.average.parts, self.model, settings.ema_decay, step)
             if judge is not None:
@@ -209,7 +210,7 @@ def fit_normalisation(model: VideoVae, batches: Iterable[ClipBatch]) -> None:
     model.set_normalisation(mean.float(), (squares / count - mean.square()).clamp(min=0).sqrt().float())
 
 
-def _resume(checkpoints: Checkpoints, model: VideoVae) -> tuple[int, dict[str, Tensor]]:
+def _resume(checkpoints: Checkpoints, model: VideoVae, context: TrainContext) -> tuple[int, dict[str, Tensor]]:
     """Puts back the weights of the newest whole checkpoint, and answers how many steps it had done and all its tensors; 0 without one.
 
     Raises:
@@ -225,4 +226,5 @@ def _resume(checkpoints: Checkpoints, model: VideoVae) -> tuple[int, dict[str, T
         )
     model.load_state_dict(weights_in(tensors, "model."))
     logger.info("the video VAE goes on from step %d", step)
+    tell_other_place(step, meta, context)
     return step, tensors

@@ -34,8 +34,32 @@ def test_an_epoch_shows_every_clip_and_no_step_is_over_the_budget(filling):
 
 def test_a_budget_holds_more_of_the_smaller_clips():
     sizes = [(ROWS[step.rows[0]], len(step.rows)) for step in epoch(Filling(1, tokens=48))]
-    most = {shape: max(count for other, count in sizes if other == shape) for shape in KINDS}
-    assert most == {(4, 1, 2, 2): 48, (4, 3, 2, 2): 16, (4, 3, 4, 4): 4}
+    for shape, rows in SHAPES.items():
+        found, most = sorted(count for other, count in sizes if other == shape), 48 // KINDS[shape]
+        assert sum(found) == len(rows)
+        assert len(found) == -(-len(rows) // most)
+        assert set(found[2:]) <= {most}
+        assert most >= found[-1] >= found[0] >= most // 2
+
+
+@pytest.mark.parametrize(
+    ("clips", "sizes"),
+    [(65, [32, 33]), (128, [64, 64]), (7, [7]), (64, [64]), (130, [33, 33, 64]), (96, [32, 64]), (95, [47, 48]), (127, [63, 64])],
+)
+def test_what_is_left_of_a_shape_is_shared_out_among_its_steps(clips, sizes):
+    filling, shapes = Filling(1, tokens=64 * 4), {(1, 2, 2): range(clips)}
+    steps = epoch(filling, [4] * clips, shapes)
+    assert sorted(len(step.rows) for step in steps) == sizes
+    random = np.random.default_rng([5, 0])
+    order = random.permutation(clips).tolist()
+    place = {clip: number for number, clip in enumerate(order)}
+    starts = sorted(place[int(step.rows[0])] for step in steps)
+    assert [row for start in starts for step in steps if place[int(step.rows[0])] == start for row in step.rows.tolist()] == order
+    alike = epoch(replace(filling, world_size=3), [4] * clips, shapes)
+    assert [step.rows.tolist() for step in alike] == [step.rows.tolist() for step in steps]
+    found = first_epoch(filling, [4] * clips, shapes, 5)
+    assert (found.steps, found.seen_again) == (len(sizes), 0.0)
+    assert found.unfilled == pytest.approx(1 - clips / (64 * len(sizes)))
 
 
 @pytest.mark.parametrize("filling", [Filling(1, tokens=20_000), Filling(1, tokens=20_000, packed=True)])

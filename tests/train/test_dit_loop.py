@@ -16,6 +16,7 @@ from components.train.checkpoint import Checkpoints
 from components.train.context import TrainContext, read_metrics, read_starts
 from components.train.dit_loop import DitBatch, _losses, draw, drop_captions, optimizer_for, train_dit
 from components.train.quarantine import NAME, read_quarantine
+from components.train.steps import UnstableTrainingError
 
 SIZE = DitSize(hidden_size=64, depth=2, num_heads=2, patch_size=(1, 2, 2), text_size=32)
 LATENTS = torch.randn(4, 4, 2, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -227,6 +228,46 @@ def test_a_step_that_is_not_finite_is_skipped_and_its_clip_named(tmp_path, caplo
     assert "step 6 is skipped" in caplog.text
     assert f"clips: clip{order[1]}" in caplog.text
     assert read_metrics(tmp_path / "metrics.jsonl")[-1][1]["skipped_steps"] == 1
+
+
+def test_a_clip_that_spoils_every_step_is_accused_when_the_training_gives_up(tmp_path):
+    latents = LATENTS.clone()
+    latents[2] *= float("nan")
+
+    def all_of_them(first):
+        while True:
+            yield DitBatch(latents, TEXT, MASK, ("a", "b", "bad", "d"), FPS)
+
+    with pytest.raises(UnstableTrainingError, match=r"whose own loss is not finite: bad; hint: another `dit\.seed`"):
+        train(tmp_path, all_of_them, steps=30)
+    assert read_quarantine(tmp_path / NAME) == {"bad": "step 1: its loss is not finite"}
+
+
+def test_what_is_usual_is_of_the_clips_that_steps_have_and_goes_on_from_an_earlier_checkpoint(tmp_path):
+    def of_four_and_of_one(first):
+        for step in itertools.count(first):
+            rows = [step % 4] if step % 2 else [0, 1, 2, 3]
+            yield DitBatch(LATENTS[rows], TEXT[rows], MASK[rows], tuple(f"clip{row}" for row in rows), FPS[rows])
+
+    train(tmp_path, of_four_and_of_one, steps=8, adaptive_clip=True)
+    step, tensors, meta = Checkpoints(tmp_path).newest()
+    assert [tensors[name][-1].item() for name in ("clip", "skipped")] == pytest.approx([2.5, 2.5])
+    earlier = tensors | {"clip": tensors["clip"][:-1], "skipped": tensors["skipped"][:-1]}
+    Checkpoints(tmp_path / "earlier").save(step, earlier, {"threads": meta["threads"]})
+    train(tmp_path / "earlier", of_four_and_of_one, adaptive_clip=True)
+    found, tensors, _ = Checkpoints(tmp_path / "earlier").newest()
+    assert found == 12
+    assert tensors["clip"][-2:].tolist() == [12, pytest.approx(4 - 3 / 10 + 0.3 / 11 - (4 - 3 / 10 + 0.3 / 11 - 1) / 12)]
+
+
+def test_a_training_that_goes_on_with_other_threads_says_what_that_means(tmp_path, caplog):
+    train(tmp_path, steps=4)
+    with caplog.at_level(logging.INFO, logger="kinora"):
+        train(tmp_path, steps=8)
+        assert "bit for bit" not in caplog.text
+        train(tmp_path, threads=1, warmup_steps=30)
+    assert "it goes on from step 8 with threads 1 in place of 2: its results are equal up to rounding, not bit for bit" in caplog.messages
+    assert "`dit.warmup_steps` of 30 leaves none of 12 steps at the full rate, so it is 1" in caplog.messages
 
 
 def test_a_clip_whose_gradient_is_far_out_of_range_is_put_aside_and_moves_nothing(tmp_path, monkeypatch):

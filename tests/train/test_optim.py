@@ -104,6 +104,15 @@ def test_schedules_rise_stay_and_end_at_zero():
     assert all(group["lr"] == pytest.approx(0.05) for group in optimizer.param_groups)
 
 
+@pytest.mark.parametrize("schedule", [linear_schedule, cosine_schedule])
+def test_a_warm_up_as_long_as_all_steps_is_a_tenth_of_them_and_any_other_as_it_is_set(schedule):
+    for warmup_steps in (20, 50):
+        assert [schedule(step, 20, warmup_steps) for step in range(21)] == [schedule(step, 20, 2) for step in range(21)]
+    assert max(schedule(step, 20, 50) for step in range(20)) == 1.0
+    assert [schedule(step, 20, 19) for step in range(19)] == pytest.approx([(step + 1) / 20 for step in range(19)])
+    assert schedule(0, 1, 50) == 1.0
+
+
 def test_gradients_are_scaled_only_when_finite_and_too_large():
     parameter = nn.Parameter(torch.zeros(2))
     parameter.grad = torch.tensor([3.0, 4.0])
@@ -123,3 +132,17 @@ def test_the_average_of_constant_weights_is_the_weights():
         model.weight.add_(1.0)
     update_ema(average, model, 0.9, step=1000)
     torch.testing.assert_close(average.weight, before + 0.1)
+
+
+def test_a_young_average_leans_to_the_newest_weights():
+    model, average = nn.Linear(1, 1), nn.Linear(1, 1)
+    for step in range(10):
+        with torch.no_grad():
+            model.weight.fill_(step)
+        update_ema(average, model, 0.9999, step)
+    share, expected = 1.0, 0.0
+    for step in range(9, -1, -1):
+        weight = 10 / (step + 10)
+        expected, share = expected + share * weight * step, share * (1 - weight)
+    assert average.weight.item() == pytest.approx(expected)
+    assert average.weight.item() > 4.5 + 2.0, "their plain mean"

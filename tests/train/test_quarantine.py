@@ -49,3 +49,22 @@ def test_steps_after_which_none_could_be_taken_accuse_no_clip(tmp_path: Path) ->
     for step in range(7, 11):  # the last of the training
         file.append(step, WHY, ["b", f"clip{step}"])
     assert read_quarantine(file.path) == {"a": f"step 3: {WHY}"}
+
+
+def test_a_clip_that_a_step_was_surely_skipped_for_is_accused_although_none_was_taken_after_it(tmp_path: Path) -> None:
+    file = QuarantineFile(tmp_path / NAME)
+    file.append(3, WHY, ["a"])
+    file.append(4, "its loss is not finite", ["b"], True)
+    assert read_quarantine(file.path) == {"b": "step 4: its loss is not finite"}
+    file.begin(4)
+    file.append(5, None, [])
+    assert read_quarantine(file.path) == {"a": f"step 3: {WHY}", "b": "step 4: its loss is not finite"}
+    file.begin(3)
+    assert read_quarantine(file.path) == {}
+
+
+def test_lines_of_an_earlier_version_are_read(tmp_path: Path) -> None:
+    file = tmp_path / NAME
+    lines = ('{"step": 4, "reason": "its gradient is not finite", "clip_ids": ["a"]}', "[]", '{"step": 5, "reason": null, "clip_ids": []}')
+    file.write_text("\n".join(lines) + "\n")
+    assert read_quarantine(file) == {"a": f"step 4: {WHY}"}

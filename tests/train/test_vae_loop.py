@@ -248,7 +248,7 @@ def test_what_is_usual_is_learned_anew_when_the_judge_comes(tmp_path: Path) -> N
     assert found is not None
     of_two_steps, same = found[1]["clip"], found[1]["skipped"][2:]
     told = [metrics["gradient_norm"] for step, metrics in read_metrics(tmp_path / "metrics.jsonl") if step > 4]
-    expected = torch.tensor([sum(told) / 2, ((told[0] - told[1]) / 2) ** 2, 2], dtype=torch.float64)
+    expected = torch.tensor([sum(told) / 2, ((told[0] - told[1]) / 2) ** 2, 2, 2], dtype=torch.float64)  # of two clips a step
     torch.testing.assert_close(of_two_steps, expected)
     torch.testing.assert_close(same, expected)
 
