@@ -24,6 +24,7 @@ logger = logging.getLogger("kinora")
 STEP = re.compile(r"step_(\d{6,})")
 METRICS, SAMPLES = "metrics.jsonl", "samples"
 LINES = (METRICS, "starts.jsonl", "quarantined.jsonl")
+FETCH_LOCK = "fetch.lock"
 UPLOADED = ".upload."  # a second name of a folder under way, which outlives the pruning of the first
 
 
@@ -153,6 +154,19 @@ def fetch_step(storage: Storage, folder: Path, step: int) -> None:
         raise DamagedFolderError(f"`{storage.uri}/{name}` went away while it was read") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def bring_step(storage: Storage, folder: Path, step: int) -> None:
+    """Brings one checkpoint here, unless the very one is here; of several workers on a machine one fetches it, the others wait.
+
+    Raises:
+        DamagedFolderError: as of `fetch_step`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / FETCH_LOCK).open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if not has_step(storage, folder, step):
+            fetch_step(storage, folder, step)
 
 
 def has_step(storage: Storage, folder: Path, step: int) -> bool:

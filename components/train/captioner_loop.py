@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from components.models.precision import mixed_precision
-from components.train.checkpoint import Checkpoints, load_optimizer_tensors, optimizer_tensors
+from components.train.checkpoint import Checkpoints, load_optimizer_tensors, newest_of_all, optimizer_tensors
 from components.train.context import TrainContext
 from components.train.optim import clip_gradients, cosine_schedule, muon_for, set_learning_rate
 from components.train.shares import gathered, mean_over_workers, weighed
@@ -65,7 +65,7 @@ def train_captioner(
     torch.manual_seed(settings.seed)
     model.to(context.device).train()
     optimizer = muon_for(model, settings.learning_rate, settings.weight_decay, adamw=ADAMW, betas=(0.9, 0.99))
-    first = _resume(model, optimizer, checkpoints)
+    first = _resume(model, optimizer, checkpoints, context)
     called = context.wrap(model)
     skipped = SkippedSteps("captioner")
     context.begin(first)
@@ -110,8 +110,8 @@ def shared_loss(
     return parts
 
 
-def _resume(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoints: Checkpoints) -> int:
-    newest = checkpoints.newest()
+def _resume(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoints: Checkpoints, context: TrainContext) -> int:
+    newest = newest_of_all(checkpoints, context)
     if newest is None:
         return 0
     step, tensors, _ = newest

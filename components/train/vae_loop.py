@@ -18,7 +18,7 @@ from components.models.layers import ResidualBlock
 from components.models.pixels import to_pixels
 from components.models.precision import mixed_precision
 from components.models.vae import VideoVae
-from components.train.checkpoint import Checkpoints, load_optimizer_tensors, training_tensors, weights_in
+from components.train.checkpoint import Checkpoints, load_optimizer_tensors, newest_of_all, training_tensors, weights_in
 from components.train.context import TrainContext
 from components.train.norms import AdaptiveClip
 from components.train.optim import clip_gradients, linear_schedule, muon_for, set_learning_rate, update_ema
@@ -70,7 +70,7 @@ def train_vae(
         UnstableTrainingError: step after step without a gradient to follow.
     """
     model.to(memory_format=torch.channels_last_3d).train()
-    first, tensors = _resume(checkpoints, model)
+    first, tensors = _resume(checkpoints, model, context)
     training = _Training(settings, model, tensors, context, perceptual)
     del tensors
     context.begin(first)
@@ -209,13 +209,13 @@ def fit_normalisation(model: VideoVae, batches: Iterable[ClipBatch]) -> None:
     model.set_normalisation(mean.float(), (squares / count - mean.square()).clamp(min=0).sqrt().float())
 
 
-def _resume(checkpoints: Checkpoints, model: VideoVae) -> tuple[int, dict[str, Tensor]]:
+def _resume(checkpoints: Checkpoints, model: VideoVae, context: TrainContext) -> tuple[int, dict[str, Tensor]]:
     """Puts back the weights of the newest whole checkpoint, and answers how many steps it had done and all its tensors; 0 without one.
 
     Raises:
         ValueError: it is of a VAE of another size.
     """
-    found = checkpoints.newest()
+    found = newest_of_all(checkpoints, context)
     if found is None:
         return 0, {}
     step, tensors, meta = found
