@@ -17,12 +17,13 @@ from ray.train.v2._internal.execution.failure_handling import DefaultFailurePoli
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision
 from ray.train.v2.api import data_parallel_trainer
 
+from components.cluster.endings import comes_again, raised
+
 logger = logging.getLogger("kinora")
 
 LOOK_AGAIN_SECONDS = 0.5
 ANSWER_SECONDS = 5.0
 WAIT_FOR_ROOM_SECONDS = 1800.0
-MISTAKES = (ValueError, TypeError, LookupError, AttributeError, AssertionError)
 
 
 class NoRoomError(RuntimeError):
@@ -78,11 +79,11 @@ class PresentNodesPolicy(ElasticScalingPolicy):
 
 
 class MistakesEndPolicy(DefaultFailurePolicy):
-    """Starts workers again after deaths, but not after a mistake that they would make again."""
+    """Starts workers again after deaths, but not after a mistake that they would make again, nor where memory or the disk is too small."""
 
     def make_decision(self, training_failed_error: Any) -> Any:
-        raised = getattr(training_failed_error, "worker_failures", {}).values()
-        if any(isinstance(getattr(error, "_base_exc", error), MISTAKES) for error in raised):
+        failures = getattr(training_failed_error, "worker_failures", {}).values()
+        if any(comes_again(raised(error)) for error in failures):
             return FailureDecision.RAISE
         return super().make_decision(training_failed_error)
 

@@ -1,11 +1,15 @@
 """A training on Ray as two nodes: one dies and another comes, and the losses are those of a training that saw none of it."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from ray.exceptions import RayActorError
+from safetensors import SafetensorError
 
 from tests.cluster.nodes import cluster, kill_raylet
 from tests.cluster.shared import Training, losses_alone
@@ -30,6 +34,32 @@ def test_a_mistake_ends_a_training_and_a_death_does_not() -> None:
     assert policy.make_decision(lost) == FailureDecision.RETRY
     assert policy.make_decision(WorkerGroupError("", {1: ValueError("`vae.steps` is wrong")})) == FailureDecision.RAISE
     assert policy.make_decision(lost) == FailureDecision.RAISE
+
+
+@pytest.mark.parametrize(
+    ("error", "ends"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (MemoryError(), True),
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (SafetensorError('Error while serializing: IoError(Os { code: 28, message: "No space left on device" })'), True),
+        (OSError(errno.ECONNRESET, "Connection reset by peer"), False),
+        (RayActorError(error_msg="The actor died, its node was out of memory"), False),
+    ],
+)
+def test_too_little_memory_or_disk_ends_a_training(error: Exception, ends: bool) -> None:
+    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+    from ray.train.v2.api.config import FailureConfig
+    from ray.train.v2.api.exceptions import WorkerGroupError
+
+    from components.cluster.elastic import FailureDecision, MistakesEndPolicy
+
+    for put in (error, UserExceptionWithTraceback(error, "its traceback")):
+        decision = MistakesEndPolicy(FailureConfig(max_failures=1)).make_decision(
+            WorkerGroupError("", {0: RuntimeError("Connection closed by peer"), 1: put})
+        )
+        assert decision == (FailureDecision.RAISE if ends else FailureDecision.RETRY)
 
 
 @pytest.mark.parametrize(
