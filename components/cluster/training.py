@@ -47,7 +47,7 @@ class TrainingFailedError(RuntimeError):
 
 @dataclass(frozen=True)
 class _Group:
-    """How many workers there may be, how often they may die, what each needs, and how many belong together."""
+    """How many workers there may be, how often they may die, what each needs, how many belong together, and their newest checkpoint."""
 
     min_workers: int
     max_workers: int
@@ -55,6 +55,7 @@ class _Group:
     cpus: int
     use_gpu: bool
     together: int = 1
+    newest: Callable[[], int | None] | None = None
 
     @property
     def resources(self) -> dict[str, float]:
@@ -86,11 +87,12 @@ def fit(
     follow: Callable[[], None] | None = None,
     sharded: bool = False,
     together: int = 1,
+    newest: Callable[[], int | None] | None = None,
 ) -> None:
     """Trains by Ray Train and waits for the end; needs a `ray_session` around it.
 
     Workers that die are replaced, and the training goes on from the entry's own checkpoints, never from Ray's. It goes on with fewer
-    of them, but `min_workers`, where the cluster has lost a node, and with more again when there is room.
+    of them, but `min_workers`, where the cluster has lost a node, and with more again when there is room, soon after a checkpoint.
 
     Args:
         entry: "module:function", called in each worker as function(payload, context) with a TrainContext.
@@ -103,6 +105,8 @@ def fit(
         follow: called in this thread every few seconds and at the end: brings the metrics file here when rank 0 is elsewhere.
         sharded: several workers each keep a part of a large model instead of all of it.
         together: workers that belong together; there are none of them or all.
+        newest: answers the step of the newest checkpoint, on any machine of the cluster, None where that is not known; without it
+            there are more workers as soon as there is room, whatever they have to do again.
 
     Raises:
         ValueError, OSError: what the entry raised, when it is one of these; a full disk is an OSError, whoever met it.
@@ -127,9 +131,10 @@ def fit(
         "folder": os.getcwd(),
     }
     outcome = _Outcome()
+    group = _Group(min_workers, num_workers, max_failures, cpus_per_worker, use_gpu, together, newest)
     ray_train = threading.Thread(
         target=_run_ray_train,
-        args=(config, run_name, storage, _Group(min_workers, num_workers, max_failures, cpus_per_worker, use_gpu, together), outcome),
+        args=(config, run_name, storage, group, outcome),
         name="ray-train",
         daemon=True,  # Ctrl-C is answered here, in the thread that called; the end of the session ends the run
     )
@@ -196,7 +201,7 @@ def _run_ray_train(config: dict[str, Any], name: str, storage: Path, group: _Gro
             from components.cluster.elastic import ElasticTrainer
 
             options["torch_config"] = TorchConfig(backend="nccl" if group.use_gpu else "gloo")
-            trainer = partial(ElasticTrainer, together=group.together)
+            trainer = partial(ElasticTrainer, together=group.together, newest=group.newest)
         outcome.told = trainer(train_worker, **options).fit().return_value
     except BaseException as error:
         outcome.error = error

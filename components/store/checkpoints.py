@@ -111,6 +111,19 @@ def whole_steps(storage: Storage) -> list[int]:
     return _whole(storage.list())
 
 
+def newest_finished(project: Project, folder: Path) -> int | None:
+    """Answers the newest step of a training that was finished, in the project's storage if it has one; its files are not read.
+
+    None: there is none, or nobody can say now.
+    """
+    try:
+        if project.storage is not None:
+            return max(whole_steps(storage_of(project, folder)), default=None)
+        return max(_whole(path.relative_to(folder).as_posix() for path in folder.glob(f"step_*/{MANIFEST}")), default=None)
+    except (StorageAwayError, StorageError, OSError):
+        return None
+
+
 def prune(storage: Storage, written: int, keep: int) -> None:
     """Removes torn steps, steps from beyond the one just written, and all but the newest `keep`."""
     listed = storage.list()

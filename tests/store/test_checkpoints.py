@@ -12,7 +12,7 @@ from components.models.weights import new_folder
 from components.store import checkpoints
 from components.store.checkpoints import Uploads, bring_step, fetch_newest, newest_here, upload_step
 from components.store.project import Project
-from components.store.storage import Storage
+from components.store.storage import Storage, StorageAwayError
 
 
 @pytest.fixture
@@ -113,6 +113,27 @@ def test_workers_of_one_machine_fetch_a_step_once(
     with ThreadPoolExecutor(workers) as pool:
         assert set(pool.map(worker, range(workers))) == {content(folder, 20)}
     assert sorted(fetched) == ["step_000020/manifest.json", "step_000020/tensors.safetensors"]
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_the_newest_finished_step_is_that_of_the_storage_if_there_is_one(tmp_path: Path, stored: bool) -> None:
+    project = Project(tmp_path / "machine", "films", f"file://{tmp_path}/storage" if stored else None)
+    folder = project.checkpoints("train_dit", "k")
+    assert checkpoints.newest_finished(project, folder) is None
+    (folder / "step_000090").mkdir(parents=True)  # without a manifest
+    save(folder, 10, 20)
+    if stored:
+        upload(checkpoints.storage_of(project, folder), folder, 10)
+    assert checkpoints.newest_finished(project, folder) == (10 if stored else 20)
+
+
+def test_the_newest_finished_step_is_not_known_while_the_storage_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(storage: Storage, name: str = "") -> None:
+        raise StorageAwayError("no answer")
+
+    monkeypatch.setattr(Storage, "list", away)
+    project = Project(tmp_path / "machine", "films", f"file://{tmp_path}/storage")
+    assert checkpoints.newest_finished(project, project.checkpoints("train_dit", "k")) is None
 
 
 def test_the_storage_keeps_as_many_steps_as_the_machine(there: Storage, folder: Path) -> None:
