@@ -126,7 +126,8 @@ def explain(error: BaseException) -> tuple[str | None, int]:
     ours = _is_ours(error)  # whoever says it himself knows which port, and who has it
     for cause in _causes(error):
         text = str(cause).lower()
-        if getattr(cause, "errno", None) == errno.ENOSPC or "no space left on device" in text or "disk is full" in text:
+        full = any(words in text for words in ("no space left on device", "disk quota exceeded", "disk is full"))
+        if full or getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             return "the disk is full; hint: free some space, then the same command resumes where it was", FAILED
         if not ours and (getattr(cause, "errno", None) == errno.EADDRINUSE or "address already in use" in text):
             return f"a port is taken: {_first_line(cause)}; hint: stop what listens there, or leave the port to Kinora", FAILED

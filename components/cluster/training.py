@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import importlib
 import json
@@ -21,6 +22,7 @@ from typing import Any
 
 from components.cluster import ahead
 from components.cluster.beside import Beside
+from components.cluster.endings import comes_again, is_a_death, lacks, raised
 from components.cluster.reserved import hold
 from components.cluster.session import LOCAL_ENVIRONMENT, ray_is_local
 from components.models import trainer_process
@@ -33,6 +35,10 @@ FOLLOW_SECONDS = 10.0
 RESIZE_SECONDS = 60.0  # how often a group that is not whole looks whether there is room for more
 START_SECONDS = "15"  # for a group's room; some of it may have gone with a node, which shows in a new try
 WAIT_FOR_OLD_WORKER_SECONDS = 300
+MORE_MEMORY = (
+    "the same command goes on from the last checkpoint, also with other `cluster` settings or `dit.recompute_activations=true`, "
+    "while a smaller batch_size starts anew; `kinora plan train_dit` says what fits"
+)
 
 
 class TrainingFailedError(RuntimeError):
@@ -41,7 +47,7 @@ class TrainingFailedError(RuntimeError):
 
 @dataclass(frozen=True)
 class _Group:
-    """How many workers there may be, how often they may die, what each needs, and how many belong together."""
+    """How many workers there may be, how often they may die, what each needs, how many belong together, and their newest checkpoint."""
 
     min_workers: int
     max_workers: int
@@ -49,6 +55,7 @@ class _Group:
     cpus: int
     use_gpu: bool
     together: int = 1
+    newest: Callable[[], int | None] | None = None
 
     @property
     def resources(self) -> dict[str, float]:
@@ -80,11 +87,12 @@ def fit(
     follow: Callable[[], None] | None = None,
     sharded: bool = False,
     together: int = 1,
+    newest: Callable[[], int | None] | None = None,
 ) -> None:
     """Trains by Ray Train and waits for the end; needs a `ray_session` around it.
 
     Workers that die are replaced, and the training goes on from the entry's own checkpoints, never from Ray's. It goes on with fewer
-    of them, but `min_workers`, where the cluster has lost a node, and with more again when there is room.
+    of them, but `min_workers`, where the cluster has lost a node, and with more again when there is room, soon after a checkpoint.
 
     Args:
         entry: "module:function", called in each worker as function(payload, context) with a TrainContext.
@@ -97,9 +105,11 @@ def fit(
         follow: called in this thread every few seconds and at the end: brings the metrics file here when rank 0 is elsewhere.
         sharded: several workers each keep a part of a large model instead of all of it.
         together: workers that belong together; there are none of them or all.
+        newest: answers the step of the newest checkpoint, on any machine of the cluster, None where that is not known; without it
+            there are more workers as soon as there is room, whatever they have to do again.
 
     Raises:
-        ValueError, OSError: what the entry raised, when it is one of these.
+        ValueError, OSError: what the entry raised, when it is one of these; a full disk is an OSError, whoever met it.
         TrainingFailedError: anything else that ended it.
     """
     storage, metrics_file = Path(storage).resolve(), Path(metrics_file).resolve()
@@ -121,9 +131,10 @@ def fit(
         "folder": os.getcwd(),
     }
     outcome = _Outcome()
+    group = _Group(min_workers, num_workers, max_failures, cpus_per_worker, use_gpu, together, newest)
     ray_train = threading.Thread(
         target=_run_ray_train,
-        args=(config, run_name, storage, _Group(min_workers, num_workers, max_failures, cpus_per_worker, use_gpu, together), outcome),
+        args=(config, run_name, storage, group, outcome),
         name="ray-train",
         daemon=True,  # Ctrl-C is answered here, in the thread that called; the end of the session ends the run
     )
@@ -190,7 +201,7 @@ def _run_ray_train(config: dict[str, Any], name: str, storage: Path, group: _Gro
             from components.cluster.elastic import ElasticTrainer
 
             options["torch_config"] = TorchConfig(backend="nccl" if group.use_gpu else "gloo")
-            trainer = partial(ElasticTrainer, together=group.together)
+            trainer = partial(ElasticTrainer, together=group.together, newest=group.newest)
         outcome.told = trainer(train_worker, **options).fit().return_value
     except BaseException as error:
         outcome.error = error
@@ -289,42 +300,43 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def _told(error: BaseException) -> dict[str, Any]:
-    kind = "OSError" if isinstance(error, OSError) and error.errno else "ValueError" if isinstance(error, ValueError) else "other"
-    told: dict[str, Any] = {"kind": kind, "type": type(error).__name__, "message": str(error)}
-    if isinstance(error, OSError):
-        told["arguments"] = [error.errno, error.strerror, str(error.filename) if error.filename else None]
-    return told
+    told: dict[str, Any] = {"kind": "other", "type": type(error).__name__, "message": str(error)}
+    if isinstance(error, OSError) and error.errno:
+        return told | {"kind": "OSError", "arguments": [error.errno, error.strerror, str(error.filename) if error.filename else None]}
+    match lacks(error):
+        case "disk":
+            return told | {"kind": "OSError", "arguments": [errno.ENOSPC, os.strerror(errno.ENOSPC), None]}
+        case "memory":
+            return told | {"kind": "memory"}
+    return told | ({"kind": "ValueError"} if isinstance(error, ValueError) else {})
 
 
 def _raise_error(outcome: _Outcome, entry: str, folder: Path, max_failures: int) -> None:
     told, cause = outcome.told, outcome.error
     failures = getattr(cause, "worker_failures", None)
     if failures:  # of several workers, the one that raised says more than those that lost it
-        cause = next((error for error in failures.values() if not _is_a_death(error)), next(iter(failures.values())))
-        told = None if _is_a_death(cause) else _told(getattr(cause, "_base_exc", cause))
+        cause = min(failures.values(), key=lambda error: (not comes_again(raised(error)), is_a_death(error)))
+        told = None if is_a_death(cause) else _told(raised(cause))
     if told is not None:
         match told["kind"]:
             case "OSError":
                 raise OSError(*told["arguments"])
             case "ValueError":
                 raise ValueError(_one_line(told["message"]))
+            case "memory":
+                what = _one_line(". ".join(told["message"].split(". ")[:2])).rstrip(".") or told["type"]
+                raise TrainingFailedError(f"a training worker of `{entry}` had too little memory ({what}); hint: {MORE_MEMORY}")
         sentence = _one_line(told["message"]) or "without a word"
-        raise TrainingFailedError(f"`{entry}` ended with {told['type']}: {sentence}; hint: the whole story is in `{folder / 'error.txt'}`")
+        story = ("; " if "; hint: " in sentence else "; hint: ") + f"the whole story is in `{folder / 'error.txt'}`"
+        raise TrainingFailedError(f"`{entry}` ended with {told['type']}: {sentence}{story}")
     if cause is not None:
         no_room = getattr(cause, "controller_failure", None)
         if type(no_room).__name__ == "NoRoomError":
             raise TrainingFailedError(f"{no_room}; hint: fewer by `cluster.min_workers`, and the same command goes on") from cause
         raise TrainingFailedError(
             f"a training worker of `{entry}` died {max_failures + 1} times ({_one_line(str(cause)) or type(cause).__name__}); "
-            "hint: memory is the usual cause; the same command goes on from the last checkpoint, also with other `cluster` settings or "
-            "`dit.recompute_activations=true`, while a smaller batch_size starts anew"
+            f"hint: memory is the usual cause; {MORE_MEMORY}"
         ) from cause
-
-
-def _is_a_death(error: BaseException) -> bool:
-    from ray.exceptions import RayActorError
-
-    return isinstance(error, RayActorError) or type(error).__name__ in ("WorkerHealthCheckFailedError", "WorkerHealthCheckTimeoutError")
 
 
 def _one_line(text: str) -> str:

@@ -5,7 +5,8 @@ A training never touches the registry; `promote` does.
 
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from components.operations.readings import dataset_of, note_weights, pin_reading
 from components.registry.tracking import Run as TrackedRun
 from components.registry.tracking import Tracker
 from components.store import mirror, tables
-from components.store.checkpoints import follow, storage_of
+from components.store.checkpoints import follow, newest_finished, storage_of
 from components.store.filters import TRAINING
 from components.store.project import Project
 from components.store.storage import StorageAwayError
@@ -126,6 +127,7 @@ def _train(
                 metrics_file=metrics_file,
                 on_metrics=on_metrics,
                 follow=_follower(project, checkpoints),
+                newest=partial(newest_finished, replace(project, root=project.root.resolve()), checkpoints.resolve()),
             )
         except Exception:
             with contextlib.suppress(OSError, StorageAwayError):  # the next attempt writes it too

@@ -24,6 +24,7 @@ logger = logging.getLogger("kinora")
 STEP = re.compile(r"step_(\d{6,})")
 METRICS, SAMPLES = "metrics.jsonl", "samples"
 LINES = (METRICS, "starts.jsonl", "quarantined.jsonl")
+FETCH_LOCK = "fetch.lock"
 UPLOADED = ".upload."  # a second name of a folder under way, which outlives the pruning of the first
 
 
@@ -110,6 +111,19 @@ def whole_steps(storage: Storage) -> list[int]:
     return _whole(storage.list())
 
 
+def newest_finished(project: Project, folder: Path) -> int | None:
+    """Answers the newest step of a training that was finished, in the project's storage if it has one; its files are not read.
+
+    None: there is none, or nobody can say now.
+    """
+    try:
+        if project.storage is not None:
+            return max(whole_steps(storage_of(project, folder)), default=None)
+        return max(_whole(path.relative_to(folder).as_posix() for path in folder.glob(f"step_*/{MANIFEST}")), default=None)
+    except (StorageAwayError, StorageError, OSError):
+        return None
+
+
 def prune(storage: Storage, written: int, keep: int) -> None:
     """Removes torn steps, steps from beyond the one just written, and all but the newest `keep`."""
     listed = storage.list()
@@ -153,6 +167,19 @@ def fetch_step(storage: Storage, folder: Path, step: int) -> None:
         raise DamagedFolderError(f"`{storage.uri}/{name}` went away while it was read") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def bring_step(storage: Storage, folder: Path, step: int) -> None:
+    """Brings one checkpoint here, unless the very one is here; of several workers on a machine one fetches it, the others wait.
+
+    Raises:
+        DamagedFolderError: as of `fetch_step`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / FETCH_LOCK).open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if not has_step(storage, folder, step):
+            fetch_step(storage, folder, step)
 
 
 def has_step(storage: Storage, folder: Path, step: int) -> bool:

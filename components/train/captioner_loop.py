@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from components.models.precision import mixed_precision
-from components.train.checkpoint import Checkpoints, load_optimizer_tensors, optimizer_tensors
+from components.train.checkpoint import Checkpoints, load_optimizer_tensors, newest_of_all, optimizer_tensors
 from components.train.context import TrainContext
 from components.train.optim import clip_gradients, cosine_schedule, muon_for, set_learning_rate
 from components.train.shares import gathered, mean_over_workers, weighed
@@ -112,7 +112,7 @@ def shared_loss(
 
 
 def _resume(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoints: Checkpoints, context: TrainContext) -> int:
-    newest = checkpoints.newest()
+    newest = newest_of_all(checkpoints, context)
     if newest is None:
         return 0
     step, tensors, meta = newest

@@ -12,10 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from components.models.weights import DamagedFolderError, load_json, load_tensors, new_folder, write_tensors
+from components.train.context import TrainContext
 from components.train.sharding import frozen, gathered_whole, part_like
+from components.train.shares import told_by_all
 
 logger = logging.getLogger("kinora")
 STEP_FOLDER = re.compile(r"step_(\d{6,})")
+
+Found = tuple[int, dict[str, Tensor], dict[str, Any]]
+
+
+class DifferentStepsError(RuntimeError):
+    """Workers found different checkpoints to go on from; the message says which. They may agree when they are started again."""
 
 
 class Checkpoints:
@@ -50,7 +58,7 @@ class Checkpoints:
             self.saved(place)
         return place
 
-    def newest(self) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
+    def newest(self) -> Found | None:
         """Answers (step, tensors, meta) of the newest whole checkpoint, or None; damaged ones are named in a warning."""
         for step, place in reversed(self._steps()):
             if self.at_most is not None and step > self.at_most:
@@ -80,6 +88,23 @@ class Checkpoints:
                 shutil.rmtree(place, ignore_errors=True)
         for draft in self.folder.glob(".step_*"):
             shutil.rmtree(draft, ignore_errors=True)
+
+
+def newest_of_all(checkpoints: Checkpoints, context: TrainContext) -> Found | None:
+    """Answers the newest whole checkpoint, as all workers see it, who call this at the same moment.
+
+    Raises:
+        DifferentStepsError: they would go on from different steps.
+    """
+    found = checkpoints.newest()
+    steps = told_by_all(0 if found is None else found[0], context)
+    if len(set(steps)) > 1:
+        told = ", ".join(f"worker {rank} from {step}" for rank, step in enumerate(steps))
+        raise DifferentStepsError(
+            f"workers would go on from different steps ({told}), so `{checkpoints.folder}` is not the same for all of them; "
+            "hint: lay the project's root where every machine sees it, or set `cluster.storage`"
+        )
+    return found
 
 
 def training_tensors(model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, kept: bool = True) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from components.diffusion.flow_matching import interpolate, sample_timesteps, sh
 from components.diffusion.tasks import deal_tasks, kept_frames
 from components.models.dit import Block, DiT, mask_of_padding
 from components.models.precision import mixed_precision
-from components.train.checkpoint import Checkpoints, load_optimizer_tensors, training_tensors, weights_in
+from components.train.checkpoint import Checkpoints, load_optimizer_tensors, newest_of_all, training_tensors, weights_in
 from components.train.context import TrainContext
 from components.train.context_parallel import as_group, sequence_group
 from components.train.dit_validation import HeldOut, held_out_losses
@@ -270,7 +270,7 @@ def _compiler_or_sentence() -> Iterator[None]:
 
 def _resume(checkpoints: Checkpoints, model: nn.Module, context: TrainContext) -> tuple[int, dict[str, Tensor]]:
     """Puts back the weights of the newest whole checkpoint, and answers how many steps it had done and all its tensors; 0 without one."""
-    found = checkpoints.newest()
+    found = newest_of_all(checkpoints, context)
     if found is None:
         return 0, {}
     step, tensors, meta = found

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from components.store import mirror
-from components.store.checkpoints import Uploads, fetch_newest, fetch_step, has_step, storage_of, upload_step
+from components.store.checkpoints import Uploads, bring_step, fetch_newest, storage_of, upload_step
 from components.store.project import Project
 from components.store.storage import Storage
 from components.train.checkpoint import Checkpoints
 from components.train.context import TrainContext
+from components.train.shares import told_by_all
 
 Job = Callable[[Mapping[str, Any], TrainContext, Checkpoints], None]
 
@@ -63,16 +64,7 @@ def _same_step(storage: Storage, folder: Path, context: TrainContext) -> int:
         return step
     if context.rank == 0 and step >= 0:  # which sends nothing where the storage has the very same
         upload_step(storage, folder / f"step_{step:06d}", f"step_{step:06d}")
-    step = _told_by_rank_0(step, context)
-    if step >= 0 and not has_step(storage, folder, step):
-        fetch_step(storage, folder, step)
+    step = int(told_by_all(step, context)[0])
+    if step >= 0:
+        bring_step(storage, folder, step)
     return step
-
-
-def _told_by_rank_0(step: int, context: TrainContext) -> int:
-    import torch
-    import torch.distributed
-
-    told = torch.tensor([step], dtype=torch.int64, device=context.device)
-    torch.distributed.broadcast(told, 0)
-    return int(told.item())

@@ -18,7 +18,7 @@ from components.models.layers import ResidualBlock
 from components.models.pixels import to_pixels
 from components.models.precision import mixed_precision
 from components.models.vae import VideoVae
-from components.train.checkpoint import Checkpoints, load_optimizer_tensors, training_tensors, weights_in
+from components.train.checkpoint import Checkpoints, load_optimizer_tensors, newest_of_all, training_tensors, weights_in
 from components.train.context import TrainContext
 from components.train.norms import AdaptiveClip
 from components.train.optim import clip_gradients, linear_schedule, muon_for, set_learning_rate, update_ema
@@ -216,7 +216,7 @@ def _resume(checkpoints: Checkpoints, model: VideoVae, context: TrainContext) ->
     Raises:
         ValueError: it is of a VAE of another size.
     """
-    found = checkpoints.newest()
+    found = newest_of_all(checkpoints, context)
     if found is None:
         return 0, {}
     step, tensors, meta = found

@@ -1,12 +1,24 @@
 """A training on Ray as two nodes: one dies and another comes, and the losses are those of a training that saw none of it."""
 
+import errno
+import math
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from ray.exceptions import RayActorError
+from safetensors import SafetensorError
 
+from components.store.checkpoints import newest_finished
+from components.store.project import Project
+from components.train.checkpoint import Checkpoints
 from tests.cluster.nodes import cluster, kill_raylet
 from tests.cluster.shared import Training, losses_alone
 
@@ -33,6 +45,32 @@ def test_a_mistake_ends_a_training_and_a_death_does_not() -> None:
 
 
 @pytest.mark.parametrize(
+    ("error", "ends"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (MemoryError(), True),
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (SafetensorError('Error while serializing: IoError(Os { code: 28, message: "No space left on device" })'), True),
+        (OSError(errno.ECONNRESET, "Connection reset by peer"), False),
+        (RayActorError(error_msg="The actor died, its node was out of memory"), False),
+    ],
+)
+def test_too_little_memory_or_disk_ends_a_training(error: Exception, ends: bool) -> None:
+    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+    from ray.train.v2.api.config import FailureConfig
+    from ray.train.v2.api.exceptions import WorkerGroupError
+
+    from components.cluster.elastic import FailureDecision, MistakesEndPolicy
+
+    for put in (error, UserExceptionWithTraceback(error, "its traceback")):
+        decision = MistakesEndPolicy(FailureConfig(max_failures=1)).make_decision(
+            WorkerGroupError("", {0: RuntimeError("Connection closed by peer"), 1: put})
+        )
+        assert decision == (FailureDecision.RAISE if ends else FailureDecision.RETRY)
+
+
+@pytest.mark.parametrize(
     ("left", "together", "expected"),
     [
         ([4, 4], 4, 8),
@@ -43,7 +81,68 @@ def test_a_mistake_ends_a_training_and_a_death_does_not() -> None:
     ],
 )
 def test_workers_that_belong_together_start_together(left: list[int], together: int, expected: int) -> None:
-    from ray.train.v2._internal.execution.scaling_policy import NoopDecision
+    assert size(policy_of(left, together).make_decision_for_non_running_worker_group()) == expected
+
+
+@pytest.mark.parametrize(
+    ("running", "left", "started", "looked", "saved", "expected"),
+    [
+        (4, 8, 1000, 61, None, 0),  # seconds ago; 0: they go on as they are
+        (4, 8, 61, 61, None, 8),  # little has been done since the start
+        (4, 8, 1000, 61, 70, 8),
+        (4, 8, 1000, 61, 100, 0),
+        (4, 8, 1000, 30, 5, 8),  # a checkpoint since the last look: it looks at once
+        (4, 8, 1000, 30, 40, 0),
+        (4, 8, 30, 1000, 5, 0),  # just started
+        (4, 4, 1000, 61, 5, 0),
+        (6, 4, 1000, 61, None, 4),  # fewer are as many as there is room for, at any time
+        (8, 4, 1000, 61, None, 4),
+    ],
+)
+def test_a_group_becomes_larger_where_little_is_done_again(
+    running: int, left: int, started: float, looked: float, saved: float | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from components.cluster.elastic import PresentNodesPolicy
+
+    monkeypatch.setattr(PresentNodesPolicy, "_look_for_checkpoints", lambda policy: None)
+    now = time.monotonic()
+    policy = policy_of([left], newest=lambda: 4)
+    policy._latest_monitor_time = now - looked
+    policy._saved_at = -math.inf if saved is None else now - saved
+    group = SimpleNamespace(num_workers=running, start_time=now - started)
+    assert size(policy.make_decision_for_running_worker_group(group, None)) == expected
+
+
+def test_a_group_whose_checkpoints_are_unknown_becomes_larger_at_once() -> None:
+    group = SimpleNamespace(num_workers=4, start_time=time.monotonic() - 1000)
+    assert size(policy_of([8]).make_decision_for_running_worker_group(group, None)) == 8
+
+
+def test_a_checkpoint_is_new_once() -> None:
+    steps = iter([None, 4, 4, None, 4, 8])
+    policy, found = policy_of([8], newest=lambda: next(steps)), []
+    for _ in range(6):
+        policy._saved_at = -math.inf
+        policy._look_for_checkpoint()
+        found.append(policy._saved_at > -math.inf)
+    assert found == [False, True, False, False, False, True]
+
+
+def test_a_policy_travels_to_the_controller_and_sees_checkpoints_there(tmp_path: Path) -> None:
+    from ray import cloudpickle
+    from ray.train.v2.api.config import ScalingConfig
+
+    from components.cluster.elastic import PresentNodesPolicy
+
+    newest = partial(newest_finished, Project(tmp_path, "films"), tmp_path)
+    policy = cloudpickle.loads(cloudpickle.dumps(PresentNodesPolicy(ScalingConfig(num_workers=(4, 8)), newest=newest)))
+    Checkpoints(tmp_path).save(4, {"a": torch.ones(2)}, {})
+    policy._look_for_checkpoint()
+    assert policy._step == 4
+
+
+def policy_of(left: list[int], together: int = 1, newest: Callable[[], int | None] | None = None) -> Any:
+    """Answers a policy of 4 to 8 workers that has been told what the nodes lend, without a cluster."""
     from ray.train.v2.api.config import ScalingConfig
 
     from components.cluster.elastic import PresentNodesPolicy
@@ -51,17 +150,21 @@ def test_workers_that_belong_together_start_together(left: list[int], together: 
     nodes = {f"node {number}": {"CPU": float(cpus)} for number, cpus in enumerate(left)}
 
     class Lent(PresentNodesPolicy):
-        """Has been told what the nodes lend, without a cluster."""
-
         def _get_reserved_resources(self) -> Any:
             return nodes
 
         def _maybe_send_resource_request(self) -> None:
             pass
 
-    policy = Lent(ScalingConfig(num_workers=(4, 8), resources_per_worker={"CPU": 1}), together)
-    decision = policy.make_decision_for_non_running_worker_group()
-    assert (0 if isinstance(decision, NoopDecision) else decision.num_workers) == expected
+    scaling = ScalingConfig(num_workers=(4, 8), resources_per_worker={"CPU": 1}, elastic_resize_monitor_interval_s=60.0)
+    return Lent(scaling, together, newest)
+
+
+def size(decision: Any) -> int:
+    """Answers how many workers a decision starts; 0: it starts none."""
+    from ray.train.v2._internal.execution.scaling_policy import NoopDecision
+
+    return 0 if isinstance(decision, NoopDecision) else decision.num_workers
 
 
 @pytest.mark.long

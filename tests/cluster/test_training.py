@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import platform
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from components.cluster import training
 from components.cluster.training import TrainingFailedError, fit
@@ -83,6 +85,46 @@ def test_a_killed_worker_is_replaced_and_ends_at_the_same_weights(ray: Path, tmp
     assert starts(tmp_path) == ["0", "5"]
     assert_equal(Checkpoints(tmp_path / "checkpoints").newest()[1], unbroken(tmp_path / "here"))
     assert told == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("of_a_group", [False, True])
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.11 GiB. Process 7"),
+            TrainingFailedError,
+            r"too little memory \(CUDA out of memory. Tried to allocate 20.00 GiB\); hint: .*`dit.recompute_activations=true`, "
+            r"while a smaller batch_size .* `kinora plan train_dit`",
+        ),
+        (MemoryError(), TrainingFailedError, r"too little memory \(MemoryError\); hint: "),
+        (OSError(errno.ENOSPC, "No space left on device", "/full/disk"), OSError, r"No space left on device: '/full/disk'"),
+        (SafetensorError("Error while serializing: I/O error: No space left on device"), OSError, r"\[Errno 28\] No space left on device"),
+        (ValueError("`vae.steps` is wrong"), ValueError, r"^`vae.steps` is wrong$"),
+        (RuntimeError("no; hint: way"), TrainingFailedError, r"ended with RuntimeError: no; hint: way; the whole story is in"),
+        (RuntimeError("no"), TrainingFailedError, r"ended with RuntimeError: no; hint: the whole story is in"),
+    ],
+)
+def test_what_ended_a_training_is_one_sentence(tmp_path: Path, of_a_group: bool, error: Exception, kind: type, said: str):
+    from ray.exceptions import ActorDiedError
+    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+    from ray.train.v2.api.exceptions import WorkerGroupError
+
+    outcome = training._Outcome(told=training._told(error))
+    if of_a_group:
+        others = {0: ActorDiedError("")} | ({1: RuntimeError("Connection closed by peer")} if type(error) is not RuntimeError else {})
+        outcome = training._Outcome(error=WorkerGroupError("", others | {2: UserExceptionWithTraceback(error, "its traceback")}))
+    with pytest.raises(kind, match=said):
+        training._raise_error(outcome, "module:function", tmp_path, 2)
+
+
+def test_a_group_that_died_without_a_word_is_told_of_memory(tmp_path: Path):
+    from ray.exceptions import ActorDiedError
+    from ray.train.v2.api.exceptions import WorkerGroupError
+
+    outcome = training._Outcome(error=WorkerGroupError("", {0: ActorDiedError(""), 1: ActorDiedError("")}))
+    with pytest.raises(TrainingFailedError, match=r"died 3 times .*; hint: memory is the usual cause; .*`kinora plan train_dit`"):
+        training._raise_error(outcome, "module:function", tmp_path, 2)
 
 
 @pytest.mark.long

@@ -27,6 +27,7 @@ from tests.flows.command import REPOSITORY, environment, kinora
     ("error", "sentence", "code"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), "the disk is full", 1),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "/data"), "the disk is full", 1),
         (RuntimeError("LanceError(IO): No space left on device (os error 28)"), "the disk is full", 1),
         (RuntimeError("(sqlite3.OperationalError) database or disk is full"), "the disk is full", 1),
         (OSError(errno.EADDRINUSE, "Address already in use"), "a port is taken", 1),

@@ -1,15 +1,18 @@
 """Checkpoints in a storage: the newest whole one is fetched, a damaged one is passed over, old ones go."""
 
 import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from components.models.weights import new_folder
 from components.store import checkpoints
-from components.store.checkpoints import Uploads, fetch_newest, newest_here, upload_step
+from components.store.checkpoints import Uploads, bring_step, fetch_newest, newest_here, upload_step
 from components.store.project import Project
-from components.store.storage import Storage
+from components.store.storage import Storage, StorageAwayError
 
 
 @pytest.fixture
@@ -82,6 +85,55 @@ def test_a_damaged_step_of_this_machine_is_fetched_again(there: Storage, folder:
     assert newest_here(folder) == 10
     assert fetch_newest(there, folder) == 20
     assert content(folder, 20) == whole
+
+
+@pytest.mark.parametrize("before", ["nothing", "another"])
+def test_workers_of_one_machine_fetch_a_step_once(
+    there: Storage, folder: Path, tmp_path: Path, before: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(there, folder, 20)
+    machine, workers = tmp_path / "other", 3
+    if before == "another":
+        with new_folder(machine / "step_000020") as draft:
+            (draft / "tensors.safetensors").write_bytes(b"done again")
+    fetched, together = [], threading.Barrier(workers)
+    download = Storage.download
+
+    def slow_download(storage: Storage, name: str, path: Path) -> None:
+        fetched.append(name)
+        time.sleep(0.05)
+        download(storage, name, path)
+
+    def worker(rank: int) -> bytes:
+        together.wait()
+        bring_step(there, machine, 20)
+        return content(machine, 20)
+
+    monkeypatch.setattr(Storage, "download", slow_download)
+    with ThreadPoolExecutor(workers) as pool:
+        assert set(pool.map(worker, range(workers))) == {content(folder, 20)}
+    assert sorted(fetched) == ["step_000020/manifest.json", "step_000020/tensors.safetensors"]
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_the_newest_finished_step_is_that_of_the_storage_if_there_is_one(tmp_path: Path, stored: bool) -> None:
+    project = Project(tmp_path / "machine", "films", f"file://{tmp_path}/storage" if stored else None)
+    folder = project.checkpoints("train_dit", "k")
+    assert checkpoints.newest_finished(project, folder) is None
+    (folder / "step_000090").mkdir(parents=True)  # without a manifest
+    save(folder, 10, 20)
+    if stored:
+        upload(checkpoints.storage_of(project, folder), folder, 10)
+    assert checkpoints.newest_finished(project, folder) == (10 if stored else 20)
+
+
+def test_the_newest_finished_step_is_not_known_while_the_storage_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(storage: Storage, name: str = "") -> None:
+        raise StorageAwayError("no answer")
+
+    monkeypatch.setattr(Storage, "list", away)
+    project = Project(tmp_path / "machine", "films", f"file://{tmp_path}/storage")
+    assert checkpoints.newest_finished(project, project.checkpoints("train_dit", "k")) is None
 
 
 def test_the_storage_keeps_as_many_steps_as_the_machine(there: Storage, folder: Path) -> None:

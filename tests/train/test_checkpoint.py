@@ -3,12 +3,14 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from components.train.checkpoint import Checkpoints, load_optimizer_tensors, optimizer_tensors
+from components.train import checkpoint
+from components.train.checkpoint import Checkpoints, DifferentStepsError, load_optimizer_tensors, newest_of_all, optimizer_tensors
 from components.train.context import TrainContext, read_metrics
 
 
@@ -81,6 +83,21 @@ def test_a_damaged_step_is_passed_over_with_a_warning(tmp_path: Path, caplog: py
     assert step == 10
     assert torch.equal(tensors["model.weight"], weights(10)["model.weight"])
     assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+@pytest.mark.parametrize(("others", "agree"), [([5, 5], True), ([5, 4], False), ([0, 5], False)])
+def test_workers_that_would_go_on_from_different_steps_are_refused(
+    tmp_path: Path, others: list[int], agree: bool, monkeypatch: pytest.MonkeyPatch
+):
+    checkpoints, context = Checkpoints(tmp_path), replace(TrainContext.local(tmp_path), world_size=3)
+    monkeypatch.setattr(checkpoint, "told_by_all", lambda value, context: [value, *others])
+    checkpoints.save(5, {"a": torch.ones(2)}, {})
+    if agree:
+        assert newest_of_all(checkpoints, context)[0] == 5
+        return
+    told = f"worker 0 from 5, worker 1 from {others[0]}, worker 2 from {others[1]}"
+    with pytest.raises(DifferentStepsError, match=rf"different steps \({told}\).*; hint: .*`cluster.storage`"):
+        newest_of_all(checkpoints, context)
 
 
 def test_saving_after_a_fall_back_clears_the_damaged_future(tmp_path: Path):

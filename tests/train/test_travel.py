@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from components.store.storage import Storage
-from components.train.checkpoint import Checkpoints
+from components.train.checkpoint import Checkpoints, DifferentStepsError, newest_of_all
 from components.train.context import TrainContext, of_worker
 from components.train.travel import checkpoints_of, travels
 
@@ -59,15 +59,22 @@ def _worker(rank: int, rendezvous: str, given: dict[str, Any], answers: "multipr
     torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
     context = of_worker(rank, 2, "cpu", 1, Path(given["checkpoints"]) / "metrics.jsonl", lambda model: model)
     with checkpoints_of(given, context) as checkpoints:
-        found = checkpoints.newest()
-        answers.put((rank, None if found is None else found[0]))
+        try:
+            found = newest_of_all(checkpoints, context)
+            answers.put((rank, None if found is None else found[0]))
+        except DifferentStepsError as error:
+            answers.put((rank, str(error).partition(" (")[2].partition(")")[0]))
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_workers_on_two_machines_go_on_from_the_same_step(tmp_path: Path) -> None:
-    """Rank 0 has one that was never uploaded; rank 1 a newer one, left by a training whose rank 0 it was."""
-    storage = f"file://{tmp_path}/storage"
+@pytest.mark.parametrize("stored", [True, False])
+def test_workers_on_two_machines_go_on_from_the_same_step(tmp_path: Path, stored: bool) -> None:
+    """Rank 0 has one that was never uploaded; rank 1 a newer one, left by a training whose rank 0 it was.
+
+    Without a storage they never agree.
+    """
+    storage = f"file://{tmp_path}/storage" if stored else None
     given = [payload(tmp_path / name, storage) for name in "ab"]
     for rank, steps in ((0, (1, 2)), (1, (1, 3))):
         for step in steps:
@@ -81,6 +88,9 @@ def test_workers_on_two_machines_go_on_from_the_same_step(tmp_path: Path) -> Non
     found = dict(answers.get(timeout=120) for _ in workers)
     for worker in workers:
         worker.join(60)
+    if not stored:
+        assert found == dict.fromkeys(range(2), "worker 0 from 2, worker 1 from 3")
+        return
     assert found == {0: 2, 1: 2}
     assert os.path.isdir(tmp_path / "storage/films/checkpoints/train_dit/k/step_000002")
     assert Storage(f"{storage}/films").list("checkpoints/train_dit/k/step_000003") == {}
