@@ -1,6 +1,8 @@
 """What a video keeps of what it was made with: enough to make it again, and nothing of the machine that it was made on."""
 
 import hashlib
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,12 @@ def record_of(ask: "Ask") -> dict[str, Any]:
     """Answers what was asked for, null where that was left to the model, and the files with their names and digests, as JSON values."""
     files = [{"use": use, **_file(source), **({} if seconds is None else {"seconds": seconds})} for use, source, seconds in ask.files]
     return {"asked": {name: getattr(ask, name) for name in ASKED}, "files": files}
+
+
+def without_folders(notes: Iterable[str], ask: "Ask") -> list[str]:
+    """Answers notes with the files that they name by their names alone."""
+    named = {f"`{source}`": f"`{Path(source).name}`" for _, source, _ in ask.files if not isinstance(source, bytes)}
+    return [re.sub("|".join(map(re.escape, named)), lambda found: named[found[0]], note) if named else note for note in notes]
 
 
 def _file(source: "Source") -> dict[str, str | None]:
