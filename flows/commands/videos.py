@@ -4,10 +4,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.sections import Config
 from flows.commands.options import Invocation
+
+if TYPE_CHECKING:
+    from components.registry.models import Version
 
 
 def mp4_file(output: str) -> Path:
@@ -37,10 +40,14 @@ def check_apart(target: Path, given: Iterable[str | Path], what: str) -> None:
             raise ValueError(f"{what} is the given `{file}` itself; hint: `-o` another file")
 
 
-def sampling_of(asked: Invocation) -> dict[str, Any]:
-    """Answers the settings of sampling that a command line names; all others are as the model was evaluated."""
+def sampling_of(asked: Invocation, version: "Version | None" = None) -> dict[str, Any]:
+    """Answers the settings of sampling: those that a command line names, and others that a version was evaluated with.
+
+    What is in neither is as the model's notes say, all of it where the model is a folder, of which no version is known.
+    """
     named = {override.partition("=")[0].strip() for override in asked.overrides}
-    return {name: value for name, value in asked.config.generate.model_dump().items() if f"generate.{name}" in named}
+    said = {name: value for name, value in asked.config.generate.model_dump().items() if f"generate.{name}" in named}
+    return ({} if version is None else version.generate) | said
 
 
 def device_of(config: Config) -> str:
