@@ -139,3 +139,7 @@ def test_a_registered_model_takes_rows_of_several_kinds_and_says_its_version(
             said = json.loads(read_metadata(tmp_path / f"{place}.mp4")["comment"])
             assert (said["verb"], said["registered"]) == (verb, {"name": version.name, "version": version.number})
     assert model.predict(pd.DataFrame([{"prompt": CAPTIONS[0], "image": base64.b64decode(picture)}]), params=ONE_STEP)["video"][0]
+    for nothing in ([{"prompt": None}], [{"prompt": CAPTIONS[0]}, {"prompt": None}]):
+        rows = infer_and_parse_data({"dataframe_records": nothing}, model.metadata.get_input_schema())
+        with pytest.raises(ValueError, match="the prompt is empty; hint"):
+            model.predict(rows, params=ONE_STEP)
