@@ -12,7 +12,7 @@ from components.generate import verbs
 from components.generate.arrangement import Piece, key_frame
 from components.generate.generator import Generator
 from components.generate.inputs import MOST_FRAMES, Fitted, is_still, read_image, read_video, size_of
-from components.generate.record import computed_by, record_of
+from components.generate.record import computed_by, record_of, without_folders
 from components.generate.sampling import Sampling
 from components.generate.shapes import Shapes
 from components.generate.step_cache import uncalibrated
@@ -92,7 +92,7 @@ class Making:
     Attributes:
         sampling: what makes its frames; whose `progress` is told may be set until the first is taken.
         rewritten: the prompt as the captions say it.
-        made: what makes the same film of the same model again, and what of the words it was told, as JSON values.
+        made: what makes the same film of the same model again, what of the words it was told, and the notes, as JSON values.
         notes: what was cut away of files and words, and what else was not as it was asked for, a sentence each.
     """
 
@@ -126,6 +126,7 @@ def make(generator: Generator, ask: Ask, seed: int, **settings: Any) -> Making:
         for name, (_, end) in told.items()
         if end
     ]
+    notes = list(dict.fromkeys([*notes, *files.notes]))
     made = {
         "prompt": ask.prompt,
         "rewritten": rewritten,
@@ -136,8 +137,9 @@ def make(generator: Generator, ask: Ask, seed: int, **settings: Any) -> Making:
         **record_of(ask),
         "settings": sampling.settings,
         **computed_by(generator.device),
+        "notes": without_folders(notes, ask),
     }
-    return Making(film, sampling, verb, rewritten, made, list(dict.fromkeys([*notes, *files.notes])))
+    return Making(film, sampling, verb, rewritten, made, notes)
 
 
 class _Files:

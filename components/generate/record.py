@@ -2,6 +2,8 @@
 
 import hashlib
 import importlib.metadata
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,12 @@ def computed_by(device: str) -> dict[str, str | None]:
         version = None
     kind = torch.device(device).type
     return {"kinora": version, "device": kind, "precision": str(precision_of(kind)).removeprefix("torch.")}
+
+
+def without_folders(notes: Iterable[str], ask: "Ask") -> list[str]:
+    """Answers notes with the files that they name by their names alone."""
+    named = {f"`{source}`": f"`{Path(source).name}`" for _, source, _ in ask.files if not isinstance(source, bytes)}
+    return [re.sub("|".join(map(re.escape, named)), lambda found: named[found[0]], note) if named else note for note in notes]
 
 
 def _file(source: "Source") -> dict[str, str | None]:

@@ -91,7 +91,8 @@ class Calibration:
         psnr: of the least like of the cached samples to the uncached one, dB; 100 when they are the same.
         min_psnr: what was asked for.
         blocks_ran: the share of passes through the blocks that were left.
-        speed_up: of the whole generation, decoding included, on the machine that calibrated.
+        speed_up: of the whole generation, decoding included.
+        device: on which that was measured: the name of a GPU, or how many threads a CPU had.
     """
 
     gain: list[float]
@@ -100,6 +101,7 @@ class Calibration:
     min_psnr: float
     blocks_ran: float
     speed_up: float
+    device: str
     samples: int
     sampler: str
     num_inference_steps: int
@@ -154,7 +156,8 @@ def calibrate(
     gain = fit_gain([seen for recording in recordings for seen in recording.seen])
     plain, seconds, _ = sampled(partial(StepCache, 0.0))  # once more, warm
     said = {name: settings[name] for name in SETTINGS}
-    best = Calibration(gain, 0.0, MAX_PSNR, min_psnr, 1.0, 1.0, len(prompts), **said)
+    device = device_name(generator.device)
+    best = Calibration(gain, 0.0, MAX_PSNR, min_psnr, 1.0, 1.0, device, len(prompts), **said)
     threshold = FIRST_THRESHOLD
     for tries in range(MOST_TRIES):
         progress(tries, MOST_TRIES, "tries")
@@ -164,6 +167,13 @@ def calibrate(
             break
         ran = sum(cache.ran for cache in caches) / sum(cache.asked for cache in caches)
         found = (round(threshold, 6), round(likeness, 2), min_psnr, round(ran, 4), round(seconds / lap, 3))
-        best = Calibration(gain, *found, len(prompts), **said)
+        best = Calibration(gain, *found, device, len(prompts), **said)
         threshold *= GROWTH
     return best
+
+
+def device_name(device: str) -> str:
+    """Answers what a speed was measured on: a GPU by its name, a CPU by its threads."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else f"{torch.get_num_threads()} CPU threads"

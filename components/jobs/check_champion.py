@@ -1,7 +1,7 @@
 """Tries a champion as a user would: loads it from the registry, generates a few videos, and takes it back where they are no videos."""
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,10 +33,14 @@ class ChampionRefusedError(ValueError):
 
 
 class Trial:
-    """Generates with a model's folder; what is wrong with it is an answer, so that it comes back whole from another machine."""
+    """Generates with a model's folder; what is wrong with it is an answer, so that it comes back whole from another machine.
 
-    def __init__(self, config: Config, folder: str) -> None:
-        self.config, self.folder = config, folder
+    Args:
+        sampling: settings of the section `generate`, in place of those of the model's notes.
+    """
+
+    def __init__(self, config: Config, folder: str, sampling: Mapping[str, Any]) -> None:
+        self.config, self.folder, self.sampling = config, folder, sampling
 
     def __call__(self, prompts: Sequence[str]) -> tuple[str | None, list[np.ndarray]]:
         """Answers why the model makes no videos, or None, and the frames that it made, uint8 (T, H, W, 3) each."""
@@ -49,7 +53,7 @@ class Trial:
             return f"it does not load: {error}", []
         if not (_finite(generator.model) and _finite(generator.vae)):
             return "its weights are not all finite numbers", []
-        videos = [sample.frames for sample in generator.generate(prompts, range(len(prompts)))]
+        videos = [sample.frames for sample in generator.generate(prompts, range(len(prompts)), **self.sampling)]
         faults = [fault for frames in videos if (fault := frames_fault(frames, self.config)) is not None]
         if len(faults) <= MOST_FAULTY * len(videos):
             return None, videos
@@ -120,7 +124,7 @@ def _tried(run: Run, champion: models.Version, ready: Callable[[], object]) -> t
         ready()
     answers = map_batches(
         Trial,
-        (run.config, str(folder)),
+        (run.config, str(folder), champion.generate),
         [_prompts(run)],
         num_actors=min(1, encode.num_actors),
         cpus_per_actor=encode.cpus_per_actor,

@@ -62,6 +62,7 @@ class Conditions:
         clip: what the real clips are and samples will be, as settings.
         preset: of the synthetic world, whose reader then judges; None for other footage.
         sharp_at: the sharpness that counts in full.
+        generate: the settings of sampling.
     """
 
     clip: Clip
@@ -69,6 +70,7 @@ class Conditions:
     real: RealClips
     prompts: list[suite.Prompt]
     sharp_at: float
+    generate: dict[str, Any]
     measured_by: str
 
     @property
@@ -82,7 +84,7 @@ def conditions_of(run: Run) -> Conditions:
     Raises:
         ValueError: nothing was held out, so nothing can be measured.
     """
-    settings = run.config.evaluate
+    settings, generate = run.config.evaluate, run.config.generate.model_dump(mode="json")
     preset = run.config.world.preset if run.source is None else None
     clip = _clip(run)
     real = _real_clips(run, clip)
@@ -94,14 +96,14 @@ def conditions_of(run: Run) -> Conditions:
     measured_by = digest(
         {
             "settings": settings.model_dump(mode="json"),
-            "generate": run.config.generate.model_dump(mode="json"),
+            "generate": generate,
             "revision": STAGES["evaluate"].revision,
             "prompts": [(prompt.text, prompt.seed) for prompt in prompts],
             "sharp_at": round(sharp_at, 6),
             "clips": [row["clip_id"] for row in real.rows],
         }
     )
-    return Conditions(clip, preset, real, prompts, sharp_at, measured_by)
+    return Conditions(clip, preset, real, prompts, sharp_at, generate, measured_by)
 
 
 def _clip(run: Run) -> Clip:
@@ -184,11 +186,11 @@ def evaluation_of(run: Run, conditions: Conditions, found: Found, ceiling: dict[
 
 
 def evidence_of_samples(conditions: Conditions, weights: str, found: Found, evaluation: suite.Evaluation) -> dict[str, Any]:
-    """Answers the gate's evidence of a text-to-video model, and beside it, as `measured`, what it was made of, for the report."""
+    """Answers the gate's evidence of a text-to-video model, and beside it the settings of sampling and, as `measured`, the report's."""
     alike = None if conditions.preset else _likeness(conditions.real, found)
     rows = [entry["row"] for entry in found]
     evidence = text_to_video_evidence(weights, conditions.measured_by, rows, evaluation, alike)
-    return {**evidence, "measured": {"rows": rows, "evaluation": evaluation}}
+    return {**evidence, "generate": conditions.generate, "measured": {"rows": rows, "evaluation": evaluation}}
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The gate and the registry: the one place where versions are made and aliases move."""
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from components.evaluate.compare import compare
 from components.jobs import measuring
 from components.jobs.evidence import evidence_file, read_evidence, write_evidence
 from components.jobs.run import Run
+from components.models.weights import load_json
 from components.operations.freshness import Freshness, model_folder, serving_base, training_key, weights_of
 from components.registry import gates, models
 from components.registry.lineage import lineage_tags
@@ -15,6 +17,8 @@ from components.registry.tracking import Tracker
 from components.stages import digest
 from components.store.project import Project, write_json
 from components.store.readings import read_head
+
+logger = logging.getLogger("kinora")
 
 KINDS: dict[
     models.Kind, tuple[str, Callable[..., gates.Verdict]]
@@ -38,7 +42,7 @@ def promote(run: Run, freshness: Freshness) -> dict[str, Any]:
     beside = champion.pop("beside_champion", {}) if champion else {}
     write_json(run.project.folder / "evaluations" / "verdicts.json", {"verdicts": decided, "promoted": promoted, **beside})
     return {
-        "summary": ", ".join(f"{entry['kind']} {entry['version']}: {entry['outcome']}" for entry in decided),
+        "summary": ", ".join(f"{entry['kind']} {entry['version']}: {_said(entry)}" for entry in decided),
         "verdicts": {entry["kind"]: entry["outcome"] for entry in decided},
         "versions": {entry["kind"]: entry["version"] for entry in decided},
         "show": {"tables": {"verdicts": [{"model": e["model"], "verdict": e["outcome"], "why": "; ".join(e["reasons"])} for e in decided]}},
@@ -56,15 +60,31 @@ def _decide(run: Run, kind: models.Kind) -> dict[str, Any] | None:
     evidence = read_evidence(project, kind, weights) or {"model": weights, "measured_by": ""}
     champion = models.find(project, kind, "champion")
     if champion is not None and champion.weights == weights:
-        return _entry(kind, champion, "champion", gates.Verdict())
+        return _entry(kind, champion, "champion", gates.Verdict()) | _sampled_anew(run, champion, folder, evidence)
     theirs = None
     if champion is not None:
         theirs = _evidence_of_champion(run, kind, champion, evidence["measured_by"]) or {"model": champion.weights, "measured_by": ""}
     verdict = judge(evidence, theirs, run.config.gate)
-    version = models.register(project, kind, folder, _metrics(verdict), _tags(run, stage, record), record["result"].get("run_id"))
+    tags = _tags(run, stage, record) | (models.generate_tag(evidence["generate"]) if "generate" in evidence else {})
+    version = models.register(project, kind, folder, _metrics(verdict), tags, record["result"].get("run_id"))
     models.promote(project, kind, version, verdict, champion)
     _log_evidence(project, stage, record, kind, weights)
     return _entry(kind, version, verdict.outcome, verdict) | _beside_champion(run, evidence, theirs)
+
+
+def _sampled_anew(run: Run, champion: models.Version, folder: Path, evidence: Mapping[str, Any]) -> dict[str, Any]:
+    """Answers the news of a champion that was evaluated with other settings of sampling: those that hold the floors are its own now."""
+    now = evidence.get("generate")
+    if now is None or now == (before := champion.generate or load_json(folder, "dit")["generate"]):
+        return {}
+    named = ", ".join(f"`generate.{name}` {value}" for name, value in now.items() if before.get(name) != value)
+    verdict = gates.decide_text_to_video(evidence, None, run.config.gate)
+    if verdict.outcome == "promote":
+        models.write_generate(run.project, champion, now)
+        return {"reasons": [f"from now on it is sampled with {named}"]}
+    said = f"it is sampled as before: with {named} the gate refuses it"
+    logger.warning("version %d of `%s` stays champion, and %s (%s)", champion.number, champion.name, said, "; ".join(verdict.reasons))
+    return {"reasons": [said, *verdict.reasons]}
 
 
 def _beside_champion(run: Run, ours: Mapping[str, Any], theirs: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -115,6 +135,12 @@ def _log_evidence(project: Project, stage: str, record: Mapping[str, Any], kind:
         for file in files:
             tracked.log_artifact(file, "evaluation")
         tracked.close(None)
+
+
+def _said(entry: Mapping[str, Any]) -> str:
+    """Answers an outcome in a few words; of a champion, what is new about it."""
+    news = entry["reasons"][:1] if entry["outcome"] == "champion" else []
+    return "; ".join([entry["outcome"], *news])
 
 
 def _entry(kind: str, version: models.Version, outcome: str, verdict: gates.Verdict) -> dict[str, Any]:

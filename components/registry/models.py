@@ -27,6 +27,7 @@ from components.store.project import Project
 Kind = Literal["captioner", "video-vae", "text-to-video"]
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous-champion"
 WEIGHTS_TAG, VERDICT_TAG, REASONS_TAG = "kinora.weights", "kinora.verdict", "kinora.reasons"
+GENERATE_TAG = "kinora.generate"  # the settings of sampling that a version was evaluated with, as JSON
 WEIGHTS_PLACE = "artifacts/weights"
 LATEST, LOGGED_MODEL = "latest", re.compile(r"m-\w+")  # of the addresses that MLflow knows
 PACKAGES = (
@@ -71,6 +72,12 @@ class Version:
     created_seconds: float
     run_id: str | None
 
+    @property
+    def generate(self) -> dict[str, Any]:
+        """The settings of sampling that it was evaluated with; none where that was not written down."""
+        found: dict[str, Any] = json.loads(self.tags.get(GENERATE_TAG, "{}"))
+        return found
+
 
 def registered_name(project: Project, kind: str) -> str:
     """Answers `<project>-<kind>`."""
@@ -110,6 +117,28 @@ def register(
         if champion is None or champion.number != int(number):
             client.set_registered_model_alias(name, CANDIDATE, str(number))
         return _version(client.get_model_version(name, str(number)), kind)
+
+
+def write_generate(project: Project, version: Version, generate: Mapping[str, Any]) -> None:
+    """Writes down the settings of sampling that a version was evaluated with."""
+    with reached(project, writes=True) as client:
+        for name, said in generate_tag(generate).items():
+            client.set_model_version_tag(version.name, str(version.number), name, said)
+
+
+def generate_tag(generate: Mapping[str, Any]) -> dict[str, str]:
+    """Answers the settings of sampling as a tag of a version.
+
+    Raises:
+        ValueError: they are too long for one.
+    """
+    said = json.dumps(dict(generate), sort_keys=True)
+    if len(said) > LONGEST_VALUE:
+        raise ValueError(
+            f"the settings of sampling take {len(said)} characters, and a tag keeps {LONGEST_VALUE}; "
+            "hint: a shorter `generate.negative_prompt`"
+        )
+    return {GENERATE_TAG: said}
 
 
 def find(project: Project, kind: Kind, alias: str) -> Version | None:
@@ -306,7 +335,7 @@ def _log_model(client: Any, project: Project, kind: str, folder: Path, tags: Map
                 str(Path(place) / "model"),
                 python_model=str(PACKAGE / ENTRY),
                 artifacts={"weights": str(weights)},
-                model_config={"kind": kind},
+                model_config=_model_config(kind, tags),
                 signature=_signature(kind),
                 pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in _packages(folder)],
                 code_paths=[str(copy_code(Path(place) / "code"))],
@@ -318,6 +347,12 @@ def _log_model(client: Any, project: Project, kind: str, folder: Path, tags: Map
         raise
     client.finalize_logged_model(logged.model_id, "READY")
     return str(logged.model_id)
+
+
+def _model_config(kind: str, tags: Mapping[str, str]) -> dict[str, Any]:
+    """Answers what may be set of a model when it is loaded: MLflow lets no other names through."""
+    sampling = {"generate": json.loads(tags.get(GENERATE_TAG, "{}"))} if kind == "text-to-video" else {}
+    return {"kind": kind, "device": None, **sampling}
 
 
 def _packages(folder: Path) -> list[str]:

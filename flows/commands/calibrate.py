@@ -1,6 +1,7 @@
 """`kinora calibrate`: how much of a model's sampling may be left out for a stated likeness; starts no Prefect and no Ray."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +31,17 @@ def calibrate(prompts: tuple[str, ...], output: str, model: str, min_psnr: float
 
     check_min_psnr(min_psnr)
     asked = resolve(**options)
-    from components.registry.models import resolve as resolve_model
+    from components.registry.models import resolve_version
 
-    folder = resolve_model(asked.project, "text-to-video", model)
+    folder, version = resolve_version(asked.project, "text-to-video", model)
     from components.generate.generator import Generator
     from components.models.weights import copy_folder
 
     sampling = sampling_of(asked)
     with gpu_memory(ON_CPU):
         generator = Generator.load(folder, device_of(asked.config))
+    if version is not None:  # its copy is a folder, which samples as it notes
+        generator = replace(generator, notes={**generator.notes, "generate": generator.settings(**version.generate)})
     with gpu_memory("fewer PROMPTS"), progress_bar("calibrating") as bar:
         found = run(generator, prompts, min_psnr, seed, bar or (lambda done, total, what: None), **sampling)
     weights = copy_folder(folder, target, {"dit": {**generator.notes, "step_cache": vars(found)}})
@@ -48,7 +51,8 @@ def calibrate(prompts: tuple[str, ...], output: str, model: str, min_psnr: float
     if not found.threshold:
         remark(f"no step may be left out for {min_psnr:g} dB; hint: a lower --min-psnr")
     else:
-        said = f"{found.blocks_ran:.0%} of the passes through the blocks are left, {found.speed_up:.2f} times as fast, {found.psnr:.1f} dB"
+        faster = f"{found.speed_up:.2f} times as fast on {found.device}"
+        said = f"{found.blocks_ran:.0%} of the passes through the blocks are left, {faster}, {found.psnr:.1f} dB"
         remark(f"threshold {found.threshold:g}: {said}")
     sets = [*(said for said in asked.overrides if sets_sampling(said)), "generate.step_cache=calibrated"]
     words = ["--model", str(target), *(word for said in sets for word in ("--set", said))]

@@ -50,7 +50,7 @@ def verb_options(command: Command) -> Command:
 
 
 def sampling_options(command: Command) -> Command:
-    """Adds what sampling can be told; what is not said is as the model was evaluated."""
+    """Adds what sampling can be told; else a registered version samples as it was evaluated, a folder as it notes."""
     for option in (
         click.option("--timestep-shift", type=float, help="Above 1 more of the steps are near noise, where the layout is made."),
         click.option("--negative-prompt", metavar="TEXT", help="What guidance leads away from."),
@@ -58,7 +58,7 @@ def sampling_options(command: Command) -> Command:
         click.option("--guidance-interval", type=float, nargs=2, metavar="LOW HIGH", help="Of t, from 0, the clip, to 1, noise."),
         click.option("--guidance-scale", type=float, help="How hard the prompt pulls; 1 is without guidance."),
         click.option("--sampler", metavar="NAME", help="euler, heun, dpmpp_2m or unipc."),
-        click.option("--steps", type=click.IntRange(1), help="Steps of sampling; else as the model was evaluated."),
+        click.option("--steps", type=click.IntRange(1), help="Steps of sampling; else as the version was evaluated, or as a folder notes."),
     ):
         command = option(command)
     return command
@@ -97,7 +97,7 @@ def generate(prompt: str, output: str, model: str, seed: int | None, no_rewrite:
     with gpu_memory(ON_CPU):
         generator = Generator.load(folder, device_of(asked.config))
     with gpu_memory(SMALLER):
-        making = make(generator, ask, seed, **sampling_of(asked))
+        making = make(generator, ask, seed, **sampling_of(asked, version))
     for note in making.notes:
         remark(note)
     if making.rewritten != prompt:

@@ -22,6 +22,7 @@ CLIP_COLUMNS = (
     "caption",
     "caption_by",
 )
+SAMPLED = (("sampler", ""), ("num_inference_steps", " steps"), ("guidance_scale", " guidance"))  # of all settings that a version keeps
 SHORT = 12  # characters of a digest that a table shows
 
 
@@ -143,7 +144,7 @@ def models(as_json: bool, **options: Any) -> None:
         print_json([asdict(version) for version in versions])
         return
     print_table(
-        ("model", "version", "aliases", "verdict", "made", "weights", "why"),
+        ("model", "version", "aliases", "verdict", "made", "weights", "sampled with", "why"),
         [
             (
                 version.name,
@@ -152,6 +153,7 @@ def models(as_json: bool, **options: Any) -> None:
                 version.tags.get(registry.VERDICT_TAG),
                 time.strftime("%Y-%m-%d %H:%M", time.localtime(version.created_seconds)),
                 version.weights[:SHORT],
+                ", ".join(str(version.generate[name]) + unit for name, unit in SAMPLED if name in version.generate),
                 version.tags.get(registry.REASONS_TAG),
             )
             for version in versions

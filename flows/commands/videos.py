@@ -6,12 +6,15 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from components.sections import Config
 from flows.commands.options import Invocation
+
+if TYPE_CHECKING:
+    from components.registry.models import Version
 
 ON_CPU = "`--set cluster.use_gpu=false` computes on the CPU"
 
@@ -55,10 +58,14 @@ def check_apart(target: Path, given: Iterable[str | Path], what: str) -> None:
             raise ValueError(f"{what} is the given `{file}` itself; hint: `-o` another file")
 
 
-def sampling_of(asked: Invocation) -> dict[str, Any]:
-    """Answers the settings of sampling that a command line names; all others are as the model was evaluated."""
+def sampling_of(asked: Invocation, version: "Version | None" = None) -> dict[str, Any]:
+    """Answers the settings of sampling: those that a command line names, and others that a version was evaluated with.
+
+    What is in neither is as the model's notes say, all of it where the model is a folder, of which no version is known.
+    """
     named = {name for override in asked.overrides if sets_sampling(override) for name in _named_in(override)}
-    return {name: value for name, value in asked.config.generate.model_dump().items() if name in named}
+    said = {name: value for name, value in asked.config.generate.model_dump().items() if name in named}
+    return ({} if version is None else version.generate) | said
 
 
 def sets_sampling(override: str) -> bool:

@@ -256,6 +256,9 @@ def test_a_likeness_that_is_none_is_refused_before_anything_is_read(say: Say, va
     assert err == f"error: `--min-psnr` is a finite number of dB above 0, not {float(value)}\nhint: 40 hardly shows, 30 does\n"
 
 
+SAMPLED = {"sampler": "heun", "num_inference_steps": 9, "guidance_scale": 2.5, "timestep_shift": 3.0}
+
+
 @pytest.fixture(scope="module")
 def registered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder whose project `demo` has two versions of a model: the first is champion, the gate refused the second."""
@@ -265,7 +268,9 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Path:
         weights = folder / f"weights-{value}"
         with new_folder(weights) as draft:
             (draft / "dit.json").write_text(json.dumps(value))
-        version = models.register(project, "text-to-video", weights, {"following": 0.5 * value}, {})
+        version = models.register(
+            project, "text-to-video", weights, {"following": 0.5 * value}, models.generate_tag(SAMPLED) if holds else {}
+        )
         verdict = gates.Verdict([gates.Check("following", 0.1, 0.1, 0.4, holds, "following is 0.1 and must be 0.4")])
         models.promote(project, "text-to-video", version, verdict, models.find(project, "text-to-video", models.CHAMPION))
     return folder
@@ -278,6 +283,7 @@ def test_models_are_promoted_by_hand_and_rolled_back(say: Say, registered: Path)
     code, out, _ = say("show", "models", "--set", root)
     assert code == 0
     assert "following is 0.1 and must be 0.4" in out
+    assert out.count("heun, 9 steps, 2.5 guidance") == 1, "of the version that says what it was evaluated with"
     code, _, err = say("promote", "--set", root)
     assert code == 2
     assert "error: the gate refused version 2 of `demo-text-to-video` (following is 0.1 and must be 0.4)\nhint: `--force`" in err

@@ -16,8 +16,8 @@ import torch
 
 from components.generate.generator import Generator
 from components.media.read import decode_clip
-from components.models.weights import digest_folder
-from components.registry.models import register
+from components.models.weights import digest_folder, load_json
+from components.registry.models import generate_tag, register
 from components.store.project import Project
 from flows import __main__ as entry
 from tests.flows.command import REPOSITORY, environment, kinora
@@ -127,13 +127,18 @@ def test_a_given_file_is_never_written_over(made: tuple[Path, subprocess.Complet
     assert comment(place / "first.mp4")["verb"] == "text to video"
 
 
-def test_a_model_of_the_registry_is_named_in_what_it_makes(folder: Path, tmp_path: Path) -> None:  # noqa: F811
-    version = register(Project(tmp_path / "runs", "demo"), "text-to-video", folder, {}, {})
+def test_a_model_of_the_registry_is_named_in_what_it_makes_and_sampled_as_it_was_evaluated(folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    evaluated = generate_tag({"num_inference_steps": 1, "guidance_scale": 4.0, "sampler": "euler"})
+    version = register(Project(tmp_path / "runs", "demo"), "text-to-video", folder, {}, evaluated)
     address = f"models:/{version.name}/latest"
-    done = kinora(tmp_path, "generate", PROMPT, "-o", "a.mp4", "--model", address, "--steps", "1", "--num-frames", "1")
+    done = kinora(tmp_path, "generate", PROMPT, "-o", "a.mp4", "--model", address, "--sampler", "heun", "--num-frames", "1")
     assert done.returncode == 0, done.stderr
     said = comment(tmp_path / "a.mp4")
     assert (said["registered"], said["verb"]) == ({"name": "demo-text-to-video", "version": 1}, "text to image")
+    settings = said["settings"]
+    assert isinstance(settings, dict)
+    assert (settings["num_inference_steps"], settings["guidance_scale"], settings["sampler"]) == (1, 4.0, "heun")
+    assert load_json(folder, "dit")["generate"]["guidance_scale"] != 4.0
 
 
 def test_a_gpu_whose_memory_is_too_small_is_one_sentence(
@@ -159,10 +164,15 @@ def test_a_gpu_whose_memory_is_too_small_is_one_sentence(
 
 
 def test_a_model_is_calibrated_for_the_settings_that_are_asked_for(folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    register(Project(tmp_path / "runs", "demo"), "text-to-video", folder, {}, generate_tag({"sampler": "heun", "guidance_scale": 4.0}))
     sets = ("--set", "generate.sampler=unipc", "--set", "generate.num_inference_steps=6")
-    done = kinora(tmp_path, "calibrate", PROMPT, "-o", "faster", "--model", str(folder), "--min-psnr", "30", *sets)
+    done = kinora(tmp_path, "calibrate", PROMPT, "-o", "faster", "--model", "candidate", "--min-psnr", "30", *sets)
     assert done.returncode == 0, done.stderr
-    noted = json.loads((tmp_path / "faster" / "dit.json").read_text())["step_cache"]
-    assert (noted["sampler"], noted["num_inference_steps"]) == ("unipc", 6)
+    notes = load_json(tmp_path / "faster", "dit")
+    noted = notes["step_cache"]
+    assert (noted["sampler"], noted["num_inference_steps"], noted["guidance_scale"]) == ("unipc", 6, 4.0)
+    assert (notes["generate"]["sampler"], notes["generate"]["guidance_scale"]) == ("heun", 4.0), "as its version, where nothing is said"
+    assert noted["device"].endswith(" CPU threads")
+    assert f" times as fast on {noted['device']}, " in done.stderr
     command = f"--model faster {' '.join(sets)} --set generate.step_cache=calibrated"
     assert f"`kinora generate {command}` samples with it" in done.stderr

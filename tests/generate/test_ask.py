@@ -204,6 +204,7 @@ def test_a_prompt_that_is_too_long_is_cut_and_what_is_left_out_is_said(generator
         f"the {name} is too long for the model, which is not told its end, `{left_out}`; hint: fewer words"
         for name in ("prompt", "negative prompt")
     ]
+    assert making.made["notes"] == making.notes
     cut = make(generator, Ask(heard, rewrite=False), 3, num_inference_steps=1, negative_prompt=heard)
     assert np.array_equal(making.film.whole(), cut.film.whole())
 
@@ -219,6 +220,11 @@ def test_what_made_a_film_says_all_that_makes_it_again_and_no_path(generator: Ge
     assert keys["asked"] == asked
     assert str(video.parent) not in json.dumps(edit)
     assert (edit["kinora"], edit["device"], edit["precision"]) == (version("kinora"), "cpu", "float32")
+    write_video(video.with_name("wide.mp4"), np.zeros((9, 54, 96, 3), np.uint8), 8)
+    wide = make(generator, Ask("a red box", edit=video.with_name("wide.mp4"), height=32, width=32), 3, num_inference_steps=1)
+    (note,) = wide.notes
+    assert note.startswith(f"`{video.with_name('wide.mp4')}` is 96x54, another aspect than 32x32")
+    assert wide.made["notes"] == [note.replace(str(video.with_name("wide.mp4")), "wide.mp4")]
 
 
 def test_a_step_cache_of_other_settings_is_said(generator: Generator) -> None:  # noqa: F811

@@ -1,6 +1,7 @@
 import pytest
+import torch
 
-from components.generate.step_cache import step_cache_of, uncalibrated
+from components.generate.step_cache import device_name, step_cache_of, uncalibrated
 
 
 def test_a_setting_names_the_threshold_and_the_model_its_gain():
@@ -30,3 +31,9 @@ def test_a_cache_under_other_settings_than_it_was_calibrated_with_is_said():
         "the step cache was calibrated with `sampler` euler and not unipc, `guidance_interval` [0.0, 1.0] and not [0.1, 0.9],"
     )
     assert said.endswith("; hint: `kinora calibrate --set generate.sampler=unipc --set generate.guidance_interval=[0.1,0.9]`")
+
+
+def test_the_device_that_a_speed_was_measured_on_has_a_name(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"the GPU of {device}")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert [device_name(device) for device in ("cuda", "cpu")] == ["the GPU of cuda", "3 CPU threads"]

@@ -2,12 +2,14 @@
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from components.config import load_config
+from components.generate.generator import Generator
 from components.jobs import __main__ as job
 from components.jobs.check_champion import ChampionRefusedError, conclude, frames_fault, try_champion
 from components.jobs.run import Outcome, Run, unseen
@@ -19,6 +21,7 @@ from components.sections import Config
 from components.store.project import Project
 from tests.generate.test_generator import folder  # noqa: F401  (a text-to-video folder of small untrained parts)
 
+SETTINGS = Generator.settings
 GOOD = Verdict([Check("by hand", None, None, None, True, "a person chose it")])
 
 
@@ -52,6 +55,7 @@ def test_a_broken_champion_is_taken_back_and_one_that_makes_videos_stays(
     repository: Path,
     folder: Path,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     project = Project(tmp_path / "runs", "films")
     run = Run(settings(repository), project, None, None, unseen)
@@ -59,9 +63,18 @@ def test_a_broken_champion_is_taken_back_and_one_that_makes_videos_stays(
     assert nothing.action == "skip"
     assert "no champion yet" in conclude(run, nothing)
 
-    first = models.register(project, "text-to-video", folder, {}, {})
+    first = models.register(project, "text-to-video", folder, {}, models.generate_tag({"num_inference_steps": 1}))
     models.promote(project, "text-to-video", first, GOOD, None)
-    found = try_champion(run)
+    steps: list[int] = []
+
+    def settings_of(generator: Generator, **sampling: Any) -> dict[str, Any]:
+        steps.append(sampling["num_inference_steps"])
+        return SETTINGS(generator, **sampling)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Generator, "settings", settings_of)
+        found = try_champion(run)
+    assert steps == [1], "as it was evaluated"
     assert found.result["version"] == first.number
     assert conclude(run, found) == "version 1 of `films-text-to-video` makes videos"
     assert Path(found.result["show"]["images"]["videos"]).read_bytes().startswith(b"\x89PNG")

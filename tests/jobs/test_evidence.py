@@ -1,6 +1,7 @@
 """From clips to a verdict: what models of known faults would generate, measured and judged as a run does it."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,16 @@ import pytest
 from components.config import load_config
 from components.evaluate import suite
 from components.evaluate.degradations import MUST_RANK, freeze
-from components.jobs.evidence import text_to_video_evidence
+from components.jobs import promote as promote_job
+from components.jobs.evidence import text_to_video_evidence, write_evidence
+from components.jobs.run import Run, unseen
+from components.models.weights import digest_folder
 from components.registry.gates import Verdict, decide_text_to_video
+from components.registry.models import find
+from components.store.project import Project
 from components.world.reader import read
 from components.world.render import draw_scene, render_scene
+from tests.generate.test_generator import folder  # noqa: F401  (a text-to-video folder of small untrained parts)
 
 PROMPTS = suite.make_prompts("demo", 16, 16, seed=5)
 MEASURED: dict[str, Any] = {"fps": 8, "min_motion": 0.02, "sharp_at": 0.4}
@@ -87,3 +94,37 @@ def test_a_worse_candidate_does_not_replace_the_champion(obedient: list[np.ndarr
     assert judged(candidate).reasons == []
     assert failing(judged(candidate, good)) == {"champion.following"}
     assert judged(good, candidate).reasons == []
+
+
+def test_a_model_is_sampled_with_the_settings_that_the_gate_saw(
+    obedient: list[np.ndarray],
+    good: dict[str, Any],
+    folder: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The same weights, evaluated again and again with other settings: what holds the floors is taken over, what does not is said."""
+    project, weights = Project(tmp_path / "runs", "demo"), digest_folder(folder)
+    run = Run(load_config("laptop"), project, None, None, unseen)
+    monkeypatch.setattr(promote_job, "serving_base", lambda stage, config, project: None)
+    monkeypatch.setattr(promote_job, "weights_of", lambda stage, project: weights if stage == "train_dit" else "")
+    monkeypatch.setattr(promote_job, "model_folder", lambda stage, project: folder if stage == "train_dit" else None)
+    project.write_record("train_dit", {"maker": "m", "rows_digest": "r", "result": {}})
+    frozen = evidence([freeze(clip) for clip in obedient], "frozen")
+    settings = run.config.generate.model_dump(mode="json")
+
+    def promoted(evidence: dict[str, Any], scale: float) -> tuple[str, float]:
+        write_evidence(project, "text-to-video", {**evidence, "model": weights, "generate": {**settings, "guidance_scale": scale}})
+        said: str = promote_job.promote(run, {})["summary"]
+        champion = find(project, "text-to-video", "champion")
+        assert champion is not None
+        return said, champion.generate["guidance_scale"]
+
+    assert promoted(good, 4.0) == ("text-to-video 1: promote", 4.0)
+    assert promoted(good, 4.0) == ("text-to-video 1: champion", 4.0)
+    assert promoted(good, 7.0) == ("text-to-video 1: champion; from now on it is sampled with `generate.guidance_scale` 7.0", 7.0)
+    with caplog.at_level("WARNING", logger="kinora"):
+        said = "it is sampled as before: with `generate.guidance_scale` 9.0 the gate refuses it"
+        assert promoted(frozen, 9.0) == (f"text-to-video 1: champion; {said}", 7.0)
+    assert f"version 1 of `demo-text-to-video` stays champion, and {said} (" in caplog.text

@@ -15,12 +15,15 @@ from components.registry.models import (
     Version,
     download,
     find,
+    generate_tag,
     list_versions,
+    lookup,
     promote,
     register,
     resolve,
     resolve_version,
     rollback,
+    write_generate,
 )
 from components.store.project import Project
 
@@ -47,6 +50,17 @@ def test_a_version_keeps_weights_figures_and_lineage(project: Project, weights: 
     folder = download(project, version)
     assert digest_folder(folder) == version.weights
     assert folder.is_relative_to(project.artifacts)
+
+
+def test_a_version_keeps_the_settings_of_sampling_that_it_was_evaluated_with(project: Project, weights: Weights):
+    first, last = {"guidance_scale": 4.0, "guidance_interval": [0.0, 1.0], "step_cache": None}, {"guidance_scale": 2.0}
+    assert register(project, KIND, weights(1.0), {}, {}).generate == {}
+    version = register(project, KIND, weights(1.0), {}, generate_tag(first))
+    assert version.generate == first
+    write_generate(project, version, last)
+    assert lookup(project, KIND, "1").generate == last
+    with pytest.raises(ValueError, match=r"a tag keeps 5000; hint: a shorter `generate.negative_prompt`"):
+        write_generate(project, version, {"negative_prompt": "x" * 5000})
 
 
 def test_the_same_weights_are_one_version(project: Project, weights: Weights):

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shlex
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -111,16 +112,20 @@ def test_a_server_keeps_runs_versions_and_aliases_alike(
 @pytest.mark.long
 def test_mlflow_serves_a_video_of_a_prompt_and_goes_on_from_one(
     text_to_video: Path,  # noqa: F811
-    project: Project,
+    repository: Path,
     tmp_path: Path,
 ):
+    """By the words of the README, typed where `runs` is and the environment is activated."""
+    project = Project(tmp_path / "runs", "demo")
     version = register(project, "text-to-video", text_to_video, {}, {})
+    promote(project, "text-to-video", version, YES, None)
+    line = next(line for line in (repository / "README.md").read_text().splitlines() if " mlflow models serve " in line)
+    (where, uri), (*command, named) = line.split()[0].split("="), shlex.split(line)[1:]
+    assert named.isdigit()  # the port
     port = free_port()
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--model-uri", f"models:/{version.name}/{version.number}", "--workers", "1"]
     address = f"http://127.0.0.1:{port}"
-    found = {"MLFLOW_TRACKING_URI": project.tracking_uri, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # of its uvicorn
-    with serving(command, tmp_path, found, f"{address}/health"):
+    found = {where: uri, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    with serving([*command, str(port)], tmp_path, found, f"{address}/health"):
         prompts: list[dict[str, str | None]] = [{"prompt": "a red square moves left"}, {"prompt": "a red ring", "image": None}]
         first, _ = invoked(address, {"dataframe_records": prompts, "params": {"seed": 3, "num_inference_steps": 1}})
         (tmp_path / "first.mp4").write_bytes(first)
