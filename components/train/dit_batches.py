@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from components.store.filters import TRAINING, VALIDATION
+from components.store.filters import ENCODED, READY, VALIDATION
 from components.store.tables import clips
 from components.store.tensors import IN_MEMORY, StoredArrays, arrays_of, bytes_of, shapes_of
 from components.train.buckets import Filling, Step, first_epoch, steps_of
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from components.store.project import Project
 
 logger = logging.getLogger("kinora")
-
-ENCODED = "latents IS NOT NULL AND text_embeds IS NOT NULL"
-READY = f"{TRAINING} AND {ENCODED}"
 
 
 @dataclass(frozen=True)

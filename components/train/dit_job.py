@@ -17,13 +17,14 @@ from components.models.weights import EMPTY_PROMPT, digest_folder, load_json, lo
 from components.openclip.embed import encode_text
 from components.openclip.load import load_coca
 from components.sections import Config
+from components.store.filters import READY
 from components.store.project import Project
 from components.store.tables import clips
 from components.train.buckets import Filling
 from components.train.checkpoint import Checkpoints
 from components.train.context import TrainContext, fitted_steps
 from components.train.context_parallel import as_group
-from components.train.dit_batches import READY, Encoded, dit_batches, read_encoded, read_held_out
+from components.train.dit_batches import Encoded, dit_batches, read_encoded, read_held_out
 from components.train.dit_finetune import begin_from, config_from, notes_from
 from components.train.dit_loop import train_dit
 from components.train.dit_samples import Sampling
