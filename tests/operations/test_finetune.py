@@ -148,6 +148,10 @@ def test_what_is_no_model_or_another_kind_is_refused_before_any_stage(base: Path
         (["clip.height=36"], r"`clip.height` must be a multiple of 8, as the video VAE of `.*` is, not 36"),
         (["dit.context_parallel=4", "cluster.num_workers=4"], r"`dit.context_parallel` 4 does not divide the 2 heads of `.*`; the nearest"),
         (["dit.tokens_per_batch=7"], r"`dit.tokens_per_batch` 7 is less than the 8 tokens of a clip; hint: `--set dit.tokens_per_batch=8`"),
+        (
+            ["dit.lora_rank=64"],
+            r"`dit.lora_rank` 64 is not below 64, the width of the narrowest layer of `.*`; hint: `--set dit.lora_rank=16",
+        ),
     ],
 )
 def test_clips_and_workers_must_fit_the_model_and_not_the_settings_it_replaces(tmp_path: Path, overrides: list[str], sentence: str) -> None:
