@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from components.store.choice import evenly
 from components.store.filters import ENCODED, READY, VALIDATION
 from components.store.tables import clips
 from components.store.tensors import IN_MEMORY, StoredArrays, arrays_of, bytes_of, shapes_of
@@ -89,7 +90,7 @@ def read_held_out(project: "Project", count: int) -> list[HeldOut]:
     """Reads at most `count` clips of the validation split, evenly spread over their ids."""
     table = clips(project)
     rows = sorted(table.read(["clip_id", "fps", "num_frames"], f"{VALIDATION} AND {ENCODED}"), key=lambda row: row["clip_id"])
-    rows = rows[:: max(1, len(rows) // count)][:count]
+    rows = evenly(rows, count)
     keys = [row["clip_id"] for row in rows]
     tensors = zip(table.read_tensor("latents", keys), table.read_tensor("text_embeds", keys), strict=True)
     return [

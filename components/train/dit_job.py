@@ -17,6 +17,7 @@ from components.models.weights import EMPTY_PROMPT, digest_folder, load_json, lo
 from components.openclip.embed import encode_text
 from components.openclip.load import load_coca
 from components.sections import Config
+from components.store.choice import evenly
 from components.store.filters import READY
 from components.store.project import Project
 from components.store.tables import clips
@@ -180,5 +181,5 @@ def _seen_shapes(config: Config, encoded: Encoded) -> list[list[int]]:
 
 def _some_captions(project: Project) -> list[str]:
     """Answers a few captions of the training clips, far apart in the order of clip ids."""
-    captions = list(dict.fromkeys(row["caption"] for row in clips(project).read(["caption"], f"{READY} AND caption IS NOT NULL")))
-    return captions[:: max(1, len(captions) // SAMPLED_PROMPTS)][:SAMPLED_PROMPTS]
+    rows = clips(project).read(["caption"], f"{READY} AND caption IS NOT NULL")
+    return evenly(list(dict.fromkeys(row["caption"] for row in rows)), SAMPLED_PROMPTS)

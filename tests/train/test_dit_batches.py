@@ -169,4 +169,7 @@ def test_what_is_held_out_is_never_learned_from(tmp_path):
         assert torch.equal(clip.text_embeds, torch.full((3, 5), number))
         assert clip.latents_fps == 2.0
     assert [clip.clip_id for clip in read_held_out(project, 1)] == ["clip1"]
+    extra = rows[1] | {"split": "val", "keep": True}
+    tables.clips(project).append([extra | {"clip_id": f"later{number}"} for number in range(5)])
+    assert [clip.clip_id for clip in read_held_out(project, 4)] == ["clip1", "later0", "later2", "later4"], "as far as the last"
     assert read_held_out(Project(tmp_path, "another"), 4) == []
