@@ -116,6 +116,8 @@ def train_dit(
     if tensors:
         skipped.restore(tensors["skipped"])
         clip.norms.restore(tensors["clip"])
+    if on_sample is not None and "skipped_samples" in tensors:
+        on_sample.skipped = int(tensors["skipped_samples"])
     del tensors
     model.train()
     empty_prompt = empty_prompt.to(device)
@@ -146,14 +148,17 @@ def train_dit(
                 told |= held_out_losses(settings, kept.parts, held_out, context, shift_places)
         if told:
             context.report(done, told)
+        due = settings.sample_every and done % settings.sample_every == 0 and not last
+        draws = due and is_wanted(on_sample is not None and on_sample.is_wanted(done), context)
         if (last or done % settings.checkpoint_every == 0) and (context.rank == 0 or context.sharded):
             state = training_tensors(model, kept.parts, optimizer, kept=context.rank == 0)
             state |= {"skipped": skipped.state(), "clip": clip.norms.state()}
+            if on_sample is not None:
+                state["skipped_samples"] = torch.tensor(on_sample.skipped)
             if context.rank == 0:
                 checkpoints.save(done, state, {"threads": context.threads})
             del state
-        due = settings.sample_every and done % settings.sample_every == 0 and not last
-        if due and is_wanted(on_sample is not None and on_sample.is_wanted(done), context):
+        if draws:
             shown = kept.snapshot()
             if on_sample is not None:
                 on_sample(done, shown)
