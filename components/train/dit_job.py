@@ -59,14 +59,14 @@ def run(payload: Mapping[str, Any], context: TrainContext, checkpoints: Checkpoi
     if base is not None:
         notes = notes_from(base, notes, config.dit.lora_rank)
     exported = Exported(notes, payload["style"], parts)
-    sampling = None
+    model, sampling = build(config, exported, base), None
     if context.beside is not None:
         folder, draft = Path(payload["checkpoints"]) / "samples", replace(exported, parts={})
-        sampling = Sampling(folder, draft.write, notes, parts, _some_captions(project), context.beside)
+        captions = _some_captions(project) if config.dit.sample_every else []
+        weights = sum(value.numel() for value in model.parameters())
+        sampling = Sampling(folder, draft.write, notes, parts, captions, context.beside, weights)
     try:
-        average = train(
-            config, encoded, exported, checkpoints, context, sampling, build(config, exported, base), read_held_out(project, HELD_OUT_CLIPS)
-        )
+        average = train(config, encoded, exported, checkpoints, context, sampling, model, read_held_out(project, HELD_OUT_CLIPS))
     finally:
         if sampling is not None:
             sampling.close()
