@@ -142,6 +142,16 @@ def dit_batches(
     return batches, epoch.steps
 
 
+def places_of_a_step(encoded: Encoded, filling: Filling, patch_size: tuple[int, int, int]) -> int:
+    """Answers the places of latents, frames x height x width, that a worker, or its group, has of the largest step."""
+    tokens = encoded.tokens(patch_size)
+    if filling.packed:
+        most = min(filling.tokens or 0, sum(tokens))
+    else:
+        most = max(min(len(rows), filling.clips_of(tokens[rows[0]])) * tokens[rows[0]] for rows in encoded.shapes.values())
+    return max(max(tokens), most // filling.world_size) * math.prod(patch_size)
+
+
 def ahead(made: Iterator[DitBatch]) -> Iterator[DitBatch]:
     """Answers batches, each of which is made in a thread while the one before it is learned from."""
     with ThreadPoolExecutor(1, "batches") as thread:

@@ -25,7 +25,7 @@ from components.train.buckets import Filling
 from components.train.checkpoint import Checkpoints
 from components.train.context import TrainContext, fitted_steps
 from components.train.context_parallel import as_group
-from components.train.dit_batches import Encoded, dit_batches, read_encoded, read_held_out
+from components.train.dit_batches import Encoded, dit_batches, places_of_a_step, read_encoded, read_held_out
 from components.train.dit_finetune import begin_from, config_from, notes_from
 from components.train.dit_loop import train_dit
 from components.train.dit_samples import Sampling
@@ -118,7 +118,8 @@ def train(
     logger.info("the diffusion transformer has %.1f million parameters; an epoch is %d steps", millions, steps_an_epoch)
     empty_prompt = _empty_prompt(exported.parts["text-encoder"])
     shift_places = notes["contract"]["shift_places"]
-    return train_dit(settings, model, batches, empty_prompt, checkpoints, context, on_sample, shift_places, held_out)
+    step_places = places_of_a_step(encoded, filling, settings.size.patch_size)
+    return train_dit(settings, model, batches, empty_prompt, checkpoints, context, on_sample, shift_places, held_out, step_places)
 
 
 def build(config: Config, exported: Exported, base: Path | None = None) -> DiT:
