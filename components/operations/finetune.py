@@ -75,6 +75,17 @@ def base_model(config: Config, project: Project) -> Base | None:
     return base
 
 
+def moves(base: Base, project: Project) -> bool:
+    """Answers whether a base is named by what the project's own runs move to another version: one of its aliases, or the latest one."""
+    if base.name is None:
+        return False
+    from components.registry import models
+
+    wanted = base.reference.rpartition("/")[2]
+    own = base.name.removeprefix("models:/").rpartition("/")[0] == models.registered_name(project, "text-to-video")
+    return own and not wanted.isdigit() and models.LOGGED_MODEL.fullmatch(wanted) is None
+
+
 @lru_cache(maxsize=16)
 def _found(project: Project, reference: str, tracking: str | None) -> Base:
     """Looks a model up, once for each registry."""
