@@ -133,6 +133,23 @@ def check_budget(dit: "Dit", clip: "Clip", cluster: "Cluster", size: DitSize, fr
         )
 
 
+def check_lora_rank(rank: int | None, size: DitSize, whose: str) -> None:
+    """Refuses adapters that would have more to learn than the layers they are of.
+
+    Args:
+        whose: size that is, as a person named it.
+
+    Raises:
+        ValueError: the rank is not below the width of the narrowest layer.
+    """
+    narrowest = min(size.hidden_size, size.text_size, round(size.mlp_ratio * size.hidden_size))
+    if rank is not None and rank >= narrowest:
+        raise ValueError(
+            f"`dit.lora_rank` {rank} is not below {narrowest}, the width of the narrowest layer of {whose}; "
+            f"hint: `--set dit.lora_rank={min(16, narrowest // 2)}`, or null to train all weights"
+        )
+
+
 def check_sections(config: "Config") -> None:
     """Refuses settings of several sections that do not fit each other.
 

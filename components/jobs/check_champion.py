@@ -7,7 +7,6 @@ import numpy as np
 
 from components.cluster.rows import map_batches
 from components.jobs.run import Outcome, Run, timed
-from components.jobs.samples import evenly
 from components.jobs.stage import at_once
 from components.measure.quality import quality
 from components.models.weights import DamagedFolderError
@@ -15,6 +14,7 @@ from components.registry import gates, models
 from components.report.sheets import sample_sheet
 from components.sections import Config
 from components.store import mirror, tables
+from components.store.choice import evenly
 from components.store.filters import KEPT
 from components.store.turns import working
 

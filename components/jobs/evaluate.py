@@ -10,11 +10,12 @@ from components.evaluate import fidelity, suite
 from components.jobs import measuring
 from components.jobs.evidence import captioner_evidence, write_evidence
 from components.jobs.run import Run
-from components.jobs.samples import evenly, write_samples
+from components.jobs.samples import write_samples
 from components.operations.freshness import Freshness, model_folder, serving_folder, serving_weights, weights_of
 from components.sections import Clip
 from components.stages import digest
 from components.store import tables
+from components.store.choice import evenly
 from components.store.project import write_json
 
 KEPT_PAIRS = 8

@@ -1,5 +1,7 @@
 """The finished model that a training of the diffusion transformer goes on from, where `dit.finetune` names one."""
 
+import contextlib
+import logging
 from pathlib import Path
 
 from components.jobs.run import Run
@@ -8,6 +10,8 @@ from components.operations.freshness import Freshness
 from components.registry import models
 from components.registry.models import Kind
 from components.store import readings
+
+logger = logging.getLogger("kinora")
 
 KIND: Kind = "text-to-video"
 
@@ -24,6 +28,9 @@ def base_of(run: Run, freshness: Freshness) -> Path | None:
         return None
     head = readings.read_head(run.project, freshness.stage, freshness.key) or {}
     begun = head.get("stands_on", {}).get(KIND)
+    with contextlib.suppress(ValueError):  # what it began with may be gone from where its name leads
+        if begun and (named := base_model(run.config, run.project)) is not None and named.weights != begun:
+            logger.info("the training goes on from the model it began with; `%s` is another by now", named.reference)
     if begun and (place := carried_place(run.project, begun)).is_dir():
         return place
     if begun and (known := models.of_weights(run.project, KIND, begun)):

@@ -13,7 +13,7 @@ from components.curate.funnel import funnel
 from components.jobs.figures import figures
 from components.jobs.origin import origin
 from components.jobs.run import Outcome, Run
-from components.jobs.samples import evenly, pick_samples
+from components.jobs.samples import pick_samples
 from components.measure import distortion
 from components.media.read import decode_clip
 from components.operations.freshness import model_folder
@@ -21,6 +21,7 @@ from components.operations.held import shared
 from components.report import build, data, summary
 from components.stages import STAGES, TRAIN_STAGES
 from components.store import mirror, tables
+from components.store.choice import evenly
 from components.store.filters import KEPT, TRAINING
 from components.store.turns import working
 from components.train.context import read_metrics

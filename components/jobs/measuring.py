@@ -22,11 +22,11 @@ from components.jobs.caption import CaptionRows
 from components.jobs.evidence import captioner_evidence, text_to_video_evidence, vae_evidence
 from components.jobs.rows import announced, with_videos
 from components.jobs.run import Run
-from components.jobs.samples import evenly
 from components.media.read import decode_clip
 from components.sections import Clip
 from components.stages import STAGES, digest
 from components.store import tables
+from components.store.choice import evenly
 from components.store.filters import HELD_OUT, TRAINING
 from components.world.reader import read
 from components.world.render import render_clips

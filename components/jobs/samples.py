@@ -1,13 +1,11 @@
 """The samples that people look at: a few of each group, evenly taken from all of the newest model."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from components.jobs.run import Run
 from components.store import tables
+from components.store.choice import evenly
 from components.store.filters import quoted
 
 GROUPS = ("seen", "unseen", "real")
@@ -36,8 +34,3 @@ def write_samples(run: Run, model: str) -> list[Path]:
     for old in set(folder.glob("*.mp4")) - set(files):
         old.unlink(missing_ok=True)
     return list(files)
-
-
-def evenly(rows: Sequence[Any], count: int) -> list[Any]:
-    """Answers at most `count` of the rows, the first and the last among them, as evenly spaced as can be."""
-    return [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))] if rows else []

@@ -10,10 +10,10 @@ from components.ingest.shapes import Piece, Plan, Shapes, extended, one_shape, p
 from components.ingest.sources import Source
 from components.jobs.rows import announced
 from components.jobs.run import Run
-from components.jobs.samples import evenly
 from components.operations.finetune import base_model
 from components.operations.shapes import RECORD, of_padding, recorded_plan, shapes_in_tokens
 from components.store import mirror
+from components.store.choice import evenly
 
 logger = logging.getLogger("kinora")
 

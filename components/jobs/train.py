@@ -19,13 +19,13 @@ from components.jobs.quarantine import put_aside
 from components.jobs.run import Run
 from components.models.weights import DamagedFolderError, digest_folder, verify_folder
 from components.operations.freshness import Freshness, check_encoded, serving_folder, serving_weights, text_encoder_folder
-from components.operations.history import planned_steps
+from components.operations.history import clips_of_steps, planned_steps
 from components.operations.readings import dataset_of, note_weights, pin_reading
 from components.registry.tracking import Run as TrackedRun
 from components.registry.tracking import Tracker
 from components.store import mirror, tables
 from components.store.checkpoints import follow, newest_finished, storage_of
-from components.store.filters import TRAINING
+from components.store.filters import CAPTIONED, TRAINING
 from components.store.project import Project
 from components.store.storage import StorageAwayError
 from components.train.context import read_metrics, read_starts
@@ -73,7 +73,7 @@ def train_dit(run: Run, freshness: Freshness) -> dict[str, Any]:
     if base is not None:
         weights[KIND] = digest_folder(base)
     pinned, read = pin_reading(run.project, freshness, run.config.model_dump(mode="json"), weights, base=address_of(run, base))
-    captions = tables.clips(pinned).read(["caption"], f"{TRAINING} AND caption IS NOT NULL")
+    captions = tables.clips(pinned).read(["caption"], CAPTIONED)
     style = build_style([row["caption"] for row in captions])
     return _train(run, pinned, freshness, read, {**parts, "style": style, "base": str(base) if base else None})
 
@@ -84,7 +84,8 @@ def _train(
     config, stage = run.config, freshness.stage
     checkpoints, export = project.checkpoints(stage, freshness.key), project.model(stage, freshness.key)
     metrics_file, sheet = checkpoints / "metrics.jsonl", project.sheet(f"{stage}.png")
-    steps, starts = planned_steps(config, stage, freshness.rows), len(read_starts(metrics_file))
+    steps = planned_steps(config, stage, clips_of_steps(project, stage, freshness.rows))
+    starts = len(read_starts(metrics_file))
     tracked = Tracker(project).run(stage, freshness.key)
     tracked.log_params(config.model_dump(mode="json"))
     tracked.tag(read["tags"])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from components.fitting import check_budget, check_clips, check_context_parallel
+from components.fitting import check_budget, check_clips, check_context_parallel, check_lora_rank
 from components.models.sizes import DitSize
 from components.models.weights import digest_folder, load_json, read_manifest
 from components.sections import Config
@@ -62,7 +62,7 @@ def base_model(config: Config, project: Project) -> Base | None:
     Raises:
         ModelNotFoundError: there is no such model; says what there is.
         NoBaseError: it is of another kind.
-        ValueError: clips, workers or a step do not fit it.
+        ValueError: clips, workers, a step or adapters do not fit it.
     """
     if config.dit.finetune is None:
         return None
@@ -71,7 +71,19 @@ def base_model(config: Config, project: Project) -> Base | None:
     check_clips(config.clip, base.frames, base.side, f"the video VAE of {whose}")
     check_context_parallel(config.dit.context_parallel, base.size, whose)
     check_budget(config.dit, config.clip, config.cluster, base.size, base.frames, base.side)
+    check_lora_rank(config.dit.lora_rank, base.size, whose)
     return base
+
+
+def moves(base: Base, project: Project) -> bool:
+    """Answers whether a base is named by what the project's own runs move to another version: one of its aliases, or the latest one."""
+    if base.name is None:
+        return False
+    from components.registry import models
+
+    wanted = base.reference.rpartition("/")[2]
+    own = base.name.removeprefix("models:/").rpartition("/")[0] == models.registered_name(project, "text-to-video")
+    return own and not wanted.isdigit() and models.LOGGED_MODEL.fullmatch(wanted) is None
 
 
 @lru_cache(maxsize=16)

@@ -12,13 +12,13 @@ from typing import Any
 
 from components.caption.captioner import choose
 from components.models.weights import MANIFEST, DamagedFolderError, digest_folder, verify_folder
-from components.operations.finetune import Base, base_model
+from components.operations.finetune import Base, base_model, moves
 from components.sections import Config
 from components.stages import STAGES, TRAIN_STAGES, digest, maker, shaping
 from components.store import tables
 from components.store.filters import HELD_OUT, KEPT, LABELLED, LENT, TRAINING, with_quarantine
 from components.store.project import Project
-from components.store.readings import removed_rows
+from components.store.readings import read_head, removed_rows
 
 # What each stage reads, as the rows and the `_by` columns that decide whether it must run again. Their digest is of rows in
 # quarantine too: a clip that is put aside is left out from then on, and makes nothing stale that was made with it.
@@ -86,6 +86,7 @@ def assess(stage: str, config: Config, project: Project, source: Path | None = N
         fresh, why = False, gone
     elif stage in TRAIN_STAGES:
         fresh, why = _trained(stage, config, project, record, rows, rows_now)
+        why += _moved_on(config, project) if fresh and stage == "train_dit" else ""
     elif any(stale.values()):
         fresh, why = False, _new_or_stale(stage, project, stale)
     elif not _same_rows(stage, project, record, rows_now):
@@ -110,8 +111,10 @@ def stage_maker(stage: str, config: Config, project: Project) -> str:
         return maker(name, settings, [stage_maker(above, config, project) for above in upstream], digest(weights) if weights else "")
 
     match stage:
-        case "ingest" | "curate" | "train_captioner" | "train_vae" | "train_dit" | "promote":
+        case "ingest" | "curate" | "train_captioner" | "train_vae" | "promote":
             return named(stage, STAGES[stage].upstream)
+        case "train_dit":
+            return named(stage, STAGES[stage].upstream, *_base_weights(config, project))
         case "caption":
             return named(stage, (), serving_weights("train_captioner", config, project))
         case "encode":
@@ -119,6 +122,29 @@ def stage_maker(stage: str, config: Config, project: Project) -> str:
         case "evaluate":
             return named(stage, (), weights_of("train_dit", project))
     raise ValueError(f"`{stage}` is not a stage; the stages are {', '.join(STAGES)}")
+
+
+def _base_weights(config: Config, project: Project) -> tuple[str, ...]:
+    """Answers the digest of the model that is trained further; none of one whose name moves with each promotion, nor without one."""
+    base = base_model(config, project)
+    return () if base is None or moves(base, project) else (base.weights,)
+
+
+def _begun_with(project: Project) -> str | None:
+    """Answers the digest of the model that the last finished training of the diffusion transformer went on from, where it is known."""
+    record = finished("train_dit", project)
+    key = "" if record is None else training_key(record["maker"], record["rows_digest"])
+    head = read_head(project, "train_dit", key) if key else None
+    begun: str | None = (head or {}).get("stands_on", {}).get("text-to-video")
+    return begun
+
+
+def _moved_on(config: Config, project: Project) -> str:
+    """Says that the name of the model which is trained further means another by now, that no training of this project made."""
+    base, begun = base_model(config, project), _begun_with(project)
+    if base is None or begun in (None, base.weights) or base.weights == weights_of("train_dit", project):
+        return ""
+    return f", though `{base.reference}` is another model by now; hint: `--set dit.finetune={base.name}` trains that one further"
 
 
 def training_key(stage_maker: str, rows: str) -> str:
@@ -281,6 +307,9 @@ def what_changed(stage: str, config: Config, project: Project) -> str:
                 return f"`{section}.{name}` is {value}, was {then[section].get(name)}"
     if stage == "encode" and (was := then.get("dit", {}).get("finetune")) != config.dit.finetune:
         return f"`dit.finetune` is {config.dit.finetune}, was {was}"
+    base = base_model(config, project) if stage == "train_dit" else None
+    if base is not None and _begun_with(project) not in (None, base.weights) and not moves(base, project):
+        return f"`{base.reference}` is another model than it was"
     for above in upstream_of(stage, config, project):
         if (finished(above, project) or {}).get("maker") != stage_maker(above, config, project):
             return f"`{above}` changed: {what_changed(above, config, project)}"

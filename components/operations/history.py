@@ -10,6 +10,8 @@ from typing import Any
 
 from components.sections import Config
 from components.stages import STAGES, TRAIN_STAGES, digest
+from components.store import tables
+from components.store.filters import CAPTIONED, READY
 from components.store.project import Project
 from components.train.context import fitted_steps
 
@@ -82,6 +84,21 @@ def planned_steps(config: Config, stage: str, clips: int) -> int:
     if getattr(settings, "tokens_per_batch", None) is not None:
         return int(settings.steps)
     return int(settings.steps if most is None else fitted_steps(settings.steps, most, settings.batch_size, clips))
+
+
+def clips_of_steps(project: Project, stage: str, rows: int, are_encoded: bool = True) -> int:
+    """Answers how many of the rows that a training reads are clips that its steps see.
+
+    The diffusion transformer sees those that have latents and text embeddings; before there are any, it will see those with captions.
+
+    Args:
+        rows: that it reads.
+        are_encoded: False: more of them will be, before it begins.
+    """
+    if stage != "train_dit" or not tables.exists(project, "clips"):
+        return rows
+    clips = tables.clips(project)
+    return (clips.count(READY) if are_encoded else 0) or clips.count(CAPTIONED) or rows
 
 
 def expected(project: Project, config: Config, stage: str, work: int) -> Expected:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from components.operations.freshness import Freshness, assess, finished, upstream_of
-from components.operations.history import expected, planned_steps
+from components.operations.history import clips_of_steps, expected, planned_steps
 from components.sections import Config
 from components.stages import STAGES, TRAIN_STAGES
 from components.store.project import Project
@@ -68,7 +68,7 @@ def plan(config: Config, project: Project, source: SourceSpec, stages: Sequence[
             grown = found.left / max(1, found.rows - found.left)
         resumes = stage in TRAIN_STAGES and not above  # after new rows it is another training
         checkpoint = resumes_from(project, stage, found.key) if resumes else None
-        takes = expected(project, config, stage, _work(stage, config, found, checkpoint, anew, grown))
+        takes = expected(project, config, stage, _work(project, config, found, above, checkpoint, anew, grown))
         plans[stage] = StagePlan(stage, "run", why, found.todo, takes.seconds, takes.num_bytes, checkpoint)
     return list(plans.values())
 
@@ -124,10 +124,14 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(place).free
 
 
-def _work(stage: str, config: Config, found: Freshness, checkpoint: str | None, anew: bool, grown: float) -> int:
+def _work(
+    project: Project, config: Config, found: Freshness, above: Sequence[str], checkpoint: str | None, anew: bool, grown: float
+) -> int:
     """Answers how many rows, or steps of a training, are to be done: after new footage those that it will likely bring too."""
+    stage = found.stage
     if stage in TRAIN_STAGES:
-        steps = planned_steps(config, stage, round(found.rows * (1.0 + grown)))
+        clips = clips_of_steps(project, stage, found.rows, are_encoded="encode" not in above)
+        steps = planned_steps(config, stage, round(clips * (1.0 + grown)))
         return max(0, steps - _number(checkpoint or "step_0"))
     return found.rows if anew else found.todo + (round(found.rows * grown) if stage != "ingest" else 0)
 

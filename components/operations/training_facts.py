@@ -15,7 +15,7 @@ from components.operations.preflight import Network
 from components.operations.ways_out import Latents
 from components.sections import Config
 from components.store import tables
-from components.store.filters import KEPT, TRAINING
+from components.store.filters import CAPTIONED, KEPT, READY, TRAINING
 from components.store.project import Project
 from components.store.tensors import HALF, IN_MEMORY
 
@@ -125,7 +125,8 @@ def _clips(
     counted: Counter[tuple[int, int, int]] = Counter()
     if tables.exists(project, "clips"):
         columns = ["num_frames", "height", "width"]
-        rows = tables.clips(project).read(columns, TRAINING) or tables.clips(project).read(columns, KEPT)
+        table = tables.clips(project)
+        rows = next(filter(None, (table.read(columns, where) for where in (READY, CAPTIONED, TRAINING, KEPT))), [])
     if not rows:
         notes.append("there are no clips yet; they are reckoned as `clip` cuts them, and as many as all steps see")
         counted[clip.num_frames, clip.height, clip.width] = config.dit.steps * config.dit.batch_size
@@ -135,7 +136,7 @@ def _clips(
 
 
 def _read(project: Project, column: str) -> list[list[int]]:
-    """Answers a column of the clips to train on, where it is known."""
+    """Answers a column of the clips that steps see, where it is known; none while none of them is encoded."""
     if not tables.exists(project, "clips"):
         return []
-    return [row[column] for row in tables.clips(project).read([column], f"{TRAINING} AND {column} IS NOT NULL")]
+    return [row[column] for row in tables.clips(project).read([column], f"{READY} AND {column} IS NOT NULL")]

@@ -5,6 +5,9 @@ from collections.abc import Iterable
 UNHARMED = "quarantine IS NULL"
 KEPT = f"keep = true AND {UNHARMED}"
 TRAINING = f"{KEPT} AND split = 'train'"
+CAPTIONED = f"{TRAINING} AND caption IS NOT NULL"
+ENCODED = "latents IS NOT NULL AND text_embeds IS NOT NULL"
+READY = f"{TRAINING} AND {ENCODED}"  # what the diffusion transformer learns from
 HELD_OUT = f"{KEPT} AND split IN ('val', 'test')"
 VALIDATION = f"{KEPT} AND split = 'val'"
 LENT = "lent = true"  # its label is its caption, and may teach the captioner

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from components.store.filters import TRAINING, VALIDATION
+from components.store.choice import evenly
+from components.store.filters import ENCODED, READY, VALIDATION
 from components.store.tables import clips
 from components.store.tensors import IN_MEMORY, StoredArrays, arrays_of, bytes_of, shapes_of
 from components.train.buckets import Filling, Step, first_epoch, steps_of
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     from components.store.project import Project
 
 logger = logging.getLogger("kinora")
-
-ENCODED = "latents IS NOT NULL AND text_embeds IS NOT NULL"
-READY = f"{TRAINING} AND {ENCODED}"
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def read_held_out(project: "Project", count: int) -> list[HeldOut]:
     """Reads at most `count` clips of the validation split, evenly spread over their ids."""
     table = clips(project)
     rows = sorted(table.read(["clip_id", "fps", "num_frames"], f"{VALIDATION} AND {ENCODED}"), key=lambda row: row["clip_id"])
-    rows = rows[:: max(1, len(rows) // count)][:count]
+    rows = evenly(rows, count)
     keys = [row["clip_id"] for row in rows]
     tensors = zip(table.read_tensor("latents", keys), table.read_tensor("text_embeds", keys), strict=True)
     return [
@@ -142,6 +140,16 @@ def dit_batches(
         100 * epoch.waiting,
     )
     return batches, epoch.steps
+
+
+def places_of_a_step(encoded: Encoded, filling: Filling, patch_size: tuple[int, int, int]) -> int:
+    """Answers the places of latents, frames x height x width, that a worker, or its group, has of the largest step."""
+    tokens = encoded.tokens(patch_size)
+    if filling.packed:
+        most = min(filling.tokens or 0, sum(tokens))
+    else:
+        most = max(min(len(rows), filling.clips_of(tokens[rows[0]])) * tokens[rows[0]] for rows in encoded.shapes.values())
+    return max(max(tokens), most // filling.world_size) * math.prod(patch_size)
 
 
 def ahead(made: Iterator[DitBatch]) -> Iterator[DitBatch]:

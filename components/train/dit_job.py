@@ -17,13 +17,15 @@ from components.models.weights import EMPTY_PROMPT, digest_folder, load_json, lo
 from components.openclip.embed import encode_text
 from components.openclip.load import load_coca
 from components.sections import Config
+from components.store.choice import evenly
+from components.store.filters import READY
 from components.store.project import Project
 from components.store.tables import clips
 from components.train.buckets import Filling
 from components.train.checkpoint import Checkpoints
 from components.train.context import TrainContext, fitted_steps
 from components.train.context_parallel import as_group
-from components.train.dit_batches import READY, Encoded, dit_batches, read_encoded, read_held_out
+from components.train.dit_batches import Encoded, dit_batches, places_of_a_step, read_encoded, read_held_out
 from components.train.dit_finetune import begin_from, config_from, notes_from
 from components.train.dit_loop import train_dit
 from components.train.dit_samples import Sampling
@@ -57,14 +59,14 @@ def run(payload: Mapping[str, Any], context: TrainContext, checkpoints: Checkpoi
     if base is not None:
         notes = notes_from(base, notes, config.dit.lora_rank)
     exported = Exported(notes, payload["style"], parts)
-    sampling = None
+    model, sampling = build(config, exported, base), None
     if context.beside is not None:
         folder, draft = Path(payload["checkpoints"]) / "samples", replace(exported, parts={})
-        sampling = Sampling(folder, draft.write, notes, parts, _some_captions(project), context.beside)
+        captions = _some_captions(project) if config.dit.sample_every else []
+        weights = sum(value.numel() for value in model.parameters())
+        sampling = Sampling(folder, draft.write, notes, parts, captions, context.beside, weights)
     try:
-        average = train(
-            config, encoded, exported, checkpoints, context, sampling, build(config, exported, base), read_held_out(project, HELD_OUT_CLIPS)
-        )
+        average = train(config, encoded, exported, checkpoints, context, sampling, model, read_held_out(project, HELD_OUT_CLIPS))
     finally:
         if sampling is not None:
             sampling.close()
@@ -116,7 +118,8 @@ def train(
     logger.info("the diffusion transformer has %.1f million parameters; an epoch is %d steps", millions, steps_an_epoch)
     empty_prompt = _empty_prompt(exported.parts["text-encoder"])
     shift_places = notes["contract"]["shift_places"]
-    return train_dit(settings, model, batches, empty_prompt, checkpoints, context, on_sample, shift_places, held_out)
+    step_places = places_of_a_step(encoded, filling, settings.size.patch_size)
+    return train_dit(settings, model, batches, empty_prompt, checkpoints, context, on_sample, shift_places, held_out, step_places)
 
 
 def build(config: Config, exported: Exported, base: Path | None = None) -> DiT:
@@ -179,5 +182,5 @@ def _seen_shapes(config: Config, encoded: Encoded) -> list[list[int]]:
 
 def _some_captions(project: Project) -> list[str]:
     """Answers a few captions of the training clips, far apart in the order of clip ids."""
-    captions = list(dict.fromkeys(row["caption"] for row in clips(project).read(["caption"], f"{READY} AND caption IS NOT NULL")))
-    return captions[:: max(1, len(captions) // SAMPLED_PROMPTS)][:SAMPLED_PROMPTS]
+    rows = clips(project).read(["caption"], f"{READY} AND caption IS NOT NULL")
+    return evenly(list(dict.fromkeys(row["caption"] for row in rows)), SAMPLED_PROMPTS)

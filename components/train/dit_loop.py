@@ -83,6 +83,7 @@ def train_dit(
     on_sample: Samples | None = None,
     shift_places: int | None = None,
     held_out: Sequence[HeldOut] = (),
+    step_places: int | None = None,
 ) -> nn.Module:
     """Trains to `settings.steps`, from the newest checkpoint when there is one, and answers the average of the weights.
 
@@ -96,6 +97,8 @@ def train_dit(
             None: all have it.
         held_out: clips whose loss under the average is reported every `settings.validate_every` steps, unless that is 0, and at the end;
             the same ones for all workers.
+        step_places: of latents that a worker, or its group, has in a step, which bound how much is held out to the model at once; the
+            same for all workers; None: nothing is known of them.
 
     Raises:
         UnstableTrainingError: step after step without a gradient to follow.
@@ -108,8 +111,9 @@ def train_dit(
         model.compile_blocks()
     wrapped, kept = spread(model, Block, context, weights_in(tensors, "average."))
     place = as_group(context, settings.context_parallel)
+    sequence = sequence_group(context, settings.context_parallel) if isinstance(model, DiT) else None
     if isinstance(model, DiT):
-        model.sequence = sequence_group(context, settings.context_parallel)
+        model.sequence = sequence
     optimizer = optimizer_for(settings, model)
     load_optimizer_tensors(optimizer, dict(model.named_parameters()), tensors)
     skipped = SkippedSteps("dit", context, settings.skip_above)
@@ -117,6 +121,8 @@ def train_dit(
     if tensors:
         skipped.restore(tensors["skipped"])
         clip.norms.restore(tensors["clip"])
+    if on_sample is not None and "skipped_samples" in tensors:
+        on_sample.skipped = int(tensors["skipped_samples"])
     del tensors
     model.train()
     empty_prompt = empty_prompt.to(device)
@@ -145,17 +151,20 @@ def train_dit(
                 told["skipped_samples"] = on_sample.skipped
         if held_out and (last or (settings.validate_every and done % settings.validate_every == 0)):
             with tally.at_rest():
-                told |= held_out_losses(settings, kept.parts, held_out, context, shift_places)
+                told |= held_out_losses(settings, kept.parts, held_out, context, shift_places, sequence, step_places)
         if told:
             context.report(done, told)
+        due = settings.sample_every and done % settings.sample_every == 0 and not last
+        draws = due and is_wanted(on_sample is not None and on_sample.is_wanted(done), context)
         if (last or done % settings.checkpoint_every == 0) and (context.rank == 0 or context.sharded):
             state = training_tensors(model, kept.parts, optimizer, kept=context.rank == 0)
             state |= {"skipped": skipped.state(), "clip": clip.norms.state()}
+            if on_sample is not None:
+                state["skipped_samples"] = torch.tensor(on_sample.skipped)
             if context.rank == 0:
                 checkpoints.save(done, state, {"threads": context.threads, "world_size": context.world_size})
             del state
-        due = settings.sample_every and done % settings.sample_every == 0 and not last
-        if due and is_wanted(on_sample is not None and on_sample.is_wanted(done), context):
+        if draws:
             shown = kept.snapshot()
             if on_sample is not None:
                 on_sample(done, shown)

@@ -6,6 +6,7 @@ import math
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ logger = logging.getLogger("kinora")
 SAMPLER = "components.generate.preview:main"  # a task of its own, started by name
 MOST_OPERATIONS = 2e14  # of all samples after a step: about an hour of the one thread that they have
 FEWEST_STEPS = 10
+TOO_MANY_OPERATIONS = 5 * MOST_OPERATIONS  # of one sample in the fewest steps: beyond it, nobody would wait
 
 
 class Sampling:
@@ -27,7 +29,8 @@ class Sampling:
         write: writes a model to a folder, without the parts that lie beside it there.
         notes: what is noted of the model.
         parts: folders that are linked there, by their names.
-        prompts: most that are sampled; fewer of a large model, see `affordable`.
+        prompts: most that are sampled; fewer of a large model, see `affordable`, and it is said at once.
+        weights: of the model.
 
     Attributes:
         skipped: how often samples were due while the last ones were still being made.
@@ -41,9 +44,13 @@ class Sampling:
         parts: Mapping[str, Path],
         prompts: Sequence[str],
         beside: Beside,
+        weights: int,
     ) -> None:
         self.folder, self.write, self.notes, self.parts, self.beside = folder, write, notes, parts, beside
-        self.prompts = list(prompts)
+        self.drawn = affordable(notes, weights, len(prompts))
+        self.prompts = list(prompts)[: self.drawn.prompts]
+        if prompts:
+            self._say_if_fewer(len(prompts))
         self.skipped = 0
         self._writing: threading.Thread | None = None
         self._closed = False
@@ -85,26 +92,46 @@ class Sampling:
         except OSError as error:
             logger.warning("samples after step %d are left out: %s", step, error)
             return
-        prompts, steps = affordable(self.notes, sum(value.numel() for value in model.parameters()), len(self.prompts))
-        most = self.notes["generate"]["num_inference_steps"]
-        if (prompts, steps) != (len(self.prompts), most):
-            told = prompts, len(self.prompts), steps, most
-            logger.info("samples beside this large a model are of %d of %d prompts, in %d of %d steps", *told)
         if not self._closed:
-            said = json.dumps(self.prompts[:prompts])
-            self.beside.start(f"sampling after step {step}", SAMPLER, str(weights), str(target), said, str(steps))
+            how = json.dumps(self.prompts), str(self.drawn.steps), "images" if self.drawn.images else "videos"
+            self.beside.start(f"sampling after step {step}", SAMPLER, str(weights), str(target), *how)
+
+    def _say_if_fewer(self, prompts: int) -> None:
+        drawn, most = self.drawn, self.notes["generate"]["num_inference_steps"]
+        if not drawn.prompts:
+            logger.info(
+                "no samples are made beside this large a model, even one would take more than five hours; hint: smaller clips by `clip` or "
+                "a smaller `dit.size` give some, and `kinora generate` makes those of the finished model"
+            )
+        elif (drawn.prompts, drawn.steps, drawn.images) != (prompts, most, False):
+            told = "of one frame, " if drawn.images else "", drawn.prompts, prompts, drawn.steps, most
+            logger.info("samples beside this large a model are %sof %d of %d prompts, in %d of %d steps", *told)
 
 
-def affordable(notes: Mapping[str, Any], weights: int, prompts: int) -> tuple[int, int]:
-    """Answers how many prompts are sampled beside a training, and in how many steps: fewer prompts first, where a model is large.
+@dataclass(frozen=True)
+class Drawn:
+    """How many prompts are sampled beside a training, in how many steps, and whether of one frame each."""
+
+    prompts: int
+    steps: int
+    images: bool = False
+
+
+def affordable(notes: Mapping[str, Any], weights: int, prompts: int) -> Drawn:
+    """Answers what is sampled beside a training: of a large model fewer prompts, then fewer steps, then one frame, then nothing.
 
     Args:
         notes: of the model: its shapes of latents, patches and sampling.
         weights: of the model.
         prompts: at most.
     """
-    steps: int = notes["generate"]["num_inference_steps"]
-    tokens = max(math.prod(shape[1:]) for shape in notes["latents_shapes"]) / math.prod(notes["size"]["patch_size"])
-    one_step = 2 * 2 * weights * tokens  # a multiplication and an addition, with the prompt and without
-    prompts = max(1, min(prompts, int(MOST_OPERATIONS / (one_step * steps))))
-    return prompts, max(min(steps, FEWEST_STEPS), min(steps, int(MOST_OPERATIONS / (one_step * prompts))))
+    most: int = notes["generate"]["num_inference_steps"]
+    fewest = min(most, FEWEST_STEPS)
+    shapes = notes["latents_shapes"]
+    for images, seen in ((False, shapes), (True, [shape for shape in shapes if shape[1] == 1])):
+        tokens = max((math.prod(shape[1:]) for shape in seen), default=0) / math.prod(notes["size"]["patch_size"])
+        one_step = 2 * 2 * weights * tokens  # a multiplication and an addition, with the prompt and without
+        if tokens and one_step * fewest <= TOO_MANY_OPERATIONS:
+            prompts = max(1, min(prompts, int(MOST_OPERATIONS / (one_step * most))))
+            return Drawn(prompts, max(fewest, min(most, int(MOST_OPERATIONS / (one_step * prompts)))), images)
+    return Drawn(0, 0)

@@ -267,6 +267,8 @@ def test_a_preview_leaves_a_sheet_and_a_video(folder, tmp_path):
     preview(folder, tmp_path / "out" / "step_000010", CAPTIONS)
     assert decode_clip((tmp_path / "out" / "step_000010.mp4").read_bytes()).shape == (9, 32, 64, 3)
     assert (tmp_path / "out" / "step_000010.png").stat().st_size > 0
+    preview(folder, tmp_path / "out" / "step_000020", CAPTIONS[:1], 2, images=True)
+    assert decode_clip((tmp_path / "out" / "step_000020.mp4").read_bytes()).shape == (1, 32, 32, 3)
 
 
 def test_generating_needs_no_ray_prefect_lance_or_mlflow(folder):

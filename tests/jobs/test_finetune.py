@@ -1,5 +1,6 @@
 """Which model a training goes on from: the one that is named, and after a kill the one that it began with."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,9 @@ def test_a_folder_is_taken_where_it_lies_and_without_a_name_there_is_none(model:
         base_of(run_of(tmp_path, str(tmp_path / "nowhere")), FRESHNESS)
 
 
-def test_with_a_storage_it_travels_and_is_kept_for_a_training_that_goes_on(model: Path, tmp_path: Path) -> None:
+def test_with_a_storage_it_travels_and_is_kept_for_a_training_that_goes_on(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     carried = base_of(run_of(tmp_path, str(model), tmp_path / "storage"), FRESHNESS)
     assert carried is not None
     assert carried.is_relative_to(tmp_path / "demo" / "models")
@@ -44,5 +47,10 @@ def test_with_a_storage_it_travels_and_is_kept_for_a_training_that_goes_on(model
     gone = run_of(tmp_path, str(tmp_path / "nowhere"), tmp_path / "storage")
     with pytest.raises(ModelNotFoundError):
         base_of(gone, FRESHNESS)
+    caplog.set_level(logging.INFO, logger="kinora")
     readings.write_head(gone.project, {"stage": "train_dit", "key": "key", "stands_on": {"text-to-video": digest_folder(model)}})
     assert base_of(gone, FRESHNESS) == carried
+    assert not caplog.text
+    other = run_of(tmp_path, str(text_to_video(tmp_path / "other")), tmp_path / "storage")
+    assert base_of(other, FRESHNESS) == carried
+    assert f"the training goes on from the model it began with; `{tmp_path / 'other'}` is another by now" in caplog.text

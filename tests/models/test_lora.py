@@ -1,9 +1,12 @@
 """Adapters: what they change, what stays, and how they become plain weights again."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
+from components.fitting import check_lora_rank
 from components.models.dit import DiT
 from components.models.lora import LoraLinear, adapt, adapters_of, merged_state
 from components.models.sizes import DitSize
@@ -73,3 +76,15 @@ def test_what_is_learned_is_of_the_rank() -> None:
 def test_a_rank_that_is_no_less_than_the_layer_is_refused(rank: int) -> None:
     with pytest.raises(ValueError, match=rf"`dit.lora_rank` {rank} is not below 32, .* hint: `--set dit.lora_rank=16`"):
         adapt(fresh(), rank)
+
+
+@pytest.mark.parametrize(
+    ("size", "narrowest"), [(SIZE, 32), (replace(SIZE, text_size=96), 64), (replace(SIZE, text_size=96, mlp_ratio=0.5), 32)]
+)
+def test_settings_are_refused_the_ranks_that_a_model_is(size: DitSize, narrowest: int) -> None:
+    check_lora_rank(None, size, "a model")
+    check_lora_rank(narrowest - 1, size, "a model")
+    adapt(DiT(size, latent_channels=4, text_width=8), narrowest - 1)
+    for refused in (lambda: check_lora_rank(narrowest, size, "a model"), lambda: adapt(DiT(size, 4, 8), narrowest)):
+        with pytest.raises(ValueError, match=rf"`dit.lora_rank` {narrowest} is not below {narrowest}, the width of the narrowest layer"):
+            refused()

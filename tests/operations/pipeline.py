@@ -10,6 +10,7 @@ import numpy as np
 from components.config import load_config
 from components.models.sizes import DIT_SIZES
 from components.models.weights import digest_folder, new_folder, save_folder
+from components.operations.finetune import base_model
 from components.operations.freshness import (
     Freshness,
     assess,
@@ -144,6 +145,8 @@ class Pipeline:
         elif stage in TRAIN_STAGES:
             below = {"video-vae": "train_vae", "captioner": "train_captioner"} if stage == "train_dit" else {}
             stands_on = {kind: serving_weights(trained_by, self.config, self.project) for kind, trained_by in below.items()}
+            if stage == "train_dit" and (base := base_model(self.config, self.project)) is not None:
+                stands_on["text-to-video"] = base.weights
             reads_clips = stage != "train_captioner" or self.config.captioner.pretrained is None
             pin_reading(self.project, found, self.config.model_dump(mode="json"), stands_on, reads_clips)
             with new_folder(self.project.model(stage, found.key)) as draft:

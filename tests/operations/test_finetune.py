@@ -1,11 +1,14 @@
 """Where `dit.finetune` names a model its video VAE and text encoder serve: what that leaves to do, and what cannot be trained further."""
 
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from components.models.weights import digest_folder, load_json, save_folder
-from components.operations.finetune import NoBaseError, base_model
+from components.operations.finetune import Base, NoBaseError, _found, base_model, moves
 from components.operations.freshness import (
     check_encoded,
     latents_maker,
@@ -19,6 +22,7 @@ from components.operations.freshness import (
 from components.operations.plan import SourceSpec, plan
 from components.registry.models import ModelNotFoundError
 from components.store import tables
+from components.store.project import Project
 from tests.operations.pipeline import Pipeline, settings, text_to_video
 
 WORLD = SourceSpec(None, None)
@@ -124,6 +128,69 @@ def test_another_model_of_the_same_vae_and_text_encoder_leaves_what_is_encoded(d
     assert done.stale() == ["train_dit"]
 
 
+def test_a_folder_that_is_written_anew_is_another_model(done: Pipeline, base: Path, tmp_path: Path) -> None:
+    done.config = settings(f"dit.finetune={base}")
+    done.run()
+    other = text_to_video(tmp_path / "other", base / "video-vae", base / "text-encoder")
+    shutil.rmtree(base)
+    other.rename(base)
+    _found.cache_clear()  # as a new process has it
+    assert done.stale() == ["train_dit"]
+    assert done.assess("train_dit").why == f"`{base}` is another model than it was"
+    done.run()
+    assert done.stale() == []
+
+
+@pytest.fixture
+def registered(base: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Lets every name mean one version, by its address and the digest of its weights."""
+    known = _found(Project(base.parent, "films"), str(base), None)
+
+    def means(address: str, weights: str) -> None:
+        def found(project: Project, reference: str, tracking: str | None) -> Base:
+            return replace(known, reference=reference, name=address, weights=weights)
+
+        monkeypatch.setattr("components.operations.finetune._found", found)
+
+    return means
+
+
+@pytest.mark.parametrize(
+    ("reference", "address", "leaves"),
+    [
+        ("champion", "models:/films-text-to-video/3", True),
+        ("previous-champion", "models:/films-text-to-video/3", True),
+        ("models:/films-text-to-video@champion", "models:/films-text-to-video/3", True),
+        ("models:/films-text-to-video/latest", "models:/films-text-to-video/3", True),
+        ("3", "models:/films-text-to-video/3", False),
+        ("models:/films-text-to-video/3", "models:/films-text-to-video/3", False),
+        ("models:/m-0123abc", "models:/films-text-to-video/3", False),
+        ("models:/others-text-to-video@champion", "models:/others-text-to-video/3", False),
+        ("models:/others-text-to-video/latest", "models:/others-text-to-video/3", False),
+    ],
+)
+def test_a_name_that_the_projects_own_runs_move_makes_no_training_stale(
+    reference: str, address: str, leaves: bool, done: Pipeline, registered: Callable[[str, str], None]
+) -> None:
+    done.config = settings(f'dit.finetune="{reference}"')
+    registered(address, "one")
+    base = base_model(done.config, done.project)
+    assert base is not None
+    assert moves(base, done.project) is leaves
+    done.run()
+    assert done.assess("train_dit").why == "nothing changed"
+    registered(address.replace("3", "4"), "another")
+    found = done.assess("train_dit")
+    assert found.fresh is leaves
+    if leaves:
+        assert found.why.startswith(f"nothing changed, though `{reference}` is another model by now; hint: ")
+        assert "`--set dit.finetune=models:/films-text-to-video/4`" in found.why
+        registered(address.replace("3", "4"), weights_of("train_dit", done.project))  # the one that was made of it
+        assert done.assess("train_dit").why == "nothing changed"
+    else:
+        assert found.why == f"`{reference}` is another model than it was"
+
+
 def test_what_is_no_model_or_another_kind_is_refused_before_any_stage(base: Path, tmp_path: Path) -> None:
     pipeline = Pipeline(tmp_path / "runs", f"dit.finetune={tmp_path / 'nowhere'}")
     for named, error, sentence in (
@@ -148,6 +215,10 @@ def test_what_is_no_model_or_another_kind_is_refused_before_any_stage(base: Path
         (["clip.height=36"], r"`clip.height` must be a multiple of 8, as the video VAE of `.*` is, not 36"),
         (["dit.context_parallel=4", "cluster.num_workers=4"], r"`dit.context_parallel` 4 does not divide the 2 heads of `.*`; the nearest"),
         (["dit.tokens_per_batch=7"], r"`dit.tokens_per_batch` 7 is less than the 8 tokens of a clip; hint: `--set dit.tokens_per_batch=8`"),
+        (
+            ["dit.lora_rank=64"],
+            r"`dit.lora_rank` 64 is not below 64, the width of the narrowest layer of `.*`; hint: `--set dit.lora_rank=16",
+        ),
     ],
 )
 def test_clips_and_workers_must_fit_the_model_and_not_the_settings_it_replaces(tmp_path: Path, overrides: list[str], sentence: str) -> None:

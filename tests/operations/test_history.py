@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from components.operations.history import Expected, expected, history_file, planned_steps, read_history, remember
+from components.operations.history import Expected, clips_of_steps, expected, history_file, planned_steps, read_history, remember
+from components.store import tables
 from components.store.project import Project
 from tests.operations.pipeline import settings
 
@@ -69,3 +71,17 @@ def test_few_clips_take_fewer_steps_than_are_set() -> None:
     assert planned_steps(config, "train_vae", 3) == 10
     assert planned_steps(settings("vae.pretrained=OWNER/NAME"), "train_vae", 3) == 1
     assert planned_steps(settings("vae.pretrained=OWNER/NAME", "vae.finetune=true"), "train_vae", 3) == 10
+
+
+def test_steps_see_the_clips_that_have_latents_and_text_and_before_that_those_with_captions(project: Project) -> None:
+    assert clips_of_steps(project, "train_dit", 400) == 400
+    clips = tables.clips(project)
+    clips.append([{"clip_id": f"c{number}", "keep": True, "split": "val" if number == 7 else "train"} for number in range(8)])
+    assert clips_of_steps(project, "train_dit", 7) == 7
+    clips.update([{"clip_id": f"c{number}", "caption": "a cat"} for number in (0, 1, 2, 7)])
+    assert (clips_of_steps(project, "train_dit", 7), clips_of_steps(project, "train_vae", 7)) == (3, 7)
+    encoded = {"latents": np.zeros((4, 1, 2, 2), np.float16), "latents_shape": [4, 1, 2, 2]}
+    text = {"text_embeds": np.zeros((3, 8), np.float16), "text_shape": [3, 8]}
+    clips.update([{"clip_id": f"c{number}", **encoded, **text} for number in (0, 1, 7)])
+    assert clips_of_steps(project, "train_dit", 7) == 2
+    assert clips_of_steps(project, "train_dit", 7, are_encoded=False) == 3

@@ -65,6 +65,15 @@ def test_buckets_are_the_shapes_of_the_latents_and_their_share_of_the_steps(proj
     assert found.tokens == round(10 * (128 / 3 + 2 * 96 / 3))
 
 
+def test_clips_without_a_caption_make_no_step(project: Project) -> None:
+    chosen = settings("dit.steps=1000", "dit.max_epochs=10")
+    assert arithmetic(chosen, project).steps == 30
+    mute = {"keep": True, "split": "train", "num_frames": 9, "height": 32, "width": 32}
+    latents = {"latents": np.zeros((16, 3, 4, 4), np.float16), "latents_shape": [16, 3, 4, 4]}
+    tables.clips(project).append([{"clip_id": f"mute{number}", **mute, **latents} for number in range(40)])
+    assert arithmetic(chosen, project).steps == 30
+
+
 def test_a_budget_of_tokens_fills_each_shape_for_itself(project: Project) -> None:
     found = arithmetic(settings("dit.tokens_per_batch=50"), project)
     assert [(bucket.clips, bucket.tokens) for bucket in found.buckets] == [(3, 48), (4, 48)]
@@ -180,12 +189,14 @@ def test_the_clips_are_in_the_memory_of_each_worker(project: Project, monkeypatc
                 "split": "train",
                 "latents": np.zeros((16, 1, 512, 512), np.float16),
                 "latents_shape": [16, 1, 512, 512],
+                "text_embeds": np.zeros((12, 64), np.float16),
+                "text_shape": [12, 64],
             }
         ]
     )
     more = arithmetic(settings(), project)
-    assert more.clip_bytes - found.clip_bytes == 8 * MIB
-    assert more.buckets[-1].num_bytes - found.buckets[-1].num_bytes == 8 * MIB
+    assert more.clip_bytes - found.clip_bytes == 8 * MIB + 2 * 12 * 64
+    assert more.buckets[-1].num_bytes - found.buckets[-1].num_bytes == 8 * MIB + 2 * 12 * 64
     monkeypatch.setattr(training_facts, "IN_MEMORY", more.clip_bytes - 1)
     too_many = arithmetic(settings(), project)
     assert too_many.clip_bytes == 0

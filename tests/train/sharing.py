@@ -2,6 +2,7 @@
 
 import datetime
 import itertools
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ TIMESTEPS = ("of clips", "of frames", "of tokens")
 
 def work(folder: Path, rank: int, world_size: int, port: int, trainings: Sequence[str] = ()) -> None:
     """One worker's life: it joins the group, trains one after the other and leaves."""
+    from components.models.sequence_parallel import SequenceGroup
+
     torch.set_num_threads(1)
     if world_size > 1:
         place, wait = f"tcp://127.0.0.1:{port}", datetime.timedelta(seconds=60)
@@ -37,6 +40,8 @@ def work(folder: Path, rank: int, world_size: int, port: int, trainings: Sequenc
     if world_size > 1:
         accuse(of_worker(rank, world_size, "cpu", 1, folder / "accused" / "metrics.jsonl", lambda model: model))
         divide(folder, rank)
+        told = hold_out(of_worker(rank, world_size, "cpu", 1, folder / "metrics.jsonl", lambda model: model), SequenceGroup(rank, 2))
+        (folder / f"held out {rank}.json").write_text(json.dumps(told))
         torch.distributed.destroy_process_group()
 
 
@@ -63,6 +68,24 @@ def divide(folder: Path, rank: int) -> None:
                 torch.distributed.all_reduce(value)
                 value /= 2
         save_file(found, folder / f"{timesteps} {rank}.safetensors")
+
+
+def hold_out(context: TrainContext, sequence: "SequenceGroup | None" = None) -> tuple[dict[str, float], list[int]]:
+    """The losses of three held-out clips, and how many tokens went through the first block of each pass."""
+    from components.models.dit import DiT
+    from components.models.sizes import DitSize
+    from components.train.dit_validation import HeldOut, held_out_losses
+    from tests.train.test_dit_loop import TEXT, settings
+
+    torch.manual_seed(0)
+    model = DiT(DitSize(hidden_size=64, depth=2, num_heads=2, patch_size=(1, 2, 2), text_size=32), latent_channels=4, text_width=8)
+    torch.nn.init.normal_(model.patch_out.weight, std=0.1)
+    passed: list[int] = []
+    model.blocks[0].register_forward_hook(lambda block, given, answer: passed.append(len(answer)))
+    clips = [
+        HeldOut(f"held{row}", torch.randn(4, 2, 4, 4, generator=torch.Generator().manual_seed(row)), TEXT[row], 2.0) for row in range(3)
+    ]
+    return held_out_losses(settings(context_parallel=2), model, clips, context, None, sequence), passed
 
 
 def velocities_and_gradients(sequence: "SequenceGroup | None", timesteps: str) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from components.store import tables
 from components.store.project import Project
 from components.store.tensors import StoredArrays
 from components.train.buckets import Filling
-from components.train.dit_batches import Encoded, ahead, dit_batches, pad_text, read_encoded, read_held_out
+from components.train.dit_batches import Encoded, ahead, dit_batches, pad_text, places_of_a_step, read_encoded, read_held_out
 
 PATCH = (1, 2, 2)
 SHAPES = [(4, 3, 2, 2)] * 10 + [(4, 1, 2, 2)] * 3
@@ -152,6 +152,23 @@ def test_what_is_wrong_with_a_table_is_said_by_the_step_that_reads_it(tmp_path):
         next(coming)
 
 
+@pytest.mark.parametrize(
+    ("filling", "tokens"),
+    [
+        (Filling(4), 4 * 4),
+        (Filling(4, world_size=3), 16 // 3),
+        (Filling(9), 5 * 4),  # no shape has more clips
+        (Filling(1, tokens=9), 2 * 4),
+        (Filling(1, tokens=9, packed=True), 9),
+        (Filling(1, tokens=900, packed=True), 5 * 4 + 2),
+    ],
+)
+def test_a_worker_has_so_many_places_of_the_largest_step(filling, tokens):
+    latents = [np.zeros((4, 1, 4, 4), np.float16)] * 5 + [np.zeros((4, 1, 2, 4), np.float16)]
+    encoded = Encoded(tuple("abcdef"), latents, [np.zeros((3, 8), np.float16)] * 6, [2.0] * 6)
+    assert places_of_a_step(encoded, filling, (1, 2, 2)) == 4 * tokens
+
+
 def test_what_is_held_out_is_never_learned_from(tmp_path):
     project = Project(tmp_path, "demo")
     rows = []
@@ -169,4 +186,7 @@ def test_what_is_held_out_is_never_learned_from(tmp_path):
         assert torch.equal(clip.text_embeds, torch.full((3, 5), number))
         assert clip.latents_fps == 2.0
     assert [clip.clip_id for clip in read_held_out(project, 1)] == ["clip1"]
+    extra = rows[1] | {"split": "val", "keep": True}
+    tables.clips(project).append([extra | {"clip_id": f"later{number}"} for number in range(5)])
+    assert [clip.clip_id for clip in read_held_out(project, 4)] == ["clip1", "later0", "later2", "later4"], "as far as the last"
     assert read_held_out(Project(tmp_path, "another"), 4) == []

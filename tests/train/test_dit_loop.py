@@ -333,3 +333,25 @@ def test_samples_are_asked_for_between_the_steps_with_averaged_weights(every, st
     if every:
         first, second = (asked.models[step].state_dict() for step in steps)
         assert not torch.equal(first["patch_in.weight"], second["patch_in.weight"])  # neither moved with later steps
+
+
+@pytest.mark.parametrize(("before", "skipped"), [(Asked(), 1), (None, 0)])
+def test_samples_that_were_left_out_are_counted_over_a_resume(before, skipped, tmp_path):
+    for steps, asked in ((8, before), (12, Asked())):
+        chosen, context = settings(steps=steps, sample_every=3), TrainContext.local(tmp_path)
+        train_dit(chosen, new_model(), batches(), EMPTY, Checkpoints(tmp_path), context, asked)
+    assert read_starts(tmp_path / "metrics.jsonl")[-1].step == 8
+    assert asked.skipped == read_metrics(tmp_path / "metrics.jsonl")[-1][1]["skipped_samples"] == skipped
+
+
+def test_a_sample_that_is_left_out_beside_a_checkpoint_is_in_it(tmp_path):
+    train_dit(
+        settings(sample_every=6, checkpoint_every=6),
+        new_model(),
+        batches(),
+        EMPTY,
+        Checkpoints(tmp_path),
+        TrainContext.local(tmp_path),
+        Asked(),
+    )
+    assert int(Checkpoints(tmp_path, at_most=6).newest()[1]["skipped_samples"]) == 1

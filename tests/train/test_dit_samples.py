@@ -1,19 +1,20 @@
 """Samples beside a training: what is written for them, when they are left out, and how much they may cost."""
 
-import json
 import logging
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from components.models.weights import load_tensors, save_folder, verify_folder
-from components.train.dit_samples import FEWEST_STEPS, SAMPLER, Sampling, affordable
+from components.train.dit_samples import FEWEST_STEPS, SAMPLER, Drawn, Sampling, affordable
 
 NOTES = {"generate": {"num_inference_steps": 50}, "latents_shapes": [[16, 1, 4, 4], [16, 3, 8, 8]], "size": {"patch_size": [1, 2, 2]}}
 LARGE = NOTES | {"latents_shapes": [[16, 13, 32, 32]]}
+WITH_IMAGES = NOTES | {"latents_shapes": [[16, 13, 32, 32], [16, 1, 32, 32]]}
 
 
 class Slow:
@@ -40,7 +41,8 @@ def write(folder: Path, model: nn.Module) -> None:
 def sampling(folder: Path, **changes: object) -> tuple[Sampling, Slow]:
     save_folder(folder / "vae", {"vae": {"weight": torch.ones(3)}}, {})
     beside = Slow()
-    given = {"write": write, "notes": NOTES, "parts": {"video-vae": folder / "vae"}, "prompts": ["a", "b", "c", "d"], **changes}
+    given = {"write": write, "notes": NOTES, "parts": {"video-vae": folder / "vae"}, "prompts": ["a", "b", "c", "d"]}
+    given |= {"weights": 1000, **changes}
     return Sampling(folder / "samples", beside=beside, **given), beside  # type: ignore[arg-type]
 
 
@@ -57,7 +59,15 @@ def test_a_sampler_is_given_the_weights_and_links_to_what_stays(tmp_path: Path) 
         samples(step, model)
         written(samples)
         folder, target = tmp_path / "samples" / ".weights", tmp_path / "samples" / f"step_{step:06d}"
-        assert beside.started[-1] == (f"sampling after step {step}", SAMPLER, str(folder), str(target), '["a", "b", "c", "d"]', "50")
+        assert beside.started[-1] == (
+            f"sampling after step {step}",
+            SAMPLER,
+            str(folder),
+            str(target),
+            '["a", "b", "c", "d"]',
+            "50",
+            "videos",
+        )
         assert torch.equal(load_tensors(folder, "dit")["weight"], model.weight)
         verify_folder(folder / "video-vae")
         assert (folder / "video-vae").is_symlink()
@@ -110,16 +120,38 @@ def test_without_prompts_nothing_is_wanted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("notes", "weights", "expected"),
-    [(NOTES, 5_000_000, (4, 50)), (LARGE, 100_000_000, (3, 50)), (LARGE, 500_000_000, (1, 30)), (LARGE, 14_000_000_000, (1, FEWEST_STEPS))],
+    [
+        (NOTES, 5_000_000, Drawn(4, 50)),
+        (LARGE, 100_000_000, Drawn(3, 50)),
+        (LARGE, 500_000_000, Drawn(1, 30)),
+        (LARGE, 5_000_000_000, Drawn(1, FEWEST_STEPS)),
+        (WITH_IMAGES, 5_000_000_000, Drawn(1, FEWEST_STEPS)),
+        (WITH_IMAGES, 14_000_000_000, Drawn(1, 13, images=True)),
+        (LARGE, 14_000_000_000, Drawn(0, 0)),
+        (WITH_IMAGES, 140_000_000_000, Drawn(0, 0)),
+    ],
 )
-def test_the_larger_a_model_the_fewer_prompts_and_then_steps(notes: dict[str, object], weights: int, expected: tuple[int, int]) -> None:
+def test_the_larger_a_model_the_fewer_prompts_and_then_steps_and_then_frames(notes: dict[str, Any], weights: int, expected: Drawn) -> None:
     assert affordable(notes, weights, 4) == expected
 
 
-def test_a_large_model_is_said_to_have_fewer_samples(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    samples, beside = sampling(tmp_path, notes=LARGE | {"latents_shapes": [[16, 10**10, 32, 32]]})
+def test_a_large_model_is_said_to_have_fewer_samples_once_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="kinora"):
+        samples, beside = sampling(tmp_path, notes=WITH_IMAGES, weights=14_000_000_000)
+        assert "samples beside this large a model are of one frame, of 1 of 4 prompts, in 13 of 50 steps" in caplog.text
+        caplog.clear()
         samples(5, nn.Linear(2, 2))
         written(samples)
-    assert "samples beside this large a model are of 1 of 4 prompts, in 10 of 50 steps" in caplog.text
-    assert json.loads(beside.started[0][-2]) == ["a"]
+    assert not caplog.text
+    assert beside.started[0][-3:] == ('["a"]', "13", "images")
+
+
+def test_a_model_too_large_for_any_sample_is_said_to_have_none_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="kinora"):
+        samples, _ = sampling(tmp_path, notes=LARGE, weights=14_000_000_000)
+        assert not samples.is_wanted(5)
+        assert not samples.is_wanted(10)
+        sampling(tmp_path, notes=LARGE, weights=14_000_000_000, prompts=[])  # of which none were asked for
+    assert len(caplog.records) == 1
+    assert "no samples are made beside this large a model" in caplog.text
+    assert samples.skipped == 0

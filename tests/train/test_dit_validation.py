@@ -1,6 +1,7 @@
 """The held-out loss: a closed form, the same for any number of workers, and no trace in the training."""
 
 import math
+from dataclasses import replace
 from statistics import NormalDist
 
 import pytest
@@ -8,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from components.diffusion.flow_matching import timestep_quantiles
+from components.models.dit import DiT
+from components.models.sequence_parallel import SequenceGroup
 from components.train.checkpoint import Checkpoints
 from components.train.context import TrainContext, nothing_to_report, read_metrics
 from components.train.dit_loop import train_dit
 from components.train.dit_validation import HeldOut, held_out_losses
-from tests.train.test_dit_loop import EMPTY, LATENTS, TEXT, batches, new_model, settings
+from tests.train.test_dit_loop import EMPTY, LATENTS, SIZE, TEXT, batches, new_model, settings
 
 ALONE = TrainContext(0, 1, "cpu", 1, nothing_to_report, lambda model: model)
 CLIPS = [HeldOut(f"clip{row}", LATENTS[row], TEXT[row], 2.0) for row in range(3)]
@@ -49,6 +52,47 @@ def test_long_clips_are_taken_in_parts_to_the_same_end(monkeypatch: pytest.Monke
     whole = held_out_losses(settings(), model, CLIPS, ALONE)
     monkeypatch.setattr("components.train.dit_validation.PLACES_AT_ONCE", 2 * LATENTS[0, 0].numel())
     assert held_out_losses(settings(), model, CLIPS, ALONE) == pytest.approx(whole, rel=1e-5)
+
+
+def test_no_more_is_held_out_at_once_than_a_step_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, places = Divided(), LATENTS[0, 0].numel()
+    for step, parts in ((None, [9]), (20 * places, [9]), (4 * places, [4, 4, 1]), (places - 1, [1] * 9)):
+        model.seen.clear()
+        held_out_losses(settings(), model, CLIPS[:1], ALONE, step_places=step)
+        assert [len(noisy) for _, noisy in model.seen] == parts
+    monkeypatch.setattr("components.train.dit_validation.PLACES_AT_ONCE", 3 * places)
+    model.seen.clear()
+    held_out_losses(settings(), model, CLIPS[:1], ALONE, step_places=4 * places)
+    assert [len(noisy) for _, noisy in model.seen] == [3, 3, 3]
+
+
+class Divided(DiT):
+    """Keeps what it is given and by which workers it is shared out; says that every clip stays where it is."""
+
+    def __init__(self) -> None:
+        super().__init__(SIZE, latent_channels=4, text_width=8)
+        self.seen: list[tuple[SequenceGroup | None, Tensor]] = []
+
+    def forward(self, noisy: Tensor, *told: object) -> Tensor:  # type: ignore[override]
+        self.seen.append((self.sequence, noisy))
+        return torch.zeros_like(noisy)
+
+
+def test_workers_that_share_out_tokens_are_held_out_the_same_clips_at_the_same_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = held_out_losses(settings(), Divided(), CLIPS, ALONE)
+    monkeypatch.setattr("components.train.dit_validation.mean_over_workers", lambda values, context: values)
+    told, seen = [], []
+    for rank in range(4):
+        model, group = Divided(), SequenceGroup(rank % 2, 2)
+        told.append(held_out_losses(settings(context_parallel=2), model, CLIPS, replace(ALONE, rank=rank, world_size=4), None, group))
+        assert [sequence for sequence, _ in model.seen] == [group, group]
+        assert model.sequence is None, "or no copy of it could be made"
+        seen.append([noisy for _, noisy in model.seen])
+    assert all(map(torch.equal, seen[0], seen[1]))
+    assert all(map(torch.equal, seen[2], seen[3]))
+    assert not torch.equal(seen[0][0], seen[2][0])
+    for name, value in whole.items():
+        assert sum(each[name] for each in told) / 4 == pytest.approx(value)
 
 
 def test_it_is_reported_when_it_is_due_and_the_training_does_not_notice(tmp_path) -> None:

@@ -1,5 +1,6 @@
 """The loops on two workers: the same steps as one worker's, although five clips do not divide."""
 
+import json
 import multiprocessing
 import shutil
 import socket
@@ -10,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from components.train.checkpoint import Checkpoints
-from components.train.context import read_metrics, read_starts
+from components.train.context import TrainContext, nothing_to_report, read_metrics, read_starts
 from components.train.quarantine import NAME, read_quarantine
-from tests.train.sharing import STEPS, TIMESTEPS, TRAININGS, velocities_and_gradients, work
+from tests.train.sharing import STEPS, TIMESTEPS, TRAININGS, hold_out, velocities_and_gradients, work
 
 pytestmark = pytest.mark.slow
 
@@ -89,6 +90,14 @@ def test_a_clip_of_any_worker_is_blamed_among_all_of_the_batch(by_two: Path) -> 
         "a clip of the other worker": "step 4",
         **dict.fromkeys("abcd", "step 9"),
     }
+
+
+def test_two_workers_share_out_the_tokens_of_held_out_clips(by_two: Path) -> None:
+    alone, tokens = hold_out(TrainContext(0, 1, "cpu", 1, nothing_to_report, lambda model: model))
+    for rank in range(2):
+        together, of_worker = json.loads((by_two / f"held out {rank}.json").read_text())
+        assert together == pytest.approx(alone, rel=1e-4)
+        assert of_worker == [count // 2 for count in tokens]
 
 
 @pytest.mark.parametrize("timesteps", TIMESTEPS)
