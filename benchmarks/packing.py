@@ -31,7 +31,7 @@ from components.config import load_config
 from components.ingest.scenes import FindPieces
 from components.ingest.shapes import Piece, Plan, plan_shapes
 from components.ingest.sources import find_sources
-from components.models.dit import pad_to_patches, patchify, token_grid
+from components.models.patches import pad_to_patches, patchify, token_grid
 from components.sections import Config
 from components.train.buckets import Filling, first_epoch
 from components.train.dit_batches import Encoded, dit_batches

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from components.diffusion.samplers import Velocity
-from components.models.dit import DiT, mask_of_padding
+from components.models.dit import DiT
 from components.models.step_cache import StepCache
+from components.models.text_refiner import mask_of_padding
 
 if TYPE_CHECKING:
     from components.encode.text import TextEncoder

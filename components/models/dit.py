@@ -18,11 +18,13 @@ from torch.utils.checkpoint import checkpoint
 from components.models.attention import Attention, FeedForward
 from components.models.linear import Linear
 from components.models.packing import Run, join, parts_of, runs_of_batches
+from components.models.patches import pad_to_patches, patchify, token_grid, unpatchify
 from components.models.precision import round_weights
 from components.models.rotary import token_angles, token_places
 from components.models.sequence_parallel import SequenceGroup, Share
-from components.models.sizes import TEXT_HEAD_SIZE, DitSize
+from components.models.sizes import DitSize
 from components.models.step_cache import StepCache
+from components.models.text_refiner import TextRefiner, masked_mean
 from components.models.weights import load_json, load_tensors
 
 TIME_FREQUENCIES = 128
@@ -261,39 +263,6 @@ class Block(nn.Module):
         return list(zip(*own, strict=True))
 
 
-class TextRefiner(nn.Module):
-    """Brings a text encoder's token embeddings to the model's own terms: every token sees the whole text."""
-
-    def __init__(self, text_width: int, text_size: int, depth: int) -> None:
-        super().__init__()
-        self.norm_in = nn.LayerNorm(text_width)
-        self.into = Linear(text_width, text_size)
-        self.blocks = nn.ModuleList(RefinerBlock(text_size) for _ in range(depth))
-        self.norm_out = nn.LayerNorm(text_size)
-
-    def forward(self, text_embeds: Tensor, text_mask: Tensor | None) -> Tensor:
-        """(B, S, text_width) -> (B, S, text_size)."""
-        x = self.into(self.norm_in(text_embeds))
-        for block in self.blocks:
-            x = block(x, text_mask)
-        return self.norm_out(x)
-
-
-class RefinerBlock(nn.Module):
-    """A plain transformer block whose attention sees a text's own tokens only."""
-
-    def __init__(self, text_size: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(text_size)
-        self.attention = Attention(text_size, max(1, text_size // TEXT_HEAD_SIZE))
-        self.feed_forward_norm = nn.LayerNorm(text_size)
-        self.feed_forward = FeedForward(text_size, 4 * text_size)
-
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = x + self.attention(self.norm(x), mask=mask)
-        return x + self.feed_forward(self.feed_forward_norm(x))
-
-
 def modulate(x: Tensor, runs: Sequence[Run], shifts: Sequence[Tensor], scales: Sequence[Tensor]) -> Tensor:
     """Normalises packed tokens (N, D), times 1 + the scale of their run, plus its shift.
 
@@ -329,19 +298,6 @@ def _by_timestep(part: Tensor, told: Tensor) -> Tensor:
     return part.unflatten(1, (told.shape[1], -1))
 
 
-def mask_of_padding(mask: Tensor, device: str | torch.device) -> Tensor | None:
-    """Answers a mask (B, S) of the CPU on a device, or None where all of it is text: a GPU attends to that in three quarters the time."""
-    return None if bool(mask.all()) else mask.to(device)
-
-
-def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Answers the mean of the tokens (B, S, C) that a mask (B, S) keeps, (B, C)."""
-    if mask is None:
-        return x.mean(dim=1)
-    weights = mask.to(x.dtype)[..., None]
-    return (x * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
-
-
 def frequencies(places: Tensor, count: int, longest: float = 10000.0) -> Tensor:
     """Answers sines and cosines of places at `count` frequencies from 1 down to 1 / longest: (...) -> (..., 2 * count)."""
     rates = torch.exp(-math.log(longest) * torch.arange(count, device=places.device, dtype=torch.float32) / count)
@@ -357,32 +313,6 @@ def positions(places: Tensor, hidden_size: int) -> Tensor:
     count = hidden_size // 6  # frequencies an axis; what does not divide stays zero
     code = frequencies(places, count, longest=100.0).flatten(1)
     return F.pad(code, (0, hidden_size - code.shape[-1]))
-
-
-def token_grid(lengths: torch.Size | tuple[int, ...], patch_size: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Answers how many tokens latents of (frames, height, width) make along each axis, rounded up."""
-    frames, rows, columns = (math.ceil(length / patch) for length, patch in zip(lengths, patch_size, strict=True))
-    return frames, rows, columns
-
-
-def pad_to_patches(latents: Tensor, patch_size: tuple[int, int, int]) -> Tensor:
-    """Adds zeros behind each axis of (B, C, T, H, W) up to whole patches."""
-    pads = [-length % patch for length, patch in zip(latents.shape[2:], patch_size, strict=True)]
-    return F.pad(latents, (0, pads[2], 0, pads[1], 0, pads[0])) if any(pads) else latents
-
-
-def patchify(latents: Tensor, patch_size: tuple[int, int, int]) -> Tensor:
-    """Cuts latents into tokens: b c (t pt) (h ph) (w pw) -> b (t h w) (c pt ph pw)."""
-    (pt, ph, pw), (batch, channels, frames, height, width) = patch_size, latents.shape
-    split = latents.view(batch, channels, frames // pt, pt, height // ph, ph, width // pw, pw)
-    return split.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(1, 3)
-
-
-def unpatchify(tokens: Tensor, grid: tuple[int, int, int], patch_size: tuple[int, int, int]) -> Tensor:
-    """Puts tokens together again: b (t h w) (c pt ph pw) -> b c (t pt) (h ph) (w pw)."""
-    (pt, ph, pw), (frames, rows, columns) = patch_size, grid
-    split = tokens.view(len(tokens), frames, rows, columns, -1, pt, ph, pw).permute(0, 4, 1, 5, 2, 6, 3, 7)
-    return split.reshape(len(tokens), -1, frames * pt, rows * ph, columns * pw)
 
 
 def load_dit(folder: Path, device: str = "cpu") -> tuple[DiT, dict[str, Any]]:

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from components.diffusion.flow_matching import interpolate, sample_timesteps, shift_of, shift_timesteps, velocity_loss
 from components.diffusion.tasks import deal_tasks, kept_frames
-from components.models.dit import Block, DiT, mask_of_padding
+from components.models.dit import Block, DiT
 from components.models.precision import mixed_precision
+from components.models.text_refiner import mask_of_padding
 from components.train.checkpoint import Checkpoints, load_optimizer_tensors, newest_of_all, training_tensors, weights_in
 from components.train.context import TrainContext
 from components.train.context_parallel import as_group, sequence_group

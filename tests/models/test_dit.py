@@ -7,10 +7,12 @@ import torch
 from torch import nn
 
 from components.models import attention
-from components.models.dit import DiT, dit_size, load_dit, mask_of_padding, pad_to_patches, patchify, positions, token_grid, unpatchify
+from components.models.dit import DiT, dit_size, load_dit, positions
 from components.models.lora import adapt
+from components.models.patches import pad_to_patches, patchify, token_grid, unpatchify
 from components.models.rotary import token_places
 from components.models.sizes import DIT_SIZES, DitSize
+from components.models.text_refiner import mask_of_padding
 from components.models.weights import DamagedFolderError, save_folder
 
 SIZE = DitSize(hidden_size=48, depth=2, num_heads=2, patch_size=(1, 2, 2), text_size=32)
