@@ -7,6 +7,7 @@ another. MLflow takes that from `load_model(..., model_config=...)` or from MLFL
 
 import base64
 import importlib
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,9 @@ class KinoraModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
     def load_context(self, context: Any) -> None:
         config = dict(context.model_config)
         load = KINDS[config.pop("kind")]
-        self.apply = load(Path(context.artifacts["weights"]), device_of(config.pop("device", None)), **config)
+        weights = Path(context.artifacts["weights"])
+        _leave_path(weights.parent.parent / "code")
+        self.apply = load(weights, device_of(config.pop("device", None)), **config)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         return self.apply(model_input, params or {})
@@ -165,6 +168,16 @@ def device_of(named: str | None) -> str:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"`device` is `{named}`, which is not to be had here; hint: `cpu`, or null for a GPU if there is one") from error
     return named
+
+
+def _leave_path(code: Path) -> None:
+    """Takes the code beside a model off the path of imports again, where Kinora runs from elsewhere.
+
+    MLflow puts it first, and it is a part of Kinora only: a process started from this one would find no other part.
+    """
+    running = importlib.import_module("components").__file__
+    if running and not Path(running).resolve().is_relative_to(code.resolve()):
+        sys.path[:] = [place for place in sys.path if Path(place).resolve() != code.resolve()]
 
 
 def _named(module: str, name: str) -> Any:

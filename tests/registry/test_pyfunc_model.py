@@ -2,6 +2,7 @@
 
 import base64
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -105,7 +106,9 @@ def test_a_registered_model_is_sampled_as_it_was_evaluated_and_where_it_is_told_
         found: dict[str, Any] = json.loads(read_metadata(tmp_path / "made.mp4")["comment"])["settings"]
         return found
 
+    before = list(sys.path)
     model = mlflow.pyfunc.load_model(uri, model_config={"device": "cpu"})
+    assert sys.path == before  # a process started from here finds Kinora, not the part of it that is beside the model
     for params, steps in (({}, 2), ({"num_inference_steps": 1}, 1)):
         said = settings(model, params)
         assert (said["num_inference_steps"], said["guidance_scale"]) == (steps, 7.0)
