@@ -5,14 +5,15 @@ Run: python -m benchmarks.dit_speed [--shape demo long] [--compile] [--precision
 
 Both have the same width, depth, heads, feed-forward and patches, and see the same latents, timesteps and text, so as many tokens. A
 training step is forward, backward, clipping and AdamW; a step of sampling is one forward pass in inference mode with and without the
-prompt. On a CPU the two take turns, and what counts is the median of the pairs' ratios, in float32, as Kinora trains there, at two
-shapes: `demo` is what the demo trains, 32 clips of three tokens with captions as wide as its captioner's, where Wan does 1.40 times our
-FLOPs, since it widens the text; `long` is one clip of 1280 tokens and a text as wide as the model, at which both do the same work. On a
-GPU, in bfloat16, they run one after the other at the shape of 1.3B parameters on clips of 17x480x832 (latents 5x60x104, 7800 tokens),
-with model FLOPs (counted by torch in one forward pass, three times over for a training step) as a share of a matmul's rate in the same
-run, and peaks of memory. bfloat16 is that of autocast, for both; on a GPU both sample with weights in bfloat16, as `load_dit` and
-`from_pretrained` have them, with nothing of a training beside them. With `--compile` the blocks of both are compiled, each as its makers
-do it. The process is one as trainings are. Needs torch, diffusers, pydantic and PyYAML. The last line is one JSON object.
+prompt, five behind one another: ours reads the text in the first of them, as it does in the first of the 20 or 50 that samplers take. On
+a CPU the two take turns, and what counts is the median of the pairs' ratios, in float32, as Kinora trains there, at two shapes: `demo` is
+what the demo trains, 32 clips of three tokens with captions as wide as its captioner's, where Wan does more FLOPs, since it widens the
+text; `long` is one clip of 1280 tokens and a text as wide as the model, at which both do the same work. On a GPU, in bfloat16, they run one
+after the other at the shape of 1.3B parameters on clips of 17x480x832 (latents 5x60x104, 7800 tokens), with model FLOPs (counted by torch
+in one forward pass, three times over for a training step) as a share of a matmul's rate in the same run, and peaks of memory. bfloat16 is
+that of autocast, for both; on a GPU both sample with weights in bfloat16, as `load_dit` and `from_pretrained` have them, with nothing of a
+training beside them. With `--compile` the blocks of both are compiled, each as its makers do it. The process is one as trainings are. Needs
+torch, diffusers, pydantic and PyYAML. The last line is one JSON object.
 """
 
 import argparse
@@ -39,15 +40,16 @@ from components.diffusion.flow_matching import interpolate, velocity_loss
 from components.models.dit import DiT
 from components.models.precision import round_weights
 from components.models.sizes import DIT_SIZES, DitSize
+from components.models.text_refiner import KeptText
 from components.train.optim import adamw_for, clip_gradients
 
 BARS = {False: 1.25, True: 1.0}  # times the peer's rate, eager and compiled
 MATMUL_BAR, MEMORY_BAR, PARAMETERS_APART = 0.5, 1.0, 0.05
 TIME_STEPS = 1000.0  # of the peer's clock
 LATENTS_FPS = 4.0
-AT_ONCE = 5  # steps on a GPU
 CLIPPED = 1e-2  # a norm that the gradients of both are longer than, so that both are clipped
-PARTS = ("training step", "sampling step")
+PARTS = {"training step": 1, "sampling step": 5}  # and how many are taken one behind the other
+AT_ONCE = 5  # steps on a GPU
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,9 @@ class Wan(nn.Module):
             cross_attn_norm=True,  # as published
         )
 
-    def forward(self, noisy: Tensor, t: Tensor, text_embeds: Tensor, text_mask: None, latents_fps: float) -> Tensor:
+    def forward(
+        self, noisy: Tensor, t: Tensor, text_embeds: Tensor, text_mask: None, latents_fps: float, step_cache: None = None, kept: Any = None
+    ) -> Tensor:
         kind = self.net.patch_embedding.weight.dtype
         return self.net(noisy.to(kind), t * TIME_STEPS, text_embeds.to(kind), return_dict=False)[0]
 
@@ -109,7 +113,7 @@ class Runs:
     """One of the two, ready to take steps.
 
     Attributes:
-        steps: by the name of what it is a step of.
+        steps: by the name of what it is a step of, that many of them which `PARTS` says.
     """
 
     model: nn.Module
@@ -119,7 +123,7 @@ class Runs:
 def runs_of(name: str, shape: Shape, device: str, precision: str, compiled: bool = False) -> Runs:
     """Answers a model that is trained, and sampled with the weights that it is trained with."""
     model, inputs = new_model(name, shape, device, compiled), inputs_of(shape, device)
-    steps = training_step(model, inputs, device, precision), sampling_step(model, inputs, device, precision)
+    steps = training_step(model, inputs, device, precision), sampling_steps(model, inputs, device, precision)
     return Runs(model, dict(zip(PARTS, steps, strict=True)))
 
 
@@ -165,53 +169,64 @@ def training_step(model: nn.Module, inputs: Inputs, device: str, precision: str)
     return train
 
 
-def sampling_step(model: nn.Module, inputs: Inputs, device: str, precision: str) -> Callable[[], None]:
+def sampling_steps(model: nn.Module, inputs: Inputs, device: str, precision: str) -> Callable[[], None]:
     @torch.inference_mode()
     def sample() -> None:
-        noise, t = torch.cat([inputs.noise, inputs.noise]), torch.cat([inputs.t, inputs.t])
-        with in_precision(device, precision):
-            with_text, without = model(noise, t, inputs.embeds, None, LATENTS_FPS).chunk(2)
-        torch.lerp(without, with_text, 4.0)
+        kept = KeptText()
+        for _ in range(PARTS["sampling step"]):
+            noise, t = torch.cat([inputs.noise, inputs.noise]), torch.cat([inputs.t, inputs.t])
+            with in_precision(device, precision):
+                with_text, without = model(noise, t, inputs.embeds, None, LATENTS_FPS, None, kept).chunk(2)
+            torch.lerp(without, with_text, 4.0)
 
     return sample
 
 
 def sampler_of(name: str, shape: Shape, device: str, compiled: bool) -> Callable[[], None]:
-    """Answers a step of a model as it is loaded for a GPU: ours in mixed precision, the peer in what its weights are in."""
+    """Answers steps of a model as it is loaded for a GPU: ours in mixed precision, the peer in what its weights are in."""
     model = new_model(name, shape, device, compiled).eval().requires_grad_(False)
     model.round_weights() if isinstance(model, Wan) else round_weights(model)
-    return sampling_step(model, inputs_of(shape, device), device, "float32" if name == "wan" else "bfloat16")
+    return sampling_steps(model, inputs_of(shape, device), device, "float32" if name == "wan" else "bfloat16")
 
 
 def in_precision(device: str, precision: str) -> torch.autocast:
     return torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def laps_of(step: Callable[[], Any], seconds: float) -> list[float]:
+def laps_of(part: str, steps: Callable[[], Any], seconds: float) -> list[float]:
     """Answers a GPU's seconds a step, of several at a time: neither a training nor a sampler waits for the end of each."""
 
     def several() -> None:
-        for _ in range(AT_ONCE):
-            step()
+        for _ in range(AT_ONCE // PARTS[part]):
+            steps()
         torch.cuda.synchronize()
 
     return [lap / AT_ONCE for lap in lasting(several, seconds)]
 
 
-def flops_of(shape: Shape, device: str, name: str = "ours") -> int:
-    """Counts the model FLOPs of a forward pass of one batch."""
+def flops_of(shape: Shape, device: str, name: str = "ours", kept: KeptText | None = None) -> int:
+    """Counts the model FLOPs of a forward pass of one batch.
+
+    Args:
+        kept: of a pass before; None: the text is read.
+    """
     model = new_model(name, shape, device)
     noisy, t = torch.zeros(shape.batch_size, *shape.latents, device=device), torch.zeros(shape.batch_size, device=device)
     embeds = torch.zeros(shape.batch_size, *shape.text, device=device)
     with counting() as counter, torch.no_grad():
-        model(noisy, t, embeds, None, LATENTS_FPS)
+        model(noisy, t, embeds, None, LATENTS_FPS, None, kept)
     return int(counter.get_total_flops())
 
 
-def flops_of_both(shape: Shape, device: str) -> dict[str, int]:
-    """Counts those of ours and of the peer, which differ by what each makes of the text, and prints them."""
-    flops = {name: flops_of(shape, device, name) for name in ("ours", "wan")}
-    print(f"a forward pass: ours {flops['ours'] / 1e9:.1f} GFLOP, wan {flops['wan'] / 1e9:.1f}")
+def flops_of_both(shape: Shape, device: str) -> dict[tuple[str, str], float]:
+    """Counts those of each kind of step of ours and of the peer, which differ by what each makes of the text, and prints them."""
+    flops: dict[tuple[str, str], float] = {}
+    for name in ("ours", "wan"):
+        kept, steps = KeptText(), PARTS["sampling step"]
+        first, next_ = (flops_of(shape, device, name, kept) for _ in range(2))
+        flops[name, "training step"] = 3.0 * first  # the way back is twice the way there
+        flops[name, "sampling step"] = 2.0 * (first + (steps - 1) * next_) / steps  # guidance doubles
+        print(f"{name}: {first / 1e9:.1f} GFLOP a forward pass, {next_ / 1e9:.1f} where the text is read")
     return flops
 
 
@@ -222,7 +237,7 @@ def in_turns(both: dict[str, Runs], part: str, repeats: int) -> dict[str, list[f
         for name in sorted(both, reverse=bool(round_ % 2)):
             began = time.perf_counter()
             both[name].steps[part]()
-            laps[name].append(time.perf_counter() - began)
+            laps[name].append((time.perf_counter() - began) / PARTS[part])
     return {name: found[1:] for name, found in laps.items()}
 
 
@@ -239,7 +254,7 @@ def on_cpu(shape: Shape, precisions: list[str], compiled: bool, repeats: int) ->
             ratios = [wan / ours for ours, wan in zip(laps["ours"], laps["wan"], strict=True)]
             what = f"{part}, {precision}"
             for name, found in laps.items():
-                figures |= step_figures(name, part, precision, statistics.median(found), shape, flops[name], rate)
+                figures |= step_figures(name, part, precision, statistics.median(found), shape, flops[name, part], rate)
             print(f"{what}: {statistics.median(ratios):.3f} times wan's rate, pairs from {min(ratios):.3f} to {max(ratios):.3f}")
             figures |= rate_figure(what, statistics.median(ratios), compiled)
     return figures
@@ -263,9 +278,9 @@ def on_gpu(shape: Shape, compiled: bool, seconds: float) -> dict[str, Any]:
         step()  # compiles
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        laps[name, part] = statistics.median(laps_of(step, seconds)[1:])
+        laps[name, part] = statistics.median(laps_of(part, step, seconds)[1:])
         peaks[name, part] = torch.cuda.max_memory_allocated() / 2**30
-        figures |= step_figures(name, part, "bfloat16", laps[name, part], shape, flops[name], rate)
+        figures |= step_figures(name, part, "bfloat16", laps[name, part], shape, flops[name, part], rate)
         figures[f"{name}, {part}, peak GiB"] = told(peaks[name, part])
         print(f"{name}, {part}: peak {peaks[name, part]:.2f} GiB", flush=True)
         del step
@@ -280,17 +295,16 @@ def on_gpu(shape: Shape, compiled: bool, seconds: float) -> dict[str, Any]:
     return figures | parameters_of(sizes)
 
 
-def step_figures(name: str, part: str, precision: str, lap: float, shape: Shape, flops: int, rate: float) -> dict[str, Any]:
-    passes = {"training step": 3, "sampling step": 2}[part]  # forward passes' worth of FLOPs: the way back is two, guidance doubles
+def step_figures(name: str, part: str, precision: str, lap: float, shape: Shape, flops: float, rate: float) -> dict[str, Any]:
     tokens = shape.batch_size * shape.tokens * (2 if part == "sampling step" else 1)
-    share = passes * flops / lap / rate
+    share = flops / lap / rate
     what = f"{name}, {part}, {precision}"
     print(f"{what}: {lap * 1e3:.1f} ms, {tokens / lap:.0f} tokens a second, {share:.1%} of matmul")
     return {f"{what}, tokens a second": told(tokens / lap), f"{what}, share of matmul": told(share)}
 
 
-def flops_figure(flops: dict[str, int]) -> dict[str, Any]:
-    return {"wan's model FLOPs over ours": told(flops["wan"] / flops["ours"])}
+def flops_figure(flops: dict[tuple[str, str], float]) -> dict[str, Any]:
+    return {f"{part}, wan's model FLOPs over ours": told(flops["wan", part] / flops["ours", part]) for part in PARTS}
 
 
 def rate_figure(what: str, times: float, compiled: bool) -> dict[str, Any]:

@@ -73,6 +73,7 @@ class Wan(nn.Module):
         text_mask: Tensor | None,
         latents_fps: Tensor | float,
         step_cache: None = None,
+        kept_text: object = None,
     ) -> Tensor:
         told = text_embeds if text_mask is None else text_embeds * text_mask[..., None]
         timestep = 1000.0 * t.view(len(noisy), -1)[:, 0]

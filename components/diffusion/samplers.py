@@ -99,7 +99,7 @@ def unipc(velocity: Velocity, noise: Tensor, timesteps: Tensor, on_step: Callabl
 
 def _towards(sample: Tensor, clip: Tensor, t: Tensor, following: Tensor) -> Tensor:
     """Answers where a sample at t is at the next timestep when the clip is seen there all the way."""
-    return torch.lerp(clip, sample, (following / t).to(sample))
+    return torch.lerp(clip, sample, float(following / t))
 
 
 def _log_ratios(timesteps: Tensor) -> list[float]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from components.diffusion.samplers import Velocity
 from components.models.dit import DiT
 from components.models.step_cache import StepCache
-from components.models.text_refiner import mask_of_padding
+from components.models.text_refiner import KeptText, mask_of_padding
 
 if TYPE_CHECKING:
     from components.encode.text import TextEncoder
@@ -64,6 +64,8 @@ def told_velocity(
 ) -> Velocity:
     """Answers the velocity of a batch under guidance, with and without the prompt in one pass of the model.
 
+    What it answers reads the prompts at its first step. It sends nothing to a GPU, which would have to end the step before to take it.
+
     Args:
         embeds, mask: (B + 1, S, C) and (B + 1, S), this of the CPU: the prompts, and last the negative one.
         latents_fps: frames of latents a second.
@@ -75,21 +77,23 @@ def told_velocity(
     own_mask, both_mask = (
         mask_of_padding(part, embeds.device) for part in (mask[:count], torch.cat([mask[:count], mask[count:].expand(count, -1)]))
     )
+    own, both = KeptText(), KeptText()
 
     def velocity(noisy: Tensor, t: Tensor) -> Tensor:
         if not guidance.holds_at(float(t)):
-            return still(model(noisy, times(noisy, t, count), embeds[:count], own_mask, latents_fps, step_cache))
+            return still(model(noisy, times(noisy, t, count), embeds[:count], own_mask, latents_fps, step_cache, own))
         twice = torch.cat([noisy, noisy])
-        told, without = model(twice, times(noisy, t, 2 * count), both_embeds, both_mask, latents_fps, step_cache).chunk(2)
+        told, without = model(twice, times(noisy, t, 2 * count), both_embeds, both_mask, latents_fps, step_cache, both).chunk(2)
         guided = without + guidance.scale * (told - without)
         if guidance.rescale:
-            guided = guided * torch.lerp(torch.ones(()).to(guided), spread(told) / spread(guided), guidance.rescale)
+            guided = guided * torch.lerp(guided.new_ones(()), spread(told) / spread(guided), guidance.rescale)
         return still(guided)
 
     def times(noisy: Tensor, t: Tensor, samples: int) -> Tensor:
+        everywhere = noisy.new_full((), float(t))
         if kept is None:
-            return t.to(noisy).expand(samples)
-        return (~kept[:: model.size.patch_size[0]] * t.to(noisy)).expand(samples, -1)  # (B, frames of tokens)
+            return everywhere.expand(samples)
+        return (~kept[:: model.size.patch_size[0]] * everywhere).expand(samples, -1)  # (B, frames of tokens)
 
     def still(of: Tensor) -> Tensor:
         return of if kept is None else of.masked_fill(kept[:, None, None], 0.0)

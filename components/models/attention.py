@@ -12,6 +12,8 @@ from components.models.packing import Run, join, parts_of
 from components.models.rotary import rotate
 from components.models.sequence_parallel import Share
 
+Heads = tuple[Tensor, Tensor]  # keys and values, each (..., heads, D / heads)
+
 FEW_KEYS = 32  # so many or fewer are attended to without blocks on a CPU
 
 
@@ -59,15 +61,24 @@ class Attention(nn.Module):
         attended = join([attend(*of_run) for of_run in zip(*parts, strict=True)])
         return self.out((share.to_tokens(attended) if share else attended).flatten(1))
 
-    def to_text(self, x: Tensor, runs: Sequence[Run], text: Tensor, mask: Tensor | None) -> Tensor:
-        """Attends from each token of packed clips, x (N, D), to the text of its clip, of (clips, S, C) and mask (clips, S)."""
+    def to_text(self, x: Tensor, runs: Sequence[Run], text: Tensor | Heads, mask: Tensor | None) -> Tensor:
+        """Attends from each token of packed clips, x (N, D), to the text of its clip, of (clips, S, C) and mask (clips, S).
+
+        Args:
+            text: in place of it there may be what `keys_values` answered of it.
+        """
         query, key, value = self._heads(x, text)
         queries = zip(runs, parts_of(query, runs), strict=True)
         masks = [None if mask is None else run.of_clips(mask) for run in runs]
         looks = [attend(part, run.of_clips(key), run.of_clips(value), seen) for (run, part), seen in zip(queries, masks, strict=True)]
         return self.out(join(looks).flatten(1))
 
-    def _heads(self, x: Tensor, source: Tensor, turned: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def keys_values(self, source: Tensor, turned: tuple[Tensor, Tensor] | None = None) -> Heads:
+        """Answers normalised keys, and values, of a source (..., C), each (..., heads, D / heads)."""
+        key, value = self.key_value(source).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)
+        return self.key_norm(key, turned), value
+
+    def _heads(self, x: Tensor, source: Tensor | Heads, turned: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Answers normalised queries of x (..., D) and keys, and values, of a source (..., C), each (..., heads, D / heads).
 
         Args:
@@ -75,10 +86,10 @@ class Attention(nn.Module):
         """
         if source is x and in_one_product(x, self.query, self.key_value):
             query, key, value = linear_of_both(x, self.query, self.key_value).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
-        else:
-            query = self.query(x).unflatten(-1, (self.num_heads, -1))
-            key, value = self.key_value(source).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)
-        return self.query_norm(query, turned), self.key_norm(key, turned), value
+            return self.query_norm(query, turned), self.key_norm(key, turned), value
+        query = self.query(x).unflatten(-1, (self.num_heads, -1))
+        key, value = source if isinstance(source, tuple) else self.keys_values(source, turned)
+        return self.query_norm(query, turned), key, value
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from components.models.attention import Attention, FeedForward
+from components.models.attention import Attention, FeedForward, Heads
 from components.models.linear import Linear
 from components.models.packing import Run, join, parts_of, runs_of_batches
 from components.models.patches import pad_to_patches, patchify, token_grid, unpatchify
@@ -24,11 +24,12 @@ from components.models.rotary import token_angles, token_places
 from components.models.sequence_parallel import SequenceGroup, Share
 from components.models.sizes import DitSize
 from components.models.step_cache import StepCache
-from components.models.text_refiner import TextRefiner, masked_mean
+from components.models.text_refiner import KeptText, TextRefiner, masked_mean
 from components.models.weights import load_json, load_tensors
 
 TIME_FREQUENCIES = 128
 LONG_CLIP = 512  # tokens, from which on each clip has a norm of its own, which scales and shifts in the same pass
+KEPT_TEXT = 8  # times a text's tokens: beyond it, keys and values of the text are less than a fiftieth of the work, and not kept
 MIN_T = 0.05  # below it the distance to the clip is divided by this instead of t
 VARIANTS = 64  # of a compiled block: packs of other sizes and numbers, with a mask over text and without
 NUM_MODULATIONS = 6  # shift, scale and gate, of attention and of the feed-forward
@@ -41,7 +42,7 @@ class Told(NamedTuple):
         runs: where clips lie in the sequence.
         modulations: of each run, (clips, 1 or frames or L, 6, D).
         cosines, sines: (N, 1, head_size / 2), of the tokens' rotary angles.
-        text: (clips, S, C); text_mask: (clips, S), None: all of it is text.
+        text: (clips, S, C), or the keys and values that a block makes of it; text_mask: (clips, S), None: all of it is text.
         share: of all tokens, which these are; None: there are no others.
     """
 
@@ -49,7 +50,7 @@ class Told(NamedTuple):
     modulations: Sequence[Tensor]
     cosines: Tensor
     sines: Tensor
-    text: Tensor
+    text: Tensor | Heads
     text_mask: Tensor | None
     share: Share | None = None
 
@@ -104,6 +105,7 @@ class DiT(nn.Module):
         text_mask: Tensor | None,
         latents_fps: Tensor | float,
         step_cache: StepCache | None = None,
+        kept_text: KeptText | None = None,
     ) -> Tensor: ...
 
     @overload
@@ -124,6 +126,7 @@ class DiT(nn.Module):
         text_mask: Tensor | None,
         latents_fps: Tensor | float,
         step_cache: StepCache | None = None,
+        kept_text: KeptText | None = None,
     ) -> Tensor | list[Tensor]:
         """Answers the velocity, noise - latents, of a batch of clips of one size, or of clips of several sizes, packed.
 
@@ -135,12 +138,13 @@ class DiT(nn.Module):
             text_mask: (B, S), True on the text's own tokens; None: all are, which is faster than to be told so (`mask_of_padding`).
             latents_fps: latent frames a second, (B,) or the same for all.
             step_cache: what the blocks said at earlier steps of sampling this batch of one size, to leave them out where it will do.
+            kept_text: what was made of these texts at an earlier step, filled by the first; None: they are read anew.
 
         Returns:
             (B, C, T, H, W), or (C, T, H, W) of each clip.
         """
         if isinstance(noisy, Tensor) and isinstance(t, Tensor):
-            return self._velocities([noisy], [t.view(len(noisy), -1)], text_embeds, text_mask, latents_fps, step_cache)[0]
+            return self._velocities([noisy], [t.view(len(noisy), -1)], text_embeds, text_mask, latents_fps, step_cache, kept_text)[0]
         same = [list(group) for _, group in groupby(range(len(noisy)), key=lambda place: (noisy[place].shape, t[place].numel()))]
         stacked = [torch.stack([noisy[place] for place in group]) for group in same]
         times = [torch.stack([t[place].view(-1) for place in group]) for group in same]
@@ -155,13 +159,16 @@ class DiT(nn.Module):
         text_mask: Tensor | None,
         latents_fps: Tensor | float,
         step_cache: StepCache | None = None,
+        kept_text: KeptText | None = None,
     ) -> list[Tensor]:
         """Answers the velocities of batches (B_i, C, T, H, W) at timesteps (B_i, 1 or frames or L), in one sequence of all their tokens."""
         patch_size = self.size.patch_size
         padded = [pad_to_patches(clips, patch_size) for clips in noisy]
         grids = [token_grid(clips.shape[2:], patch_size) for clips in padded]
         runs = runs_of_batches([len(clips) for clips in noisy], [math.prod(grid) for grid in grids])
-        fps = torch.as_tensor(latents_fps, dtype=torch.float32, device=text_embeds.device).expand(len(text_embeds))
+        if not isinstance(latents_fps, Tensor):
+            latents_fps = torch.full((), latents_fps, device=text_embeds.device)  # made there: to send it would wait for the step before
+        fps = latents_fps.to(text_embeds.device, torch.float32).expand(len(text_embeds))
         places = join([token_places(grid, run.of_clips(patch_size[0] / fps)) for run, grid in zip(runs, grids, strict=True)])  # (N, 3)
         tokens, own, times = join([patchify(clips, patch_size) for clips in padded]), runs, t  # (N, C * pt * ph * pw)
         share = None if self.sequence is None else self.sequence.share(runs, grids, tokens.device)
@@ -172,16 +179,15 @@ class DiT(nn.Module):
         angles = token_angles(places, self.size.hidden_size // self.size.num_heads)[:, None]  # (N, 1, head_size / 2)
         cosines, sines = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         del tokens, places, angles  # of a long clip they are large, and the blocks come now
-        text = self.text_refiner(text_embeds, text_mask)  # (clips, S, text_size)
-        meant = self.text_in(masked_mean(text, text_mask))[:, None]  # (clips, 1, D)
+        meant, texts = self._read(text_embeds, text_mask, max(run.length for run in runs), kept_text)
         conditions = [self._condition(each, run.of_clips(meant)) for run, each in zip(own, times, strict=True)]  # (B_i, n_i, D) each
         modulations = [self.modulation(condition).unflatten(-1, (NUM_MODULATIONS, -1)) for condition in conditions]
-        told = Told(own, modulations, cosines, sines, text, text_mask, share)
+        told = Told(own, modulations, cosines, sines, texts[0], text_mask, share)
         if step_cache is not None:
-            x = self._cached(step_cache, t[0].amax(dim=1), x, told)
+            x = self._cached(step_cache, t[0].amax(dim=1), x, told, texts)
         else:
-            for block in self.blocks:  # here, where nothing holds on to what the first of them was given
-                x = self._through(block, x, told)
+            for block, text in zip(self.blocks, texts, strict=True):  # here, where nothing holds on to what the first of them was given
+                x = self._through(block, x, told._replace(text=text))
         outs = [self.modulation_out(condition).to(x.dtype).chunk(2, dim=-1) for condition in conditions]
         x = modulate(x, own, [shift for shift, _ in outs], [scale for _, scale in outs])
         patches = self.patch_out(x)  # (N, C * pt * ph * pw)
@@ -195,6 +201,25 @@ class DiT(nn.Module):
             answers.append(((seen - clip) / away)[:, :, :frames, :height, :width])
         return answers
 
+    def _read(
+        self, text_embeds: Tensor, text_mask: Tensor | None, longest: int, kept: KeptText | None
+    ) -> tuple[Tensor, Sequence[Tensor | Heads]]:
+        """Answers what texts (clips, S, text_width) mean as a whole, (clips, 1, D), and what each block attends to.
+
+        Args:
+            longest: tokens of the longest clip.
+        """
+        if kept is not None and kept.meant is not None:
+            return kept.meant, kept.of_blocks
+        text = self.text_refiner(text_embeds, text_mask)  # (clips, S, text_size)
+        meant = self.text_in(masked_mean(text, text_mask))[:, None]
+        texts: list[Tensor | Heads] = [text] * len(self.blocks)
+        if kept is not None:
+            if longest <= KEPT_TEXT * text.shape[1]:
+                texts = [block.text_attention.keys_values(text) for block in self.blocks if isinstance(block, Block)]
+            kept.meant, kept.of_blocks = meant, texts
+        return meant, texts
+
     def _through(self, block: nn.Module, x: Tensor, told: Told) -> Tensor:
         if self.recompute and torch.is_grad_enabled():
             recomputed: Tensor = checkpoint(block, x, told, use_reentrant=False)
@@ -202,20 +227,21 @@ class DiT(nn.Module):
         answer: Tensor = block(x, told)
         return answer
 
-    def _cached(self, cache: StepCache, t: Tensor, x: Tensor, told: Told) -> Tensor:
-        """Answers what all blocks do, or what a cache has instead, of one run of clips."""
+    def _cached(self, cache: StepCache, t: Tensor, x: Tensor, told: Told, texts: Sequence[Tensor | Heads]) -> Tensor:
+        """Answers what all blocks, each with its text, do, or what a cache has instead, of one run of clips."""
         (run,), (modulation,), first = told.runs, told.modulations, self.blocks[0]
         assert isinstance(first, Block)
 
         def through(rows: list[int]) -> Tensor:
-            few, tokens, of_few = run, x, told
+            few, tokens, of_few, its_texts = run, x, told, texts
             if len(rows) < run.clips:
                 few = Run(0, len(rows), 0, run.length)
                 tokens, cosine, sine = (run.of_tokens(packed)[rows].flatten(0, 1) for packed in (x, told.cosines, told.sines))
                 mask = None if told.text_mask is None else told.text_mask[rows]
-                of_few = Told([few], [modulation[rows]], cosine, sine, told.text[rows], mask)
-            for block in self.blocks:
-                tokens = self._through(block, tokens, of_few)
+                its_texts = [(text[0][rows], text[1][rows]) if isinstance(text, tuple) else text[rows] for text in texts]
+                of_few = Told([few], [modulation[rows]], cosine, sine, its_texts[0], mask)
+            for block, text in zip(self.blocks, its_texts, strict=True):
+                tokens = self._through(block, tokens, of_few._replace(text=text))
             return few.of_tokens(tokens)
 
         entering = run.of_tokens(first.entering(x, told))

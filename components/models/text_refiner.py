@@ -1,9 +1,11 @@
 """A text encoder's token embeddings as the diffusion transformer is told them, and which of them are text."""
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor, nn
 
-from components.models.attention import Attention, FeedForward
+from components.models.attention import Attention, FeedForward, Heads
 from components.models.linear import Linear
 from components.models.sizes import TEXT_HEAD_SIZE
 
@@ -24,6 +26,19 @@ class TextRefiner(nn.Module):
         for block in self.blocks:
             x = block(x, text_mask)
         return self.norm_out(x)
+
+
+@dataclass
+class KeptText:
+    """What the transformer made of texts at the first step of sampling, for the steps that are told the same texts.
+
+    Attributes:
+        meant: (clips, 1, D), what their means say to all blocks.
+        of_blocks: what each block attends to: keys and values, or, where those are not worth their memory, the text (clips, S, C).
+    """
+
+    meant: Tensor | None = None
+    of_blocks: list[Tensor | Heads] = field(default_factory=list)
 
 
 class RefinerBlock(nn.Module):
