@@ -64,7 +64,8 @@ def told_velocity(
 ) -> Velocity:
     """Answers the velocity of a batch under guidance, with and without the prompt in one pass of the model.
 
-    What it answers reads the prompts at its first step. It sends nothing to a GPU, which would have to end the step before to take it.
+    What it answers reads the prompts at its first step. Without a step cache it waits for nothing of a GPU and sends it nothing, for
+    which the GPU would have to end the step before.
 
     Args:
         embeds, mask: (B + 1, S, C) and (B + 1, S), this of the CPU: the prompts, and last the negative one.
@@ -78,6 +79,7 @@ def told_velocity(
         mask_of_padding(part, embeds.device) for part in (mask[:count], torch.cat([mask[:count], mask[count:].expand(count, -1)]))
     )
     own, both = KeptText(), KeptText()
+    made = None if kept is None else (~kept).nonzero()[:, 0]  # the other frames
 
     def velocity(noisy: Tensor, t: Tensor) -> Tensor:
         if not guidance.holds_at(float(t)):
@@ -99,7 +101,7 @@ def told_velocity(
         return of if kept is None else of.masked_fill(kept[:, None, None], 0.0)
 
     def spread(of: Tensor) -> Tensor:
-        moving = of if kept is None else of[:, :, ~kept]
+        moving = of if made is None else of.index_select(2, made)
         return moving.std(dim=tuple(range(1, of.ndim)), keepdim=True)
 
     return velocity

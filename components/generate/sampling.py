@@ -19,6 +19,8 @@ from components.models.tiles import LONG_FRAMES, decode_stream, encode_clip, til
 if TYPE_CHECKING:
     from components.generate.generator import Generator
 
+SEEDS = 2**32  # so many has torch's generator on a CPU: of a larger one it would leave out the rest
+
 Progress = Callable[[int, int, str], None]
 
 
@@ -27,12 +29,13 @@ class Sampling:
 
     Args:
         prompts: as the model is to be told them.
-        seeds: one a prompt; a sample's noise depends on its seed alone, whatever it is batched with and wherever it runs.
+        seeds: one a prompt, from 0 to 2**32 - 1; a sample's noise depends on its seed alone, whatever it is batched with and wherever it
+            runs.
         settings: of the section `generate`, all of them.
         progress: told steps done, steps in all, and "steps".
 
     Raises:
-        ValueError: there is no such sampler, or the steps cannot be taken.
+        ValueError: there is no such sampler or no such seed, or the steps cannot be taken.
 
     Attributes:
         passes: how many there will be, for `progress`; a verb adds its own.
@@ -49,13 +52,15 @@ class Sampling:
     ) -> None:
         if settings["sampler"] not in SAMPLERS:
             raise ValueError(f"`sampler` is one of {', '.join(SAMPLERS)}, not {settings['sampler']!r}")
+        if wrong := [seed for seed in seeds if not 0 <= seed < SEEDS]:
+            raise ValueError(f"`seed` is a whole number from 0 to {SEEDS - 1}, not {wrong[0]}")
         self.generator, self.settings, self.progress = generator, settings, progress
         self.vae, self.device, self.count = generator.vae, generator.device, len(prompts)
         self.embeds, self.mask = encode_prompts(generator.text_encoder, [*prompts, settings["negative_prompt"]], self.device)
         self.guidance = Guidance(settings["guidance_scale"], tuple(settings["guidance_interval"]), settings["guidance_rescale"])
         self._timesteps(generator.shift_places)  # what is wrong with them is said before any sampling
         self.passes, self._steps_done = 0, 0
-        self._chance = [torch.Generator().manual_seed(seed % 2**63) for seed in seeds]
+        self._chance = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     @torch.inference_mode()
     def latents(self, shape: tuple[int, ...], clean: Tensor | None = None, kept: Tensor | None = None, strength: float = 1.0) -> Tensor:

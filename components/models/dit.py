@@ -30,6 +30,7 @@ from components.models.weights import load_json, load_tensors
 TIME_FREQUENCIES = 128
 LONG_CLIP = 512  # tokens, from which on each clip has a norm of its own, which scales and shifts in the same pass
 KEPT_TEXT = 8  # times a text's tokens: beyond it, keys and values of the text are less than a fiftieth of the work, and not kept
+KEPT_BYTES = 2**30  # nor are they where they would take more than that
 MIN_T = 0.05  # below it the distance to the clip is divided by this instead of t
 VARIANTS = 64  # of a compiled block: packs of other sizes and numbers, with a mask over text and without
 NUM_MODULATIONS = 6  # shift, scale and gate, of attention and of the feed-forward
@@ -215,8 +216,10 @@ class DiT(nn.Module):
         meant = self.text_in(masked_mean(text, text_mask))[:, None]
         texts: list[Tensor | Heads] = [text] * len(self.blocks)
         if kept is not None:
-            if longest <= KEPT_TEXT * text.shape[1]:
-                texts = [block.text_attention.keys_values(text) for block in self.blocks if isinstance(block, Block)]
+            held = text.shape[0] * text.shape[1] * 2 * self.size.hidden_size * len(self.blocks) * text.element_size()
+            if longest <= KEPT_TEXT * text.shape[1] and held <= KEPT_BYTES:
+                heads = [block.text_attention.keys_values(text) for block in self.blocks if isinstance(block, Block)]
+                texts = [(key, value.contiguous()) for key, value in heads]  # without the product that values are a part of
             kept.meant, kept.of_blocks = meant, texts
         return meant, texts
 
@@ -233,15 +236,17 @@ class DiT(nn.Module):
         assert isinstance(first, Block)
 
         def through(rows: list[int]) -> Tensor:
-            few, tokens, of_few, its_texts = run, x, told, texts
+            few, tokens, of_few = run, x, told
             if len(rows) < run.clips:
                 few = Run(0, len(rows), 0, run.length)
                 tokens, cosine, sine = (run.of_tokens(packed)[rows].flatten(0, 1) for packed in (x, told.cosines, told.sines))
                 mask = None if told.text_mask is None else told.text_mask[rows]
-                its_texts = [(text[0][rows], text[1][rows]) if isinstance(text, tuple) else text[rows] for text in texts]
-                of_few = Told([few], [modulation[rows]], cosine, sine, its_texts[0], mask)
-            for block, text in zip(self.blocks, its_texts, strict=True):
-                tokens = self._through(block, tokens, of_few._replace(text=text))
+                of_few = Told([few], [modulation[rows]], cosine, sine, told.text, mask)
+            last: Tensor | Heads | None = None
+            for block, text in zip(self.blocks, texts, strict=True):
+                if text is not last:  # blocks may share one
+                    last, of_few = text, of_few._replace(text=text if few is run else _rows_of(text, rows))
+                tokens = self._through(block, tokens, of_few)
             return few.of_tokens(tokens)
 
         entering = run.of_tokens(first.entering(x, told))
@@ -317,6 +322,11 @@ def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = No
     """A layer norm in the precision of its input: mixed precision would keep a copy of it in float32, in twice the memory."""
     with torch.autocast(x.device.type, enabled=False):
         return F.layer_norm(x, x.shape[-1:], None if weight is None else weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+
+def _rows_of(text: Tensor | Heads, rows: list[int]) -> Tensor | Heads:
+    """Answers some clips' part of a text (clips, S, C), or of its keys and values."""
+    return (text[0][rows], text[1][rows]) if isinstance(text, tuple) else text[rows]
 
 
 def _by_timestep(part: Tensor, told: Tensor) -> Tensor:

@@ -26,7 +26,8 @@ def text_to_video(folder: Path, device: str = "cpu", generate: Mapping[str, Any]
 
     A row with an image begins with it; with a video it goes on from that, or with two leads from the one to the other. A file that is
     null or empty is none, so rows of several kinds go together. Parameters:
-    seed, of the first row, num_inference_steps, num_frames and strength, 0 for the model's own and for no edit, backward and loop.
+    seed, of the first row (the next ones have the next), num_inference_steps, num_frames and strength, 0 for the model's own and for no
+    edit, backward and loop.
 
     Args:
         generate: settings of sampling in place of those that the model's notes say.

@@ -17,7 +17,7 @@ from flows.commands.videos import ON_CPU, check_writable, device_of, gpu_memory,
 @click.option("-o", "--output", metavar="FOLDER", required=True, help="Where to write the model with what was found.")
 @click.option("--model", default="champion", show_default=True, metavar="MODEL", help="An alias, a version, models:/NAME/N, or a folder.")
 @click.option("--min-psnr", type=float, default=40.0, show_default=True, metavar="DB", help="That each sample keeps to the uncached one.")
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the first prompt's sample.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the first prompt's sample.")
 @json_option
 @settings_options
 def calibrate(prompts: tuple[str, ...], output: str, model: str, min_psnr: float, seed: int, as_json: bool, **options: Any) -> None:

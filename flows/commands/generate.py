@@ -68,7 +68,7 @@ def sampling_options(command: Command) -> Command:
 @click.argument("prompt")
 @click.option("-o", "--output", metavar="FILE", required=True, help="The MP4 file to write; a contact sheet, a PNG, comes beside it.")
 @click.option("--model", default="champion", show_default=True, metavar="MODEL", help="An alias, a version, models:/NAME/N, or a folder.")
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="The same seed makes the same video; else one is drawn and printed.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="The same seed makes the same video; else one is drawn and printed.")
 @click.option("--no-rewrite", is_flag=True, help="Tell the model the prompt as it is, not in the captions' words.")
 @verb_options
 @sampling_options

@@ -190,6 +190,8 @@ def test_a_setting_that_is_none_is_refused(generator):
         ({"guidance_scale": 1e38}, "sampling ended in what is no number; hint: a lower `guidance_scale`"),
         ({"sampler": "ddim"}, "`sampler` is one of euler, heun, dpmpp_2m, unipc, not 'ddim'"),
         ({"seeds": [1, 2]}, "1 prompts need as many seeds, not 2"),
+        ({"seeds": [2**32]}, "`seed` is a whole number from 0 to 4294967295, not 4294967296"),
+        ({"seeds": [-1]}, "`seed` is a whole number from 0 to 4294967295, not -1"),
         ({"prompts": ["  "]}, "the prompt is empty"),
         ({"prompts": ["  "], "rewrite": False}, "the prompt is empty"),
         ({"prompts": ["caf\udce9"]}, r"the prompt `caf\?` is not UTF-8; hint"),

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from components.generate.conditioning import Guidance, told_velocity
+from components.models import dit
 from components.models.dit import KEPT_TEXT, Block, DiT
 from components.models.lora import adapt
 from components.models.step_cache import StepCache
@@ -87,3 +88,16 @@ def test_compiled_blocks_are_told_of_a_kept_text_too() -> None:
     kept = KeptText()
     for _ in range(2):
         torch.testing.assert_close(model(noisy, t, text, mask, FPS, None, kept), plain, atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_what_is_kept_is_keys_and_values_alone_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make()
+    noisy, t, text, mask = inputs()
+    kept, bounded = KeptText(), KeptText()
+    model(noisy, t, text, mask, FPS, None, kept)
+    parts = [part for heads in kept.of_blocks for part in heads]
+    assert sum(part.untyped_storage().nbytes() for part in parts) == 2 * 5 * 2 * 48 * 2 * 4  # clips, tokens, both, width, blocks, bytes
+    monkeypatch.setattr(dit, "KEPT_BYTES", 2 * 5 * 2 * 48 * 2 * 4 - 1)
+    model(noisy, t, text, mask, FPS, None, bounded)
+    assert all(isinstance(of_block, Tensor) for of_block in bounded.of_blocks)
