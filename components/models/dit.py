@@ -232,7 +232,7 @@ class DiT(nn.Module):
         (run,), (modulation,), first = told.runs, told.modulations, self.blocks[0]
         assert isinstance(first, Block)
 
-        def through(rows: list[int]) -> Tensor:
+        def through(rows: Tensor) -> Tensor:
             few, tokens, of_few, its_texts = run, x, told, texts
             if len(rows) < run.clips:
                 few = Run(0, len(rows), 0, run.length)
