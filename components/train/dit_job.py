@@ -119,7 +119,9 @@ def train(
     empty_prompt = _empty_prompt(exported.parts["text-encoder"])
     shift_places = notes["contract"]["shift_places"]
     step_places = places_of_a_step(encoded, filling, settings.size.patch_size)
-    return train_dit(settings, model, batches, empty_prompt, checkpoints, context, on_sample, shift_places, held_out, step_places)
+    return train_dit(
+        settings, model, batches, empty_prompt, checkpoints, context, on_sample, shift_places, held_out, step_places, encoded.is_stored
+    )
 
 
 def build(config: Config, exported: Exported, base: Path | None = None) -> DiT:
