@@ -152,6 +152,7 @@ def train_dit(
                 shown = kept.snapshot()
                 if on_sample is not None:
                     on_sample(done, shown)
+                del shown  # a copy of all weights, or it would be there until there is another one
     return kept.whole().eval()
 
 

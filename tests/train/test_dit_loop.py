@@ -2,6 +2,7 @@ import importlib
 import itertools
 import logging
 import threading
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -342,6 +343,22 @@ def test_samples_are_asked_for_between_the_steps_with_averaged_weights(every, st
     if every:
         first, second = (asked.models[step].state_dict() for step in steps)
         assert not torch.equal(first["patch_in.weight"], second["patch_in.weight"])  # neither moved with later steps
+
+
+def test_what_was_sampled_from_is_let_go_of_before_the_next_step(tmp_path):
+    shown = []
+
+    class Sampled(Asked):
+        def __call__(self, step, model):
+            shown.append(weakref.ref(model))
+
+    def given(first):
+        for batch in batches()(first):
+            assert not any(model() for model in shown)
+            yield batch
+
+    train_dit(settings(sample_every=3), new_model(), given, EMPTY, Checkpoints(tmp_path), TrainContext.local(tmp_path), Sampled())
+    assert len(shown) == 2
 
 
 @pytest.mark.parametrize(("before", "skipped"), [(Asked(), 1), (None, 0)])
