@@ -29,7 +29,8 @@ from components.models.vae import VideoVae
 from components.sections import Config
 from components.train.checkpoint import Checkpoints
 from components.train.context import TrainContext
-from components.train.dit_loop import DitBatch, train_dit
+from components.train.dit_draws import DitBatch
+from components.train.dit_loop import train_dit
 from components.train.vae_loop import ClipBatch, train_vae
 
 TEXT_TOKENS, TEXT_WIDTH = 32, 512

@@ -73,8 +73,7 @@ def train_dit(run: Run, freshness: Freshness) -> dict[str, Any]:
     if base is not None:
         weights[KIND] = digest_folder(base)
     pinned, read = pin_reading(run.project, freshness, run.config.model_dump(mode="json"), weights, base=address_of(run, base))
-    captions = tables.clips(pinned).read(["caption"], CAPTIONED)
-    style = build_style([row["caption"] for row in captions])
+    style = build_style([row["caption"] for row in tables.clips(pinned).read(["caption"], CAPTIONED)])  # which are let go of here
     return _train(run, pinned, freshness, read, {**parts, "style": style, "base": str(base) if base else None})
 
 

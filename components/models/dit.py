@@ -235,7 +235,7 @@ class DiT(nn.Module):
         (run,), (modulation,), first = told.runs, told.modulations, self.blocks[0]
         assert isinstance(first, Block)
 
-        def through(rows: list[int]) -> Tensor:
+        def through(rows: Tensor) -> Tensor:
             few, tokens, of_few = run, x, told
             if len(rows) < run.clips:
                 few = Run(0, len(rows), 0, run.length)
@@ -324,7 +324,7 @@ def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = No
         return F.layer_norm(x, x.shape[-1:], None if weight is None else weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
-def _rows_of(text: Tensor | Heads, rows: list[int]) -> Tensor | Heads:
+def _rows_of(text: Tensor | Heads, rows: Tensor) -> Tensor | Heads:
     """Answers some clips' part of a text (clips, S, C), or of its keys and values."""
     return (text[0][rows], text[1][rows]) if isinstance(text, tuple) else text[rows]
 

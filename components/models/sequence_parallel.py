@@ -8,6 +8,7 @@ Source: Jacobs et al., DeepSpeed Ulysses (arXiv 2309.14509).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor
 from components.models.packing import Run, runs_of_batches
 
 Grid = tuple[int, int, int]
+
+KEPT = 8  # layouts of tokens, of the shapes that batches have; 16 bytes a token
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,8 @@ class SequenceGroup:
             runs: of all tokens.
             grids: tokens along time, height and width of the clips of each run.
         """
-        of_each = [_dealt(run, grid, self.size) for run, grid in zip(runs, grids, strict=True)]  # (size, clips * frames * places) each
-        taken = torch.cat(of_each, dim=1)  # (size, n), which of all tokens each worker has, -1 for nothing
-        held = taken.flatten()
-        order = torch.empty(int(held.max()) + 1, dtype=torch.int64)
-        order[held[held >= 0]] = (held >= 0).nonzero().flatten()
-        own = runs_of_batches([run.clips for run in runs], [part.shape[1] // run.clips for run, part in zip(runs, of_each, strict=True)])
-        return Share(self, list(runs), own, taken.clamp(min=0).to(device), order.to(device))
+        lengths, taken, order = _dealt_out(tuple(runs), tuple(grids), self.size, device)
+        return Share(self, list(runs), runs_of_batches([run.clips for run in runs], lengths), taken, order)
 
 
 @dataclass(frozen=True)
@@ -95,6 +93,20 @@ class Share:
         """
         together: Tensor = _Joined.apply(tokens, self.workers)
         return together.flatten(0, 1)[self.order]
+
+
+@lru_cache(KEPT)
+def _dealt_out(
+    runs: tuple[Run, ...], grids: tuple[Grid, ...], workers: int, device: torch.device
+) -> tuple[tuple[int, ...], Tensor, Tensor]:
+    """Answers how many tokens of each clip of a run a worker has, and `taken` and `order` of `Share`, on a device."""
+    of_each = [_dealt(run, grid, workers) for run, grid in zip(runs, grids, strict=True)]  # (workers, clips * frames * places) each
+    taken = torch.cat(of_each, dim=1)  # (workers, n), which of all tokens each worker has, -1 for nothing
+    held = taken.flatten()
+    order = torch.empty(int(held.max()) + 1, dtype=torch.int64)
+    order[held[held >= 0]] = (held >= 0).nonzero().flatten()
+    lengths = tuple(part.shape[1] // run.clips for run, part in zip(runs, of_each, strict=True))
+    return lengths, taken.clamp(min=0).to(device, non_blocking=True), order.to(device, non_blocking=True)
 
 
 def _dealt(run: Run, grid: Grid, workers: int) -> Tensor:

@@ -36,31 +36,32 @@ class StepCache:
     asked: int = 0
     ran: int = 0
     _last: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # by row: what entered, and what was added
+    _gain: Tensor | None = None  # on the device, which waits for whatever it is sent
 
-    def __call__(self, x: Tensor, entering: Tensor, t: Tensor, through: Callable[[list[int]], Tensor]) -> Tensor:
+    def __call__(self, x: Tensor, entering: Tensor, t: Tensor, through: Callable[[Tensor], Tensor]) -> Tensor:
         """Answers what the blocks make of tokens, asking them for some rows alone.
 
         Args:
             x: (B, L, D), the tokens.
             entering: (B, L, D), what the first block attends with: the tokens as the timestep has them.
             t: (B,).
-            through: answers what the blocks make of some rows of x.
+            through: answers what the blocks make of some rows of x, which it is told by their numbers, on the device.
         """
         changes = self._foreseen(entering, t)
         due = {row % self.samples for row, change in enumerate(changes) if not change < self.threshold}
         rows = [row for row in range(len(x)) if row % self.samples in due]
         self.asked, self.ran = self.asked + len(x), self.ran + len(rows)
         if len(rows) == len(x):
-            answer = through(rows)
+            answer = through(torch.arange(len(x), device=x.device))
         else:
-            answer = torch.stack([tokens if row in rows else tokens + self._last[row][1] for row, tokens in enumerate(x)])
-            if rows:
-                answer[rows] = through(rows)
+            made = through(torch.tensor(rows).to(x.device, non_blocking=True)) if rows else x[:0]
+            of_row = dict(zip(rows, made, strict=True))
+            answer = torch.stack([of_row[row] if row in of_row else tokens + self._last[row][1] for row, tokens in enumerate(x)])
         for row in rows:
-            self.note(row, float(t[row]), entering[row], answer[row] - x[row])
+            self.note(row, t[row], entering[row], answer[row] - x[row])
         return answer
 
-    def note(self, row: int, t: float, entering: Tensor, added: Tensor) -> None:
+    def note(self, row: int, t: Tensor, entering: Tensor, added: Tensor) -> None:
         """Keeps what the blocks were told of a row and what they added."""
         self._last[row] = entering, added
 
@@ -69,9 +70,14 @@ class StepCache:
         known = [row for row in range(len(entering)) if row in self._last]
         changes = [math.inf] * len(entering)
         if known:
-            moved = relative_change(torch.stack([self._last[row][0] for row in known]), entering[known])
-            powers = torch.stack([t[known].double() ** power for power in range(len(self.gain))] or [torch.zeros(len(known)).to(t)])
-            gains = torch.exp(torch.tensor([*self.gain] or [0.0], dtype=torch.float64, device=t.device) @ powers.double())
+            before, now, times = (
+                torch.stack(rows) for rows in zip(*((self._last[row][0], entering[row], t[row]) for row in known), strict=True)
+            )
+            moved = relative_change(before, now)
+            if self._gain is None:
+                self._gain = torch.tensor([*self.gain] or [0.0], dtype=torch.float64, device=t.device)
+            powers = torch.stack([times.double() ** power for power in range(len(self._gain))])
+            gains = torch.exp(self._gain @ powers)
             for row, change in zip(known, (moved.double() * gains).tolist(), strict=True):
                 changes[row] = change
         return changes
@@ -87,11 +93,11 @@ class Recording(StepCache):
 
     seen: list[tuple[float, float, float]] = field(default_factory=list)
 
-    def note(self, row: int, t: float, entering: Tensor, added: Tensor) -> None:
+    def note(self, row: int, t: Tensor, entering: Tensor, added: Tensor) -> None:
         if row in self._last:
             entered, before = self._last[row]
             told, answered = (float(relative_change(a[None], b[None])) for a, b in ((entered, entering), (before, added)))
-            self.seen.append((t, told, answered))
+            self.seen.append((float(t), told, answered))
         super().note(row, t, entering, added)
 
 

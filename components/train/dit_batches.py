@@ -4,7 +4,6 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -19,7 +18,7 @@ from components.store.filters import ENCODED, READY, VALIDATION
 from components.store.tables import clips
 from components.store.tensors import IN_MEMORY, StoredArrays, arrays_of, bytes_of, shapes_of
 from components.train.buckets import Filling, Step, first_epoch, steps_of
-from components.train.dit_loop import DitBatch
+from components.train.dit_draws import DitBatch
 from components.train.dit_validation import HeldOut
 
 if TYPE_CHECKING:
@@ -40,6 +39,11 @@ class Encoded:
     latents: Sequence[np.ndarray]
     text_embeds: Sequence[np.ndarray]
     latents_fps: Sequence[float]
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether steps read their own."""
+        return isinstance(self.latents, StoredArrays)
 
     @cached_property
     def each_shape(self) -> Sequence[tuple[int, ...]]:
@@ -125,8 +129,7 @@ def dit_batches(
     filling.check(max(tokens))
 
     def batches(first: int) -> Iterator[DitBatch]:
-        made = (_collate(encoded, step, rank, filling.packed) for step in steps_of(filling, tokens, shapes, seed, first))
-        return ahead(made) if isinstance(encoded.latents, StoredArrays) else made
+        return (_collate(encoded, step, rank, filling.packed) for step in steps_of(filling, tokens, shapes, seed, first))
 
     epoch = first_epoch(filling, tokens, shapes, seed)
     held = sum(math.prod(shape[1:]) for shape in encoded.each_shape)
@@ -152,25 +155,16 @@ def places_of_a_step(encoded: Encoded, filling: Filling, patch_size: tuple[int, 
     return max(max(tokens), most // filling.world_size) * math.prod(patch_size)
 
 
-def ahead(made: Iterator[DitBatch]) -> Iterator[DitBatch]:
-    """Answers batches, each of which is made in a thread while the one before it is learned from."""
-    with ThreadPoolExecutor(1, "batches") as thread:
-        coming = thread.submit(next, made, None)
-        while (batch := coming.result()) is not None:
-            coming = thread.submit(next, made, None)
-            yield batch
-
-
 def _collate(encoded: Encoded, step: Step, rank: int, packed: bool) -> DitBatch:
-    """Gathers a worker's clips in float32, those of one shape as one tensor; text is padded to the batch's longest.
+    """Gathers a worker's clips in float16, those of one shape as one tensor; text is padded to the batch's longest.
 
     A worker that a step has no clip for takes the smallest of the others', which weighs nothing.
     """
     sizes = [math.prod(encoded.each_shape[int(row)]) for row in step.rows]
     places = step.places[rank].tolist() or [sizes.index(min(sizes))]
     mine = [int(step.rows[place]) for place in places]
-    clips = [torch.from_numpy(latents.astype(np.float32)) for latents in arrays_of(encoded.latents, mine)]
-    embeds, mask = pad_text([torch.from_numpy(text.astype(np.float32)) for text in arrays_of(encoded.text_embeds, mine)])
+    clips, texts = ([torch.from_numpy(array.copy()) for array in arrays_of(held, mine)] for held in (encoded.latents, encoded.text_embeds))
+    embeds, mask = pad_text(texts)
     rates = torch.tensor([encoded.latents_fps[row] for row in mine])
     names = tuple(encoded.clip_ids[row] for row in mine)
     latents = tuple(clips) if packed else torch.stack(clips)

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,7 @@ def run(payload: Mapping[str, Any], context: TrainContext, checkpoints: Checkpoi
     config = Config.model_validate(payload["config"] if base is None else config_from(base, payload["config"]))
     project = Project(Path(payload["root"]), payload["project"], config.cluster.storage, payload["clips_version"])
     encoded = read_encoded(project)
-    rows = clips(project).read(["num_frames", "height", "width"], READY)
-    most = config.clip.as_most((row["num_frames"], row["height"], row["width"]) for row in rows)
+    most = config.clip.as_most(_shapes(project))
     config = config.model_copy(update={"clip": most})  # what it makes where nothing else is asked for
     parts = {"video-vae": Path(payload["video_vae"]), "text-encoder": Path(payload["text_encoder"])}
     notes = notes_of(config, encoded, parts)
@@ -119,7 +118,9 @@ def train(
     empty_prompt = _empty_prompt(exported.parts["text-encoder"])
     shift_places = notes["contract"]["shift_places"]
     step_places = places_of_a_step(encoded, filling, settings.size.patch_size)
-    return train_dit(settings, model, batches, empty_prompt, checkpoints, context, on_sample, shift_places, held_out, step_places)
+    return train_dit(
+        settings, model, batches, empty_prompt, checkpoints, context, on_sample, shift_places, held_out, step_places, encoded.is_stored
+    )
 
 
 def build(config: Config, exported: Exported, base: Path | None = None) -> DiT:
@@ -178,6 +179,11 @@ def _seen_shapes(config: Config, encoded: Encoded) -> list[list[int]]:
     shapes = list(encoded.shapes)
     images = [(channels, 1, *size) for channels, _, *size in shapes] if config.dit.image_share else []
     return [list(shape) for shape in dict.fromkeys([*shapes, *images])]
+
+
+def _shapes(project: Project) -> Iterator[tuple[int, int, int]]:
+    """Answers the frames, height and width of each clip; its rows go with it, they would be much to hold while a model trains."""
+    return ((row["num_frames"], row["height"], row["width"]) for row in clips(project).read(["num_frames", "height", "width"], READY))
 
 
 def _some_captions(project: Project) -> list[str]:

@@ -9,20 +9,19 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from components.diffusion.flow_matching import interpolate, sample_timesteps, shift_of, shift_timesteps, velocity_loss
-from components.diffusion.tasks import deal_tasks, kept_frames
+from components.diffusion.flow_matching import interpolate, velocity_loss
 from components.models.dit import Block, DiT
 from components.models.precision import mixed_precision
 from components.models.text_refiner import mask_of_padding
 from components.train.checkpoint import Checkpoints, load_optimizer_tensors, newest_of_all, training_tensors, weights_in
 from components.train.context import TrainContext
 from components.train.context_parallel import as_group, sequence_group
+from components.train.dit_draws import DitBatch, DrawnBatch, ahead, drawn_batch
 from components.train.dit_validation import HeldOut, held_out_losses
 from components.train.norms import AdaptiveClip
 from components.train.optim import Muon, adamw_for, clip_gradients, linear_schedule, muon_for, set_learning_rate, update_ema
@@ -36,28 +35,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("kinora")
 
 ADAMW = ("patch_in.", "patch_out.", "time_in.", "modulation_out.", "text_refiner.into.")  # the first and the last layers
-
-
-@dataclass(frozen=True)
-class DitBatch:
-    """This worker's clips of a step, with text_embeds (B, S, C), text_mask (B, S), and their ids.
-
-    Attributes:
-        latents: (B, C, T, H, W) of clips of one shape, or (C, T, H, W) of each, packed into one sequence.
-        latents_fps: latent frames a second, (B,).
-        places: of its clips among those of all workers; None: it has all of them.
-        whole: clips over all workers; None when there are no more.
-        idle: its clips are another worker's and weigh nothing here; there are too few for all, and each has to compute something.
-    """
-
-    latents: Tensor | tuple[Tensor, ...]
-    text_embeds: Tensor
-    text_mask: Tensor
-    clip_ids: tuple[str, ...]
-    latents_fps: Tensor
-    places: tuple[int, ...] | None = None
-    whole: int | None = None
-    idle: bool = False
 
 
 class Samples(Protocol):
@@ -85,6 +62,7 @@ def train_dit(
     shift_places: int | None = None,
     held_out: Sequence[HeldOut] = (),
     step_places: int | None = None,
+    from_storage: bool = False,
 ) -> nn.Module:
     """Trains to `settings.steps`, from the newest checkpoint when there is one, and answers the average of the weights.
 
@@ -100,6 +78,7 @@ def train_dit(
             the same ones for all workers.
         step_places: of latents that a worker, or its group, has in a step, which bound how much is held out to the model at once; the
             same for all workers; None: nothing is known of them.
+        from_storage: batches wait for storage, so they are made in a thread beside the steps, as those of a GPU always are.
 
     Raises:
         UnstableTrainingError: step after step without a gradient to follow.
@@ -126,49 +105,54 @@ def train_dit(
         on_sample.skipped = int(tensors["skipped_samples"])
     del tensors
     model.train()
-    empty_prompt = empty_prompt.to(device)
     tally = _Tally()
     context.begin(first)
-    for step, batch in zip(range(first, settings.steps), batches(first), strict=False):
-        learning_rate = set_learning_rate(optimizer, linear_schedule(step, settings.steps, settings.warmup_steps))
-        with _compiler_or_sentence():
-            losses = _losses(settings, wrapped, batch, empty_prompt, seed_of(settings.seed, step), context, shift_places)
-        count = batch.whole or len(losses)
-        loss = weighed(losses.mean(), 0 if batch.idle else len(losses), count, place)
-        loss.backward()
-        norm = clip_gradients(model.parameters(), clip.ceiling(count))
-        if skipped.is_whole(step, norm, losses, batch.clip_ids, count):
-            clip.add(norm, count)
-            optimizer.step()
-            update_ema(kept.parts, model, settings.ema_decay, step)
-        optimizer.zero_grad(set_to_none=True)
-        tally.add(loss, norm, count)
-        done = step + 1
-        last = done == settings.steps
-        told: dict[str, float] = {}
-        if last or done % settings.report_every == 0:
-            told = {**tally.take(context), "skipped_steps": skipped.count, "learning_rate": learning_rate}
-            if on_sample is not None:
-                told["skipped_samples"] = on_sample.skipped
-        if held_out and (last or (settings.validate_every and done % settings.validate_every == 0)):
-            with tally.at_rest():
-                told |= held_out_losses(settings, kept.parts, held_out, context, shift_places, sequence, step_places)
-        if told:
-            context.report(done, told)
-        due = settings.sample_every and done % settings.sample_every == 0 and not last
-        draws = due and is_wanted(on_sample is not None and on_sample.is_wanted(done), context)
-        if (last or done % settings.checkpoint_every == 0) and (context.rank == 0 or context.sharded):
-            state = training_tensors(model, kept.parts, optimizer, kept=context.rank == 0)
-            state |= {"skipped": skipped.state(), "clip": clip.norms.state()}
-            if on_sample is not None:
-                state["skipped_samples"] = torch.tensor(on_sample.skipped)
-            if context.rank == 0:
-                checkpoints.save(done, state, {"threads": context.threads, "world_size": context.world_size})
-            del state
-        if draws:
-            shown = kept.snapshot()
-            if on_sample is not None:
-                on_sample(done, shown)
+    made = (
+        drawn_batch(settings, batch, seed_of(settings.seed, step), shift_places, empty_prompt, device)
+        for step, batch in zip(range(first, settings.steps), batches(first), strict=False)
+    )
+    with contextlib.closing(ahead(made) if from_storage or device.type == "cuda" else made) as drawn:
+        for step, batch in enumerate(drawn, first):
+            learning_rate = set_learning_rate(optimizer, linear_schedule(step, settings.steps, settings.warmup_steps))
+            with _compiler_or_sentence():
+                losses = _losses(settings, wrapped, batch, device)
+            count = batch.whole
+            loss = weighed(losses.mean(), 0 if batch.idle else len(losses), count, place)
+            loss.backward()
+            norm = clip_gradients(model.parameters(), clip.ceiling(count))
+            if skipped.is_whole(step, norm, losses, batch.clip_ids, count):
+                clip.add(norm, count)
+                optimizer.step()
+                update_ema(kept.parts, model, settings.ema_decay, step)
+            optimizer.zero_grad(set_to_none=True)
+            tally.add(loss, norm, count)
+            done = step + 1
+            last = done == settings.steps
+            told: dict[str, float] = {}
+            if last or done % settings.report_every == 0:
+                told = {**tally.take(context), "skipped_steps": skipped.count, "learning_rate": learning_rate}
+                if on_sample is not None:
+                    told["skipped_samples"] = on_sample.skipped
+            if held_out and (last or (settings.validate_every and done % settings.validate_every == 0)):
+                with tally.at_rest():
+                    told |= held_out_losses(settings, kept.parts, held_out, context, shift_places, sequence, step_places)
+            if told:
+                context.report(done, told)
+            due = settings.sample_every and done % settings.sample_every == 0 and not last
+            draws = due and is_wanted(on_sample is not None and on_sample.is_wanted(done), context)
+            if (last or done % settings.checkpoint_every == 0) and (context.rank == 0 or context.sharded):
+                state = training_tensors(model, kept.parts, optimizer, kept=context.rank == 0)
+                state |= {"skipped": skipped.state(), "clip": clip.norms.state()}
+                if on_sample is not None:
+                    state["skipped_samples"] = torch.tensor(on_sample.skipped)
+                if context.rank == 0:
+                    checkpoints.save(done, state, {"threads": context.threads, "world_size": context.world_size})
+                del state
+            if draws:
+                shown = kept.snapshot()
+                if on_sample is not None:
+                    on_sample(done, shown)
+                del shown  # a copy of all weights, or it would be there until there is another one
     return kept.whole().eval()
 
 
@@ -180,86 +164,20 @@ def optimizer_for(settings: "Dit", model: nn.Module) -> torch.optim.AdamW | Muon
     return muon_for(model, settings.learning_rate, settings.weight_decay, adamw=(*ADAMW, *biases))
 
 
-def _losses(
-    settings: "Dit",
-    model: nn.Module,
-    batch: DitBatch,
-    empty_prompt: Tensor,
-    seed: int,
-    context: TrainContext,
-    shift_places: int | None,
-) -> Tensor:
+def _losses(settings: "Dit", model: nn.Module, batch: DrawnBatch, device: torch.device) -> Tensor:
     """Answers the loss of each clip of a share, (B,), at its part of what is drawn for the whole batch."""
-    device = torch.device(context.device)
-    drawn = draw(settings, batch, seed, shift_places)
-    embeds, kept = drop_captions(batch.text_embeds.to(device), batch.text_mask, drawn.dropped, empty_prompt)
-    mask = mask_of_padding(kept, device)
-    fps, clip_weight = batch.latents_fps.to(device), settings.clip_loss_weight
-    if isinstance(batch.latents, Tensor):
-        noise, t = (torch.stack(parts).to(device) for parts in (drawn.noise, drawn.t))
-        latents = batch.latents[:, :, : noise.shape[2]].to(device)
-        with mixed_precision(device):
-            velocity = model(interpolate(latents, noise, t), t[:, :: drawn.pace], embeds, mask, fps)
-        return velocity_loss(velocity, latents, noise, t, clip_weight)
-    clips = [
-        (x[None, :, : len(t)].to(device), e.to(device)[None], t.to(device)[None])
-        for x, e, t in zip(batch.latents, drawn.noise, drawn.t, strict=True)
-    ]
+    latents, noise, t = (kind.on(device) for kind in (batch.latents, batch.noise, batch.t))
+    clips = [x[:, :, : e.shape[2]] for x, e in zip(latents, noise, strict=True)]
+    (embeds,), (fps,), mask = batch.text_embeds.on(device), batch.latents_fps.on(device), mask_of_padding(batch.text_mask, device)
     with mixed_precision(device):
-        velocities = model([interpolate(x, e, t)[0] for x, e, t in clips], [t[0, :: drawn.pace] for _, _, t in clips], embeds, mask, fps)
-    return torch.cat([velocity_loss(v[None], x, e, t, clip_weight) for v, (x, e, t) in zip(velocities, clips, strict=True)])
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """What a step draws for the clips of a share.
-
-    Attributes:
-        t: of each latent frame of each clip, (T,); 0 where one is kept.
-        noise: of each clip, (C, T, H, W). In a step that sees images T is 1, whatever the clips have.
-        dropped: (B,), True where a caption goes.
-        pace: latent frames to a frame of tokens.
-    """
-
-    t: list[Tensor]
-    noise: list[Tensor]
-    dropped: Tensor
-    pace: int
-
-
-def draw(settings: "Dit", batch: DitBatch, seed: int, shift_places: int | None) -> Drawn:
-    """Draws a step: what is dealt out among all clips from the step's seed, what is a clip's own from that and its place among them."""
-    count = len(batch.clip_ids)
-    whole, places, pace = batch.whole or count, batch.places or tuple(range(count)), settings.size.patch_size[0]
-    generator = torch.Generator().manual_seed(seed)
-    times = sample_timesteps(whole, generator, settings.timestep_mean, settings.timestep_std)
-    dropped = torch.rand(whole, generator=generator) < settings.caption_dropout
-    tasks = deal_tasks(dict(settings.tasks), whole, generator)
-    images = float(torch.rand((), generator=generator)) < settings.image_share
-    t, noise = [], []
-    for place, latents in zip(places, batch.latents, strict=True):
-        own = torch.Generator().manual_seed(seed_of(seed, place))
-        channels, frames, height, width = latents.shape
-        frames = 1 if images else frames
-        shift = (
-            settings.timestep_shift if shift_places is None else shift_of(settings.timestep_shift, frames * height * width, shift_places)
-        )
-        kept = kept_frames(tasks[place], -(-frames // pace), own).repeat_interleave(pace)[:frames]
-        t.append(torch.where(kept, 0.0, shift_timesteps(times[place], shift)))
-        noise.append(torch.randn(channels, frames, height, width, generator=own))
-    return Drawn(t, noise, dropped[list(places)], pace)
-
-
-def drop_captions(embeds: Tensor, mask: Tensor, dropped: Tensor, empty_prompt: Tensor) -> tuple[Tensor, Tensor]:
-    """Puts the empty prompt in place of the captions that are dropped.
-
-    Args:
-        embeds: (B, S, C); mask: (B, S); dropped: (B,), True where a caption goes, both of the CPU; empty_prompt: (S', C), S' <= S.
-    """
-    empty_embeds, empty_mask = torch.zeros_like(embeds[0]), torch.zeros_like(mask[0])
-    empty_embeds[: len(empty_prompt)] = empty_prompt
-    empty_mask[: len(empty_prompt)] = True
-    return torch.where(dropped[:, None, None].to(embeds.device), empty_embeds, embeds), torch.where(dropped[:, None], empty_mask, mask)
+        noisy = [interpolate(*each) for each in zip(clips, noise, t, strict=True)]
+        times = [each[:, :: batch.pace] for each in t]
+        if batch.packed:
+            velocities = [v[None] for v in model([x[0] for x in noisy], [each[0] for each in times], embeds, mask, fps)]
+        else:
+            velocities = [model(noisy[0], times[0], embeds, mask, fps)]
+    weight = settings.clip_loss_weight
+    return torch.cat([velocity_loss(v, x, e, each, weight) for v, x, e, each in zip(velocities, clips, noise, t, strict=True)])
 
 
 @contextlib.contextmanager

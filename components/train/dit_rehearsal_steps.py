@@ -16,7 +16,8 @@ from components.models.lora import adapt
 from components.sections import Dit
 from components.train.checkpoint import Checkpoints
 from components.train.context import TrainContext
-from components.train.dit_loop import DitBatch, train_dit
+from components.train.dit_draws import DitBatch
+from components.train.dit_loop import train_dit
 from components.train.dit_rehearsal import Spec
 
 STATUS = Path("/proc/self/status")

@@ -84,7 +84,8 @@ def train_transformer(payload: dict[str, Any], context: TrainContext) -> None:
     from components.config import load_config
     from components.models.dit import DiT
     from components.models.sizes import DitSize
-    from components.train.dit_loop import DitBatch, train_dit
+    from components.train.dit_draws import DitBatch
+    from components.train.dit_loop import train_dit
 
     folder = Path(payload["folder"])
     with (folder / "starts").open("a") as handle:
@@ -112,7 +113,8 @@ def train_shared(payload: dict[str, Any], context: TrainContext) -> None:
     from components.models.sizes import DitSize
     from components.train.buckets import Filling
     from components.train.dit_batches import Encoded, dit_batches
-    from components.train.dit_loop import DitBatch, train_dit
+    from components.train.dit_draws import DitBatch
+    from components.train.dit_loop import train_dit
     from tests.train.test_dit_loop import settings
 
     folder = Path(payload["folder"])

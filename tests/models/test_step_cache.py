@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from components.diffusion.samplers import euler, sampling_timesteps
 from components.models.dit import DiT
@@ -57,6 +58,31 @@ def test_the_larger_the_threshold_the_fewer_tokens_pass_through_the_blocks(model
     assert passed == sorted(passed, reverse=True)
     assert passed[0] > passed[2] > passed[3] == 2 * PROMPTS * 18  # the first step alone
     assert errors[0] == 0.0 < errors[2] < errors[3]
+
+
+class Transfers(TorchDispatchMode):
+    """Counts what is made of the CPU's numbers, which a GPU is sent, and what the CPU reads of single ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.sent = self.read = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.sent += operation is torch.ops.aten.lift_fresh.default
+        self.read += operation is torch.ops.aten._local_scalar_dense.default
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("threshold", "ran", "sent"), [(0.0, 12, 0), (0.1, 8, 1), (9.0, 4, 0)])
+def test_a_step_tells_a_gpu_no_more_than_the_rows_that_run(threshold, ran, sent):
+    cache = StepCache(threshold, 2, gain=(0.1, 0.2))
+    tokens, moves = torch.ones(4, 6, 8), torch.tensor([0.0, 0.1])
+    for step in range(3):
+        with Transfers() as seen:
+            cache(tokens, tokens + step * moves.repeat(2)[:, None, None], torch.full((4,), 0.5), lambda rows: 2 * tokens[rows])
+        assert seen.sent <= sent + (step == 1)  # the gain, once
+        assert seen.read == 0
+    assert cache.ran == ran
 
 
 def test_a_sample_does_not_depend_on_what_it_is_batched_with(model):

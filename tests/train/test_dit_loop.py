@@ -1,12 +1,14 @@
 import importlib
 import itertools
 import logging
+import threading
+import weakref
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from components.diffusion.flow_matching import interpolate, velocity_loss
 from components.diffusion.samplers import euler, sampling_timesteps
 from components.diffusion.tasks import TASKS
 from components.models.dit import DiT
@@ -14,7 +16,8 @@ from components.models.sizes import DitSize
 from components.train import norms
 from components.train.checkpoint import Checkpoints
 from components.train.context import TrainContext, read_metrics, read_starts
-from components.train.dit_loop import DitBatch, _losses, draw, drop_captions, optimizer_for, train_dit
+from components.train.dit_draws import DitBatch, drawn_batch
+from components.train.dit_loop import _losses, optimizer_for, train_dit
 from components.train.quarantine import NAME, read_quarantine
 from components.train.steps import UnstableTrainingError
 
@@ -78,10 +81,10 @@ def new_model():
     return DiT(SIZE, latent_channels=4, text_width=8)
 
 
-def train(folder, given=None, threads=2, **changes):
+def train(folder, given=None, threads=2, from_storage=False, **changes):
     model = new_model()
     context = TrainContext.local(folder, threads=threads)
-    return train_dit(settings(**changes), model, given or batches(), EMPTY, Checkpoints(folder), context)
+    return train_dit(settings(**changes), model, given or batches(), EMPTY, Checkpoints(folder), context, from_storage=from_storage)
 
 
 def test_four_prompts_bring_back_their_four_clips(tmp_path):
@@ -141,41 +144,37 @@ def packed(repeat: int = 1):
     return given
 
 
-def test_packed_clips_train_as_each_by_itself_does(tmp_path):
+def losses(chosen, model, batch):
+    return _losses(chosen, model, drawn_batch(chosen, batch, 3, 16, EMPTY, torch.device("cpu")), torch.device("cpu"))
+
+
+def test_packed_clips_train_as_each_by_itself_does():
     """One step of plain gradients: the loss of a pack is the mean of the losses of its clips, each drawn by its place."""
     chosen = settings(tasks=dict.fromkeys(TASKS, 1.0), caption_dropout=0.5)
     torch.manual_seed(0)
     model, batch = DiT(SIZE, latent_channels=4, text_width=8), next(packed()(0))
     torch.nn.init.normal_(model.patch_out.weight, std=0.1)
-    context = TrainContext.local(tmp_path)
-    together = _losses(chosen, model, batch, EMPTY, 3, context, 16)
+    together = losses(chosen, model, batch)
     alone = []
     for place, clip in enumerate(batch.latents):
         one = slice(place, place + 1)
         share = DitBatch(clip[None], TEXT[place][None], MASK[one], (f"clip{place}",), FPS[one], (place,), 4)
         assert batch.clip_ids[place] == share.clip_ids[0]
-        alone.append(_losses(chosen, model, share, EMPTY, 3, context, 16))
+        alone.append(losses(chosen, model, share))
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("given", [batches, packed])
-def test_a_step_that_sees_images_trains_on_the_first_frames_of_clips(tmp_path, given):
-    chosen, batch, context = settings(image_share=1.0), next(given()(0)), TrainContext.local(tmp_path)
+def test_a_step_that_sees_images_trains_on_the_first_frames_of_clips(given):
+    chosen, batch = settings(image_share=1.0), next(given()(0))
     torch.manual_seed(0)
     model = DiT(SIZE, latent_channels=4, text_width=8)
     torch.nn.init.normal_(model.patch_out.weight, std=0.1)
     firsts = torch.stack([clip[:, :1] for clip in batch.latents])
     images = DitBatch(firsts, batch.text_embeds, batch.text_mask, batch.clip_ids, batch.latents_fps)
-    found = _losses(chosen, model, batch, EMPTY, 3, context, 16)
-    torch.testing.assert_close(found, _losses(chosen, model, images, EMPTY, 3, context, 16), atol=1e-5, rtol=1e-4)
-    assert not torch.allclose(found, _losses(settings(), model, batch, EMPTY, 3, context, 16))
-
-
-def test_so_many_steps_see_images_as_their_share_says():
-    batch = next(batches()(0))
-    seen = [len(draw(settings(image_share=0.25), batch, seed, None).t[0]) for seed in range(200)]
-    assert set(seen) == {1, 2}
-    assert 30 <= seen.count(1) <= 70
+    found = losses(chosen, model, batch)
+    torch.testing.assert_close(found, losses(chosen, model, images), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(found, losses(settings(), model, batch))
 
 
 def test_packed_training_learns_and_goes_on_to_the_same_bits(tmp_path):
@@ -187,26 +186,45 @@ def test_packed_training_learns_and_goes_on_to_the_same_bits(tmp_path):
     assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
 
 
-def test_kept_frames_stay_clean_and_count_for_nothing():
-    chosen, batch = settings(tasks=TEXT_ALONE | {"text": 0.0, "first_frame": 1.0}), next(batches()(0))
-    drawn = draw(chosen, batch, 3, None)
-    assert all(t[0] == 0.0 and t[1] > 0.0 for t in drawn.t)
-    latents, noise, t = batch.latents, torch.stack(drawn.noise), torch.stack(drawn.t)
-    assert torch.equal(interpolate(latents, noise, t)[:, :, 0], latents[:, :, 0])
-    wrong = noise - latents
-    wrong[:, :, 0] = 100.0
-    assert velocity_loss(wrong, latents, noise, t).abs().max() == 0.0
-    wrong[:, :, 1] += 2.0
-    torch.testing.assert_close(velocity_loss(wrong, latents, noise, t), torch.full((4,), 4.0))
+@pytest.mark.parametrize("given", [batches, packed])
+def test_steps_made_ahead_are_those_made_in_turn_bit_for_bit_and_so_after_a_kill(tmp_path, given):
+    makers = []
+
+    def watched(first):
+        for batch in given()(first):
+            makers.append(threading.current_thread().name)
+            yield batch
+
+    chosen = {"tasks": dict.fromkeys(TASKS, 1.0), "image_share": 0.3, "caption_dropout": 0.5}
+    expected = train(tmp_path / "in turn", watched, **chosen).state_dict()
+    assert makers == ["MainThread"] * 12
+    makers.clear()
+    whole = train(tmp_path / "ahead", watched, from_storage=True, **chosen).state_dict()
+    assert makers == ["batches_0"] * 12  # and none after the last step
+    with pytest.raises(Killed):
+        train(tmp_path / "killed", dying(watched), from_storage=True, **chosen)
+    resumed = train(tmp_path / "killed", watched, from_storage=True, **chosen).state_dict()
+    assert read_starts(tmp_path / "killed" / "metrics.jsonl")[-1].step == 4
+    for name, value in expected.items():
+        assert torch.equal(whole[name], value), name
+        assert torch.equal(resumed[name], value), name
 
 
-def test_clips_of_fewer_places_are_trained_at_less_noise():
-    chosen, clips = settings(timestep_shift=3.0), (LATENTS[0], LATENTS[0, :, :1])
-    batch = DitBatch(clips, TEXT[:2], MASK[:2], ("a", "b"), FPS[:2])
-    plain, shifted = draw(settings(), batch, 3, None), draw(chosen, batch, 3, 2 * 4 * 4)
-    for place, shift in enumerate((3.0, 3.0 * 0.5**0.5)):
-        t = plain.t[place]
-        torch.testing.assert_close(shifted.t[place], shift * t / (1 + (shift - 1) * t))
+def test_the_thread_that_makes_steps_ends_with_the_training_whatever_ends_that(tmp_path):
+    def dies(step, metrics):
+        assert makers()
+        raise Killed
+
+    def makers():
+        return [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
+
+    train(tmp_path / "whole", from_storage=True)
+    assert not makers()
+    context = replace(TrainContext.local(tmp_path), report=dies)
+    with pytest.raises(Killed) as died:
+        train_dit(settings(), new_model(), batches(), EMPTY, Checkpoints(tmp_path), context, from_storage=True)
+    assert died.traceback
+    assert not makers()
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path):
@@ -293,14 +311,6 @@ def test_muon_steps_the_matrices_between_the_first_and_the_last_layers():
     assert not [name for name in by_muon if name.startswith(("patch_", "time_in")) or "bias" in name or "norm" in name]
 
 
-def test_the_empty_prompt_stands_in_for_dropped_captions():
-    embeds, mask = drop_captions(TEXT, MASK, torch.tensor([True, False, False, True]), torch.full((2, 8), 5.0))
-    assert torch.equal(embeds[1], TEXT[1])
-    assert mask[1].all()
-    assert mask[0].tolist() == [True, True, False]
-    assert torch.equal(embeds[3, :2], torch.full((2, 8), 5.0))
-
-
 @pytest.mark.slow
 def test_without_a_compiler_a_training_that_is_to_be_compiled_ends_in_one_sentence(tmp_path, monkeypatch):
     inductor = importlib.import_module("torch._inductor.config")
@@ -333,6 +343,22 @@ def test_samples_are_asked_for_between_the_steps_with_averaged_weights(every, st
     if every:
         first, second = (asked.models[step].state_dict() for step in steps)
         assert not torch.equal(first["patch_in.weight"], second["patch_in.weight"])  # neither moved with later steps
+
+
+def test_what_was_sampled_from_is_let_go_of_before_the_next_step(tmp_path):
+    shown = []
+
+    class Sampled(Asked):
+        def __call__(self, step, model):
+            shown.append(weakref.ref(model))
+
+    def given(first):
+        for batch in batches()(first):
+            assert not any(model() for model in shown)
+            yield batch
+
+    train_dit(settings(sample_every=3), new_model(), given, EMPTY, Checkpoints(tmp_path), TrainContext.local(tmp_path), Sampled())
+    assert len(shown) == 2
 
 
 @pytest.mark.parametrize(("before", "skipped"), [(Asked(), 1), (None, 0)])
