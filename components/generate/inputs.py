@@ -118,7 +118,7 @@ def _frames(source: str | Path | bytes) -> Iterator[Frame]:
         frames = read_frames(source)
         first = next(frames, None)
     except UnusableFile as error:
-        raise ValueError(f"{named(source)} cannot be used: {error}; {hint}") from error
+        raise ValueError(f"{named(source)} cannot be used: {error}{'' if '; hint: ' in str(error) else f'; {hint}'}") from error
     if first is None:
         raise ValueError(f"{named(source)} has no picture that can be decoded; {hint}")
     yield first

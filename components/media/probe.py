@@ -67,7 +67,7 @@ def probe(path: str | os.PathLike, limits: Footage) -> Probe:
     """Probes a file: its header first, then one frame.
 
     Raises:
-        UnusableFile: the file is no picture, breaks a limit, is locked, or no frame of it decodes.
+        UnusableFile: the file is no picture or one in tiles, breaks a limit, is locked, or no frame of it decodes.
     """
     size = os.path.getsize(path)
     if size == 0:
@@ -145,8 +145,9 @@ def _notes(container: InputContainer, stream: VideoStream, first: Frame) -> list
     notes = []
     if container.streams.audio:
         notes.append("audio dropped")
-    if len(container.streams.video) > 1:
-        notes.append(f"the first of {len(container.streams.video)} video streams taken")
+    videos = container.streams.video
+    if len(videos) > 1:
+        notes.append(f"{'the first' if stream.index == videos[0].index else 'the main one'} of {len(videos)} video streams taken")
     if is_mirrored(picture):
         notes.append("mirrored")
     if not is_sane_rotation(picture):

@@ -6,6 +6,7 @@ import pytest
 from components.generate.inputs import _covering, is_still, read_image, read_video, size_of
 from components.media.read import Frame
 from components.media.write import write_video
+from tests.heic import write_heic
 
 
 def film(path: Path, frames: np.ndarray, fps: int) -> Path:
@@ -93,3 +94,10 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         read_image(tmp_path / "nothing.png", 32, 32)
     with pytest.raises(ValueError, match="the given file cannot be used"):
         size_of(b"no film")
+
+
+def test_a_picture_in_tiles_is_refused_with_one_way_out(tmp_path: Path) -> None:
+    path = write_heic(tmp_path / "phone.heic", tiles=2)
+    for ask in (size_of, is_still, lambda path: read_image(path, 32, 32), lambda path: read_image(path.read_bytes(), 32, 32)):
+        with pytest.raises(ValueError, match=r"cannot be used: its picture is in tiles .*; hint: save it as JPEG or PNG$"):
+            ask(path)
