@@ -60,9 +60,10 @@ class Task:
     new: slice
 
 
-def tasks_of(length: int, group: int) -> dict[str, Task]:
-    """Answers the tasks of clips of so many frames; each answer is as long as the clip."""
-    behind, ahead, between = (share(length, group) for share in (verbs.window_behind, verbs.window_ahead, verbs.window_between))
+def tasks_of(length: int, group: int, token: int) -> dict[str, Task]:
+    """Answers the tasks of clips of so many frames, for a model of so deep tokens; each answer is as long as the clip."""
+    behind, ahead = (share(length, group, token) for share in (verbs.window_behind, verbs.window_ahead))
+    between = verbs.window_between(length, group, token=token)
 
     def image(sampling: Sampling, clips: np.ndarray) -> np.ndarray:
         return verbs.clip(sampling, clips.shape[2:4], length, [(0, clips[:, :1])], paste=False).whole()
@@ -164,7 +165,7 @@ def measure(generator: Generator, count: int, preset: str) -> dict[str, dict[str
     real, scenes = render_clips(preset, count, num_frames=length, height=height, width=width, fps=fps, seed=SCENES_SEED, allow="seen")
     told, back = [caption(scene) for scene in scenes], reconstructed(generator, real)
     figures: dict[str, dict[str, Any]] = {}
-    for name, task in tasks_of(length, generator.vae.frames).items():
+    for name, task in tasks_of(length, generator.vae.frames, generator.token).items():
         made = in_batches(generator, told, real, task.make)
         alone = reconstructed(generator, finished(made, real, task.new))
         figures[f"{name}, kept frames, dB above the VAE's"] = checked(kept_decibels(made, real, alone, task.new), KEPT_BAR)

@@ -21,6 +21,10 @@ class TextEncoder(Protocol):
     @property
     def width(self) -> int: ...
 
+    @property
+    def max_tokens(self) -> int:
+        """Of a text that it reads, its marks counted."""
+
     def __call__(self, texts: Sequence[str]) -> "tuple[Tensor, Tensor]":
         """Encodes texts, the empty one too; a text's vectors do not depend on what it is batched with, but for rounding.
 
@@ -41,6 +45,10 @@ class ClipText:
     @property
     def width(self) -> int:
         return self.coca.text_width
+
+    @property
+    def max_tokens(self) -> int:
+        return int(self.coca.tokenizer.context_length)
 
     def __call__(self, texts: Sequence[str]) -> "tuple[Tensor, Tensor]":
         from components.openclip.embed import encode_text
@@ -89,6 +97,10 @@ class EncodeText:
             {"clip_id": row["clip_id"], "text_embeds": encoded[row["caption"]], "text_shape": list(encoded[row["caption"]].shape)}
             for row in rows
         ]
+
+    def cut_at(self, text: str) -> int | None:
+        """Answers at how many tokens a text is cut, or None: all of it is encoded."""
+        return self.encoder.max_tokens if self.encoder.cut(text)[1] else None
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         """Answers (S, C) float16 of each text, S its own tokens; the empty text is its marks alone."""

@@ -173,14 +173,15 @@ class _Files:
 def _needed(generator: Generator, ask: Ask) -> tuple[int | None, int]:
     """Answers the length that a clip is to have, where one is asked for, and how long the model's clips have to be for what is asked."""
     group = generator.vae.frames
+    token = generator.token * group
     if ask.edit is not None:
         return (1, 1) if is_still(ask.edit) else (None, 1 + group)
     if ask.connect is not None or (ask.extend is not None and ask.loop):
-        return None, 1 + 2 * group
+        return None, 1 + 2 * token
     if ask.extend is not None:
-        return None, 1 + group
+        return None, 1 + token
     num_frames = _num_frames(ask, generator.fps)
-    return num_frames, 1 + 2 * group if ask.loop else 1 + group if num_frames is None else 1
+    return num_frames, 1 + 2 * token if ask.loop else 1 + group if num_frames is None else 1
 
 
 def _num_frames(ask: Ask, fps: int) -> int | None:
@@ -208,7 +209,7 @@ def _chosen(generator: Generator, ask: Ask, files: _Files, sampling: Sampling) -
         return "extend backward" if ask.backward else "extend", continued(sampling, video, longest, added)
     length = shapes.length(size, _num_frames(ask, files.fps), generator.notes["clip"]["num_frames"])
     if ask.loop:
-        _check_loop(shapes, size, length, verbs.window_between(longest, generator.vae.frames))
+        _check_loop(shapes, size, length, verbs.window_between(longest, generator.vae.frames, token=generator.token))
     film = verbs.clip(sampling, size, length, _pieces(generator, ask, files, length))
     if ask.loop:
         return "loop", verbs.looped(sampling, film, longest)
@@ -260,8 +261,8 @@ def _check_loop(shapes: Shapes, size: tuple[int, int], length: int, window: verb
 
 
 def _between(generator: Generator, added: int | None, ask: Ask) -> int | None:
-    """Answers how many frames go between two videos; seconds are rounded to what the latents hold."""
+    """Answers how many frames go between two videos; seconds are rounded to what the tokens hold."""
     if added is None or ask.seconds is None:
         return added
-    group = generator.vae.frames
-    return max(1, round(added / group)) * group
+    step = generator.token * generator.vae.frames
+    return max(1, round(added / step)) * step

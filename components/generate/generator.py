@@ -84,6 +84,11 @@ class Generator:
         return self.fps / self.vae.frames
 
     @property
+    def token(self) -> int:
+        """Frames of latents that a token of the model holds, which are kept together or not at all."""
+        return self.model.size.patch_size[0]
+
+    @property
     def shift_places(self) -> int:
         """Of latents, that the setting `timestep_shift` is meant for."""
         return int(self.notes["contract"]["shift_places"])

@@ -75,26 +75,41 @@ class Window:
         return self.frames - self.frames_before - self.frames_after
 
 
-def window_behind(length: int, group: int) -> Window:
-    """Shares a clip of `length` frames that goes on from a video: a third is kept, but two latents where they fit, so motion is seen."""
+def window_behind(length: int, group: int, token: int = 1) -> Window:
+    """Shares a clip of `length` frames that goes on from a video: a third is kept, but two latents where they fit, so motion is seen.
+
+    Args:
+        token: latents of one token, which are kept together; what is kept is whole tokens wherever the clip has room.
+    """
     latents = 1 + (length - 1) // group
-    before = max(1, min(max(2, latents // 3), latents - 1))
+    before = max(1, min(max(token, _down(max(2, latents // 3), token)), _down(latents - 1, token)))
     return Window(before, latents - before, 0, group)
 
 
-def window_ahead(length: int, group: int) -> Window:
-    """Shares a clip of `length` frames that leads to a video: a third is kept, at least one latent."""
+def window_ahead(length: int, group: int, token: int = 1) -> Window:
+    """Shares a clip of `length` frames that leads to a video: a third is kept, at least one latent; `token` as for `window_behind`."""
     latents = 1 + (length - 1) // group
-    after = max(1, latents // 3)
-    return Window(0, latents - after, after, group)
+    new = latents - max(1, latents // 3)
+    new = min(-_down(-new, token), _down(latents - 1, token)) or new
+    return Window(0, new, latents - new, group)
 
 
-def window_between(length: int, group: int, new: int | None = None) -> Window:
-    """Shares a clip of `length` frames between two videos, so many latents of it new, else about a third."""
+def window_between(length: int, group: int, new: int | None = None, token: int = 1) -> Window:
+    """Shares a clip of `length` frames between two videos, so many latents of it new, else about a third; `token` as for the others."""
     latents = 1 + (length - 1) // group
-    new = max(1, latents // 3) if new is None else new
-    after = max(1, (latents - new) // 2)
-    return Window(latents - new - after, new, after, group)
+    new = max(token, _down(latents // 3, token)) if new is None else new
+    kept = latents - new
+    before = max(_down(kept - max(1, kept // 2), token), min(token, kept - 1))
+    return Window(before, new, kept - before, group)
+
+
+def room_between(length: int, group: int, token: int = 1) -> int:
+    """Answers how many latents of a clip may be new between two videos, of each of which it keeps a token; below 1 it has no room."""
+    return _down((length - 1) // group - token, token)
+
+
+def _down(count: int, token: int) -> int:
+    return count // token * token
 
 
 def clip(sampling: Sampling, size: tuple[int, int], num_frames: int, pieces: Sequence[Piece] = (), paste: bool = True) -> Film:
@@ -105,7 +120,7 @@ def clip(sampling: Sampling, size: tuple[int, int], num_frames: int, pieces: Seq
         paste: whether given frames are shown as they came, faded into what the VAE makes of them; else as the VAE makes them.
 
     Raises:
-        ValueError: the model's tokens can keep none of a piece.
+        ValueError: the model's tokens cannot keep all of a piece.
     """
     arrangement = arrange(num_frames, pieces) if pieces else None
     given = arrangement.given if arrangement else np.zeros(num_frames, bool)
@@ -136,7 +151,7 @@ def extended(sampling: Sampling, video: np.ndarray, length: int, added: int | No
     Raises:
         ValueError: the video is shorter than what has to be kept of it.
     """
-    window = _with_room(window_behind(length, sampling.vae.frames))
+    window = _with_room(window_behind(length, sampling.vae.frames, sampling.generator.token))
     _check_count(video.shape[1], window.frames_before, "go on from it")
     _check_window(sampling, window)
     added = window.frames_new if added is None else added
@@ -162,7 +177,7 @@ def extended(sampling: Sampling, video: np.ndarray, length: int, added: int | No
 
 def led_to(sampling: Sampling, video: np.ndarray, length: int, added: int | None = None, paste: bool = True) -> Film:
     """Makes what comes before a video; arguments and errors as those of `extended`."""
-    window = _with_room(window_ahead(length, sampling.vae.frames))
+    window = _with_room(window_ahead(length, sampling.vae.frames, sampling.generator.token))
     _check_count(video.shape[1], window.frames_after, "lead to it")
     _check_window(sampling, window)
     added = window.frames_new if added is None else added
@@ -263,7 +278,7 @@ def edited(sampling: Sampling, video: np.ndarray, length: int, strength: float) 
         raise ValueError(f"`--strength` is above 0 and at most 1, not {strength}; hint: 0.5 keeps the layout, 0.8 little of it")
     count = video.shape[1]
     _check_count(count, length, "draw it anew")
-    window = window_behind(length, sampling.vae.frames)
+    window = window_behind(length, sampling.vae.frames, sampling.generator.token)
     later = -(-(count - length) // _with_room(window).frames_new) if count > length else 0
     if later:
         _check_window(sampling, window)
@@ -345,18 +360,18 @@ def _mask(window: Window) -> Tensor:
 
 
 def _between(sampling: Sampling, length: int, added: int | None) -> Window:
-    group = sampling.vae.frames
-    most = (length - 1) // group - 1  # of latents that are new: one at least is kept on either side
+    group, token = sampling.vae.frames, sampling.generator.token
+    most, step = room_between(length, group, token) * group, token * group
     if most < 1:
         raise ValueError(
-            f"the model's clips of {length} frames have no room between two videos; hint: one trained on at least {1 + 2 * group} frames"
+            f"the model's clips of {length} frames have no room between two videos; hint: one trained on at least {1 + 2 * step} frames"
         )
-    if added is not None and (added % group or not 1 <= added // group <= most):
-        near = min(most, max(1, round(added / group))) * group
+    if added is not None and (added % step or not step <= added <= most):
+        near = min(most, max(1, round(added / step)) * step)
         raise ValueError(
-            f"between two videos there are a multiple of {group} frames, at most {most * group}, not {added}; hint: `--num-frames {near}`"
+            f"between two videos there are a multiple of {step} frames, at most {most}, not {added}; hint: `--num-frames {near}`"
         )
-    return window_between(length, group, None if added is None else added // group)
+    return window_between(length, group, None if added is None else added // group, token)
 
 
 def _with_room(window: Window) -> Window:
@@ -366,21 +381,19 @@ def _with_room(window: Window) -> Window:
 
 
 def _check_window(sampling: Sampling, window: Window) -> None:
-    """Looks whether the model's tokens can keep something on each side of a window where it is to be kept."""
+    """Looks whether the model's tokens can keep all that a window is to keep."""
     place = torch.arange(window.latents)
-    before, after = place < window.before, place >= window.latents - window.after
-    for side in (before, after):
-        if side.any():
-            _check_kept(sampling, before | after, side)
+    kept = (place < window.before) | (place >= window.latents - window.after)
+    _check_kept(sampling, kept, kept)
 
 
 def _check_kept(sampling: Sampling, kept: Tensor, given: Tensor) -> None:
-    """Looks whether of latents that are given, bool (T,), some are kept beside all that are."""
-    frames = sampling.generator.model.size.patch_size[0]
-    if frames > 1 and not (in_whole_tokens(kept, frames) & given).any():
+    """Looks whether latents that are given, bool (T,), stay beside all that are kept: each in a token of such ones alone."""
+    token = sampling.generator.token
+    if bool((given & ~in_whole_tokens(kept, token)).any()):
         raise ValueError(
-            f"this model's tokens hold {frames} latent frames, {frames * sampling.vae.frames} frames of film, and what is given fills none "
-            "of them, so it cannot be kept; hint: a model whose `dit.size.patch_size` begins with 1"
+            f"this model's tokens hold {token} latent frames, {token * sampling.vae.frames} frames of film, and what is given does not "
+            "fill them, so it cannot be kept; hint: a model whose `dit.size.patch_size` begins with 1"
         )
 
 

@@ -1,5 +1,6 @@
 """Latents and text embeddings of the kept clips, cached in the table for the diffusion transformer."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from components.encode.text import EncodeText
 from components.jobs.actors import one_thread
 from components.jobs.rows import Rows, fixed_batches, map_rows, with_videos
 from components.jobs.run import Run
+from components.operations.finetune import base_model
 from components.operations.freshness import (
     Freshness,
     latents_maker,
@@ -20,6 +22,8 @@ from components.operations.freshness import (
 )
 from components.store import mirror, tables
 from components.store.filters import KEPT
+
+logger = logging.getLogger("kinora")
 
 CAPTIONS_PER_BATCH = 64
 
@@ -36,14 +40,14 @@ class LatentRows:
 
 
 class TextRows:
-    """`EncodeText` on one thread, for Ray's actors."""
+    """`EncodeText` on one thread, for Ray's actors; answers beside each row `cut_at`, at how many tokens its caption is cut, or None."""
 
     def __init__(self, folder: str, device: str) -> None:
         one_thread()
         self.stage = EncodeText(folder, device)
 
     def __call__(self, rows: Rows) -> Rows:
-        return self.stage(rows)
+        return [{**found, "cut_at": self.stage.cut_at(row["caption"])} for row, found in zip(rows, self.stage(rows), strict=True)]
 
 
 def encode(run: Run, freshness: Freshness) -> dict[str, Any]:
@@ -107,6 +111,7 @@ def _encode_texts(run: Run, stale: list[str]) -> int:
     by_caption: dict[str, Rows] = {}
     for row in rows:
         by_caption.setdefault(row["caption"], []).append(row)
+    cut_at: list[int | None] = []  # of each caption
     stale_captions = {row["caption"] for row in rows if row["clip_id"] in wanted}
 
     def batches() -> Iterator[Rows]:
@@ -114,6 +119,7 @@ def _encode_texts(run: Run, stale: list[str]) -> int:
             yield [{"clip_id": caption, "caption": caption} for caption in batch]
 
     def write(encoded: Rows) -> None:
+        cut_at.extend(found.pop("cut_at") for found in encoded)
         clips.update(
             [
                 {**found, "clip_id": row["clip_id"], "text_embeds_by": by_text(row["caption_by"] or "")}
@@ -134,4 +140,21 @@ def _encode_texts(run: Run, stale: list[str]) -> int:
         total=len(by_caption),
         note="captions encoded",
     )
+    _say_cut(run, cut_at)
     return len(stale_captions)
+
+
+def _say_cut(run: Run, cut_at: list[int | None]) -> None:
+    """Logs how many captions are longer than the text encoder reads."""
+    cut = [tokens for tokens in cut_at if tokens is not None]
+    if not cut:
+        return
+    if base_model(run.config, run.project) is not None:
+        hint = ""  # a model that is trained further keeps its text encoder
+    elif run.config.text_encoder.pretrained is None:
+        hint = "; hint: `text_encoder.pretrained` names one that reads more"
+    else:
+        hint = "; hint: `text_encoder.max_tokens` makes it more"
+    logger.warning(
+        "%d of %d captions are longer than the text encoder reads, and are cut at %d tokens%s", len(cut), len(cut_at), cut[0], hint
+    )

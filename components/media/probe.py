@@ -67,7 +67,7 @@ def probe(path: str | os.PathLike, limits: Footage) -> Probe:
     """Probes a file: its header first, then one frame.
 
     Raises:
-        UnusableFile: the file is no picture, breaks a limit, is locked, or no frame of it decodes.
+        UnusableFile: the file is no picture or one in tiles, breaks a limit, is locked, or no frame of it decodes.
     """
     size = os.path.getsize(path)
     if size == 0:
@@ -87,7 +87,7 @@ def _probe(path: str | os.PathLike, container: InputContainer, limits: Footage) 
         raise UnusableFile("it is encrypted, and there is no key")
     if stream.codec_context is None:
         raise UnusableFile("its codec is not known here")
-    duration = _duration(container, stream)
+    duration = promised_seconds(container, stream)
     _check_header(stream, duration, limits)
     first = _first_frame(path, container, stream, limits)
     _check_sides(first.width, first.height, limits)
@@ -108,7 +108,8 @@ def _probe(path: str | os.PathLike, container: InputContainer, limits: Footage) 
     )
 
 
-def _duration(container: InputContainer, stream: VideoStream) -> float | None:
+def promised_seconds(container: InputContainer, stream: VideoStream) -> float | None:
+    """Answers how long the header says that a film is, or None."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     return container.duration / av.time_base if container.duration else None
@@ -142,11 +143,7 @@ def _first_frame(path: str | os.PathLike, container: InputContainer, stream: Vid
 
 def _notes(container: InputContainer, stream: VideoStream, first: Frame) -> list[str]:
     picture, aspect = first._frame, sample_aspect(stream)
-    notes = []
-    if container.streams.audio:
-        notes.append("audio dropped")
-    if len(container.streams.video) > 1:
-        notes.append(f"the first of {len(container.streams.video)} video streams taken")
+    notes = dropped(container, stream)
     if is_mirrored(picture):
         notes.append("mirrored")
     if not is_sane_rotation(picture):
@@ -155,6 +152,21 @@ def _notes(container: InputContainer, stream: VideoStream, first: Frame) -> list
         notes.append(TURNED[quarter_turns(picture)])
     if aspect != 1:
         notes.append(f"pixels {aspect.numerator}:{aspect.denominator} made square")
+    return [*notes, *reduced(first)]
+
+
+def dropped(container: InputContainer, stream: VideoStream) -> list[str]:
+    """Answers what to note of a file's streams of which one alone is taken."""
+    notes = ["audio dropped"] if container.streams.audio else []
+    videos = container.streams.video
+    if len(videos) > 1:
+        notes.append(f"{'the first' if stream.index == videos[0].index else 'the main one'} of {len(videos)} video streams taken")
+    return notes
+
+
+def reduced(first: Frame) -> list[str]:
+    """Answers what to note of a film's first frame that loses something on the way to 8-bit RGB: how clear, fine or bright it is."""
+    picture, notes = first._frame, []
     if has_clear_pixels(picture):
         notes.append("transparency laid over black")
     if any(component.bits > 8 for component in picture.format.components):

@@ -15,6 +15,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.filter import Graph
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
@@ -135,11 +136,18 @@ def open_container(source: str | os.PathLike | bytes, max_side_pixels: int = 163
 
 
 def picture_stream(container: InputContainer) -> VideoStream | None:
-    """Answers the first video stream that is not a cover picture of something else, or None."""
-    for stream in container.streams.video:
-        if not stream.disposition & av.stream.Disposition.attached_pic:
-            return stream
-    return None
+    """Answers the first video stream that is not a cover picture of something else, or None; of a file of stills its main picture.
+
+    Raises:
+        UnusableFile: the main picture is in tiles.
+    """
+    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    if streams and streams[0].frames == 1:  # HEIC and AVIF files hold thumbnails too, and PyAV does not say where a tile belongs
+        main = [stream for stream in streams if stream.disposition & Disposition.default]
+        if not main and any(stream.disposition & Disposition.dependent for stream in streams):
+            raise UnusableFile("its picture is in tiles (HEIC, AVIF), which are not put together here; hint: save it as JPEG or PNG")
+        streams = main or streams
+    return streams[0] if streams else None
 
 
 def read_frames(
@@ -150,7 +158,7 @@ def read_frames(
     What cannot be decoded, and all that leans on it up to the next key frame, is left out and counted in `damage`.
 
     Raises:
-        UnusableFile: the file cannot be opened at all.
+        UnusableFile: the file cannot be opened at all, or its picture is in tiles.
     """
     damage = damage if damage is not None else Damage()
     with open_container(source, max_side_pixels) as container:

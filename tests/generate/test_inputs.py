@@ -1,16 +1,53 @@
+import struct
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
 from components.generate.inputs import _covering, is_still, read_image, read_video, size_of
 from components.media.read import Frame
 from components.media.write import write_video
+from tests.heic import write_heic
 
 
 def film(path: Path, frames: np.ndarray, fps: int) -> Path:
     write_video(path, frames, fps, crf=0, pix_fmt="yuv444p")
     return path
+
+
+def sounding(path: Path, pix_fmt: str = "yuv420p", transfer: int = 1) -> Path:
+    """A film of eight frames with sound."""
+    with av.open(str(path), "w") as container:
+        stream, sound = container.add_stream("ffv1", rate=8), container.add_stream("pcm_s16le", rate=8000)
+        stream.height, stream.width, stream.pix_fmt = 32, 32, pix_fmt
+        stream.codec_context.color_trc = transfer
+        sound.layout = "mono"
+        noise = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), format="s16", layout="mono")
+        noise.rate, noise.pts = 8000, 0
+        for at, picture in enumerate(flat([20 * k for k in range(8)])):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pix_fmt)
+            frame.pts, frame.color_trc = at, transfer
+            container.mux(stream.encode(frame))
+        container.mux([*stream.encode(None), *sound.encode(noise), *sound.encode(None)])
+    return path
+
+
+def noise_film(path: Path, count: int = 24) -> tuple[Path, int, int]:
+    """A film of noise whose header stands first, and where its frames' bytes begin and end."""
+    frames = np.random.default_rng(0).integers(0, 255, (count, 64, 64, 3), dtype=np.uint8)
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=8, options={"crf": "10", "bf": "0", "x264-params": "log-level=none"})
+        stream.height = stream.width = 64
+        stream.pix_fmt, stream.codec_context.gop_size = "yuv420p", 4
+        for at, picture in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts = at
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    data = path.read_bytes()
+    start = data.index(b"mdat") + 4
+    return path, start, start - 8 + struct.unpack(">I", data[start - 8 : start - 4])[0]
 
 
 def flat(levels: list[int], height: int = 32, width: int = 32) -> np.ndarray:
@@ -93,3 +130,64 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         read_image(tmp_path / "nothing.png", 32, 32)
     with pytest.raises(ValueError, match="the given file cannot be used"):
         size_of(b"no film")
+
+
+def test_a_video_that_loses_its_sound_or_brightness_says_so_and_a_picture_of_it_what_it_loses(tmp_path: Path) -> None:
+    plain, bright = sounding(tmp_path / "plain.mkv"), sounding(tmp_path / "bright.mkv", "yuv420p10le", 18)
+    assert read_video(plain, 32, 32, 8).notes == [f"`{plain}`: audio dropped"]
+    assert read_image(plain, 32, 32).notes == []
+    lost = "yuv420p10le reduced to 8 bits, HLG colours taken as they are, not tone-mapped"
+    assert read_video(bright, 32, 32, 8).notes == [f"`{bright}`: audio dropped, {lost}"]
+    assert read_image(bright.read_bytes(), 32, 32).notes == [f"the given file: {lost}"]
+
+
+def test_a_damaged_video_says_what_is_missing_and_nothing_of_its_rate(tmp_path: Path) -> None:
+    path, start, end = noise_film(tmp_path / "film.mp4")
+    assert read_video(path, 64, 64, 8).notes == []
+    data = bytearray(path.read_bytes())
+    begin = start + (end - start) * 3 // 8
+    data[begin : begin + (end - start) // 4] = bytes((end - start) // 4)
+    (tmp_path / "damaged.mp4").write_bytes(data)
+    fitted = read_video(tmp_path / "damaged.mp4", 64, 64, 8)
+    assert len(fitted.frames) == 24
+    (note,) = fitted.notes
+    whole = int(note.split(" decode")[0].split("cut off: ")[1].split(" of 24 frames")[0])
+    assert 12 <= whole < 20
+    assert "from 0.0 to 2.9 s" in note
+    (other,) = read_video(tmp_path / "damaged.mp4", 64, 64, 4).notes[1:]
+    assert other.startswith(f"`{tmp_path / 'damaged.mp4'}` has 8 frames a second and the model 4: of its {whole} frames ")
+
+
+def test_a_picture_of_a_video_whose_beginning_is_damaged_says_when_it_is(tmp_path: Path) -> None:
+    path, start, end = noise_film(tmp_path / "film.mp4")
+    data = bytearray(path.read_bytes())
+    data[start : start + (end - start) // 6] = bytes((end - start) // 6)
+    path.write_bytes(data)
+    assert read_image(path, 64, 64).notes == [f"`{path}` is damaged: what is taken is its first picture that decodes, at 0.5 s"]
+
+
+def test_a_video_whose_end_is_cut_off_says_where_it_ends(tmp_path: Path) -> None:
+    path, start, end = noise_film(tmp_path / "film.mp4")
+    path.write_bytes(path.read_bytes()[: start + (end - start) * 2 // 3])
+    fitted = read_video(path, 64, 64, 8)
+    count = len(fitted.frames)
+    assert 12 <= count < 18
+    (note,) = fitted.notes
+    assert note.startswith(f"`{path}` is damaged or cut off: {count} of 24 frames decode, from 0.0 to {(count - 1) / 8:.1f} s")
+
+
+def test_a_video_that_ends_before_its_header_says_is_noted(tmp_path: Path) -> None:
+    path = sounding(tmp_path / "film.mkv")
+    whole = path.read_bytes()
+    with av.open(str(path)) as container:
+        places = [packet.pos for packet in container.demux(video=0) if packet.size]
+    path.write_bytes(whole[: places[4] - 8])  # a block's head stands before its data
+    notes = read_video(path, 32, 32, 8).notes
+    assert notes == [f"`{path}`: audio dropped", f"the header of `{path}` promises 1.0 seconds, 0.4 are there"]
+
+
+def test_a_picture_in_tiles_is_refused_with_one_way_out(tmp_path: Path) -> None:
+    path = write_heic(tmp_path / "phone.heic", tiles=2)
+    for ask in (size_of, is_still, lambda path: read_image(path, 32, 32), lambda path: read_image(path.read_bytes(), 32, 32)):
+        with pytest.raises(ValueError, match=r"cannot be used: its picture is in tiles .*; hint: save it as JPEG or PNG$"):
+            ask(path)

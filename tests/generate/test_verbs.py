@@ -1,5 +1,8 @@
 """Each verb beside what the VAE, the samplers and the seed say it must be."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +13,9 @@ from components.generate.arrangement import key_frame
 from components.generate.conditioning import Guidance, encode_prompts, in_whole_tokens, told_velocity
 from components.generate.generator import Generator
 from components.generate.sampling import Sampling
+from components.models.dit import DiT
 from components.world.render import render_clips
+from tests.generate import test_generator as parts
 from tests.generate.test_generator import CAPTIONS, FPS, folder, generator  # noqa: F401  (small untrained parts)
 
 SIZE = (32, 32)
@@ -199,8 +204,111 @@ def test_what_cannot_be_made_is_said_before_anything_is(generator: Generator, fi
         (verbs.window_between(9, 4), (1, 1, 1)),
         (verbs.window_between(81, 4), (7, 7, 7)),
         (verbs.window_between(81, 4, 19), (1, 19, 1)),
+        (verbs.window_behind(37, 4, 2), (2, 8, 0)),
+        (verbs.window_behind(13, 4, 3), (3, 1, 0)),
+        (verbs.window_ahead(37, 4, 2), (0, 8, 2)),
+        (verbs.window_ahead(33, 4, 2), (0, 6, 3)),
+        (verbs.window_ahead(13, 4, 2), (0, 2, 2)),
+        (verbs.window_between(17, 4, token=2), (2, 2, 1)),
+        (verbs.window_between(37, 4, token=2), (4, 2, 4)),
     ],
 )
 def test_a_window_is_shared_between_what_is_kept_and_what_is_new(window: verbs.Window, shares: tuple[int, int, int]) -> None:
     assert (window.before, window.new, window.after) == shares
     assert window.frames_before + window.frames_new + window.frames_after == window.frames
+
+
+@pytest.fixture(scope="module")
+def two_deep(generator: Generator) -> Generator:  # noqa: F811
+    """The same, whose tokens hold two frames of latents."""
+    torch.manual_seed(0)
+    model = DiT(replace(parts.SIZE, patch_size=(2, 2, 2)), 16, generator.text_encoder.width)
+    for layer in (model.modulation, model.modulation_out, model.patch_out):
+        torch.nn.init.normal_(layer.weight, std=0.1)
+    return replace(generator, model=model.eval())
+
+
+@pytest.fixture(scope="module")
+def long_films() -> np.ndarray:
+    """Two films of 60 frames, uint8 (2, 60, 32, 32, 3)."""
+    return render_clips("demo", 2, num_frames=60, height=32, width=32, seed=1)[0]
+
+
+LONG = 33  # frames of a window: nine latents, of which a third is no whole number of tokens of two
+
+
+@pytest.mark.parametrize(
+    ("make", "windows", "kept"),
+    [
+        (lambda using, films: verbs.extended(using, films, LONG, 60, paste=False), 3, {(True,) * 2 + (False,) * 7}),
+        (lambda using, films: verbs.led_to(using, films, 37, 60, paste=False), 3, {(False,) * 8 + (True,) * 2}),
+        (lambda using, films: verbs.joined(using, films, films[::-1], LONG, paste=False), 1, {(True,) * 4 + (False,) * 2 + (True,) * 3}),
+        (lambda using, films: verbs.looped(using, verbs.of_video(films), LONG, paste=False), 1, {(True,) * 4 + (False,) * 2 + (True,) * 3}),
+        (lambda using, films: verbs.edited(using, films, LONG, 0.8), 2, {None, (True,) * 2 + (False,) * 7}),
+    ],
+    ids=["extend", "backward", "connect", "loop", "edit"],
+)
+def test_a_model_of_deep_tokens_leaves_all_that_a_window_keeps_as_it_is(
+    two_deep: Generator,
+    long_films: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[Sampling, np.ndarray], verbs.Film],
+    windows: int,
+    kept: set[tuple[bool, ...] | None],
+) -> None:
+    asked, using = [], sampling(two_deep)
+
+    def latents(shape: tuple[int, ...], clean: torch.Tensor, wanted: torch.Tensor | None = None, strength: float = 1.0) -> torch.Tensor:
+        made = Sampling.latents(using, shape, clean, wanted, strength)
+        asked.append(None if wanted is None else tuple(wanted.tolist()))
+        if wanted is not None:
+            assert torch.equal(made[:, :, wanted], clean[:, :, wanted])
+        return made
+
+    monkeypatch.setattr(using, "latents", latents)
+    film = make(using, long_films)
+    assert film.whole().shape[1] == film.num_frames
+    assert len(asked) == windows
+    assert set(asked) == kept
+
+
+def test_kept_frames_of_a_model_of_deep_tokens_are_those_that_were_given(two_deep: Generator, long_films: np.ndarray) -> None:
+    start, end = long_films[:, :20], long_films[:, 20:40]
+    further = verbs.extended(sampling(two_deep), start, LONG, 10, paste=False).whole()
+    assert np.array_equal(further[:, :15], start[:, :15])
+    assert apart(further[:, 15:20], through_the_vae(two_deep, start[:, 15:])) <= 1  # 1 + 4 frames
+    joined = verbs.joined(sampling(two_deep), start, end, LONG, paste=False).whole()
+    assert np.array_equal(joined[:, :7], start[:, :7])
+    assert apart(joined[:, 7:20], through_the_vae(two_deep, start[:, 7:])) <= 1  # 1 + 12 frames
+    assert np.array_equal(joined[:, 28 + 12 :], end[:, 12:])
+    before = verbs.led_to(sampling(two_deep), end, LONG, 4, paste=False).whole()
+    held = np.concatenate([np.repeat(end[:, :1], 21, axis=1), end[:, :12]], axis=1)
+    assert apart(before[:, 4:16], through_the_vae(two_deep, held)[:, 21:]) <= 2  # decoded behind frames that were generated
+
+
+def test_a_later_window_of_deep_tokens_goes_on_from_frames_that_were_shown(
+    two_deep: Generator, long_films: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes, using = [], sampling(two_deep)
+
+    def latents(shape: tuple[int, ...], clean: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+        passes.append(Sampling.latents(using, shape, clean, kept))
+        return passes[-1]
+
+    monkeypatch.setattr(using, "latents", latents)
+    made = verbs.extended(using, long_films[:, :20], LONG, 56, paste=False).whole()
+    first, second = passes
+    assert torch.equal(second[:, :, 1], first[:, :, -1])
+    assert torch.equal(second[:, :, 0], using.encoded(made[:, 43:44])[:, :, 0])  # five frames before those of the second window
+
+
+def test_what_deep_tokens_cannot_keep_is_said(two_deep: Generator, long_films: np.ndarray) -> None:
+    said = "tokens hold 2 latent frames, 8 frames of film, and what is given does not fill them"
+    with pytest.raises(ValueError, match=said):
+        verbs.clip(sampling(two_deep), SIZE, LONG, [(0, long_films[:, :9])])  # three latents, of which the third stands alone
+    with pytest.raises(ValueError, match=said):
+        verbs.extended(sampling(two_deep), long_films, 5)
+    with pytest.raises(ValueError, match="no room between two videos; hint: one trained on at least 17 frames"):
+        verbs.joined(sampling(two_deep), long_films, long_films, 13)
+    with pytest.raises(ValueError, match="a multiple of 8 frames, at most 24, not 12; hint: `--num-frames 16`"):
+        verbs.joined(sampling(two_deep), long_films, long_films, LONG, 12)

@@ -8,6 +8,7 @@ from components.media.probe import is_encrypted, probe
 from components.media.read import UnusableFile
 from components.media.write import encode_png, write_video
 from tests.footage import clip, needs_footage
+from tests.heic import write_heic
 
 FOOTAGE = load_config().footage
 
@@ -52,6 +53,14 @@ def test_what_is_no_film_says_so(tmp_path, content, reason):
     (tmp_path / "film.mp4").write_bytes(content)
     with pytest.raises(UnusableFile, match=reason):
         probe(tmp_path / "film.mp4", FOOTAGE)
+
+
+def test_a_picture_in_tiles_is_not_taken_for_its_first_tile_nor_its_thumbnail(tmp_path):
+    with pytest.raises(UnusableFile, match=r"its picture is in tiles .*; hint: save it as JPEG or PNG"):
+        probe(write_heic(tmp_path / "tiles.heic", tiles=2), FOOTAGE)
+    found = probe(write_heic(tmp_path / "whole.heic", tiles=1), FOOTAGE)
+    assert (found.height, found.width) == (64, 64)
+    assert found.notes == ["the main one of 2 video streams taken"]
 
 
 def test_a_film_whose_index_is_lost_cannot_be_opened(tmp_path):
