@@ -13,13 +13,14 @@ import psutil
 
 from components.config import SettingsError, changed
 from components.operations.history import planned_steps
-from components.operations.preflight import FLOAT, Bucket, Network, Way, load, memory, state_bytes, step_seconds, work
+from components.operations.preflight import FLOAT, Bucket, Network, Way, load, memory, state_bytes, states_bytes, step_seconds, work
 from components.operations.training_facts import Facts, facts_of
 from components.operations.ways_out import Settings, said, ways_out
 from components.sections import Config
 from components.store.project import Project
 from components.train.buckets import Filling
 from components.train.dit_rehearsal import Rehearsed, Spec, rehearse
+from components.train.dit_samples import affordable
 
 MOST_REHEARSED = 3
 CGROUP = Path("/sys/fs/cgroup/memory.max")
@@ -61,6 +62,10 @@ class TrainingPlan:
         worker_bytes: that a worker may hold; null where that is not known.
         clip_bytes: of the latents and text embeddings that each worker keeps in its machine's memory; of CPU workers, part of theirs.
         start_bytes: of the whole model, which a GPU's worker has there while it starts; 0 of CPU workers.
+        checkpoint_bytes: of weights, their average and the optimiser's states, which the first of the GPU workers has there, whole, at
+            each checkpoint; 0 of CPU workers, which have them anyway.
+        sample_bytes: of two copies of the average, which samples are drawn from meanwhile: the first worker's, in a CPU worker part of
+            its own, and that of the process beside it, which has a text encoder and what a sample takes on top; 0 where none are drawn.
         ways_out: settings with any of which what does not fit would, as the command line takes them.
         notes: what was assumed, and what could not be rehearsed.
     """
@@ -75,6 +80,8 @@ class TrainingPlan:
     worker_bytes: int | None
     clip_bytes: int
     start_bytes: int
+    checkpoint_bytes: int
+    sample_bytes: int
     buckets: list[BucketPlan]
     ways_out: list[str]
     notes: list[str]
@@ -104,7 +111,9 @@ def plan_training(
     room = worker_bytes or _memory_here(config)
     if room is None:
         notes.append("there is no GPU here, so what fits is not known; hint: `--memory GIB` of the one that a worker will have")
-    reckoned = _Reckoned(network, 0 if way.on_gpu else facts.clip_bytes, {})
+    steps = planned_steps(config, "train_dit", sum(facts.clips.values()))
+    sampled = FLOAT * network.held if _samples(facts, steps) else 0
+    reckoned = _Reckoned(network, 0 if way.on_gpu else facts.clip_bytes + sampled, {})
     needed = [reckoned.plain(bucket, way) for bucket in buckets]
     rehearsed = _rehearsals(facts, settings, [room is not None and held <= room for held in needed], seconds, run)
     reckoned = replace(reckoned, measured=_measured(reckoned, settings, rehearsed))
@@ -124,7 +133,7 @@ def plan_training(
         )
         for place, bucket in enumerate(buckets)
     ]
-    steps, whole = planned_steps(config, "train_dit", sum(facts.clips.values())), [plan.seconds for plan in plans]
+    whole = [plan.seconds for plan in plans]
     return TrainingPlan(
         parameters=network.parameters,
         trained=network.trained,
@@ -136,6 +145,8 @@ def plan_training(
         worker_bytes=room,
         clip_bytes=facts.clip_bytes,
         start_bytes=FLOAT * network.held if way.on_gpu else 0,
+        checkpoint_bytes=states_bytes(network, way) if way.on_gpu else 0,
+        sample_bytes=2 * sampled,
         buckets=plans,
         ways_out=[] if room is None or all(plan.fits for plan in plans) else _ways_out((config, facts.config), reckoned, settings, room),
         notes=notes,
@@ -162,6 +173,14 @@ def _settings(facts: Facts) -> Settings:
     most = max(Bucket(shape, 1).tokens_of_clip(dit.size.patch_size) for shape in facts.clips)
     Filling(dit.batch_size, budget, dit.packing, way.groups).check(most)
     return Settings(way, facts.clips, budget or dit.batch_size, budget is not None, dit.packing)
+
+
+def _samples(facts: Facts, steps: int) -> bool:
+    """Tells whether samples are drawn while the model trains; of too large a model none are."""
+    dit = facts.config.dit
+    shapes = [*facts.clips, *((channels, 1, *size) for channels, _, *size in facts.clips if dit.image_share)]
+    notes = {"generate": facts.config.generate.model_dump(), "size": {"patch_size": dit.size.patch_size}, "latents_shapes": shapes}
+    return 0 < dit.sample_every < steps and affordable(notes, facts.network.held, 1).prompts > 0
 
 
 @dataclass(frozen=True)

@@ -204,8 +204,23 @@ def test_the_clips_are_in_the_memory_of_each_worker(project: Project, monkeypatc
     assert any("so workers do not hold them; each step reads its own" in note for note in too_many.notes)
     monkeypatch.undo()
     on_gpu = arithmetic(settings("cluster.use_gpu=true"), project)
-    assert (on_gpu.clip_bytes, on_gpu.start_bytes, more.start_bytes) == (more.clip_bytes, 4 * on_gpu.parameters, 0)
+    assert on_gpu.clip_bytes == more.clip_bytes
     assert arithmetic(settings(), Project(project.root, "none")).clip_bytes == 0
+
+
+def test_the_first_gpu_worker_has_a_checkpoint_and_what_is_sampled_in_its_machines_memory(project: Project) -> None:
+    on_gpu, on_cpu = arithmetic(settings("cluster.use_gpu=true"), project), arithmetic(settings(), project)
+    each = on_gpu.parameters
+    assert (on_gpu.start_bytes, on_gpu.checkpoint_bytes, on_gpu.sample_bytes) == (4 * each, 16 * each, 8 * each)
+    assert (on_cpu.start_bytes, on_cpu.checkpoint_bytes, on_cpu.sample_bytes) == (0, 0, 8 * each), "it has its own checkpoint anyway"
+    sharded = ("cluster.use_gpu=true", "cluster.num_workers=4", "cluster.sharded=true")
+    assert arithmetic(settings(*sharded), project).checkpoint_bytes == 16 * each, "gathered"
+    for mute in ("dit.sample_every=0", "dit.sample_every=10"):
+        found = arithmetic(settings(mute), project)
+        assert found.sample_bytes == 0
+        assert on_cpu.buckets[0].num_bytes - found.buckets[0].num_bytes == 4 * each
+    vast = ("dit.size=14b", "cluster.use_gpu=true", "clip.num_frames=257", "clip.height=720", "clip.width=1280", "dit.image_share=0")
+    assert arithmetic(settings(*vast), Project(project.root, "none")).sample_bytes == 0, "nobody would wait for them"
 
 
 @dataclass(frozen=True)
