@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 
 from components.config import SettingsError, changed
+from components.operations.epochs import mean_step
 from components.operations.history import planned_steps
 from components.operations.preflight import FLOAT, Bucket, Network, Way, load, memory, state_bytes, states_bytes, step_seconds, work
 from components.operations.training_facts import Facts, facts_of
@@ -57,7 +58,7 @@ class TrainingPlan:
     Attributes:
         parameters: of the model; trained: of those that learn, adapters alone where there are any.
         states_bytes: of weights, their average and the optimiser's states in a worker.
-        tokens: of all steps together.
+        tokens: of all steps together, smaller ones and those that see images among them.
         seconds: of all steps together; null where nothing was rehearsed.
         worker_bytes: that a worker may hold; null where that is not known.
         clip_bytes: of the latents and text embeddings that each worker keeps in its machine's memory; of CPU workers, part of theirs.
@@ -117,8 +118,9 @@ def plan_training(
     needed = [reckoned.plain(bucket, way) for bucket in buckets]
     rehearsed = _rehearsals(facts, settings, [room is not None and held <= room for held in needed], seconds, run)
     reckoned = replace(reckoned, measured=_measured(reckoned, settings, rehearsed))
-    timed = [(buckets[place], found.seconds) for place, found in rehearsed.items() if found.seconds is not None]
-    times = [step_seconds(network, way, bucket, timed) for bucket in buckets]
+    timed = {place: found.seconds for place, found in rehearsed.items() if found.seconds is not None}
+    measured = [(_alone(network, buckets[place], way), seconds) for place, seconds in timed.items()]
+    times = [step_seconds(network, way, _alone(network, bucket, way), measured) for bucket in buckets]
     plans = [
         BucketPlan(
             bucket.latents,
@@ -128,19 +130,20 @@ def plan_training(
             needed[place],
             reckoned.measured.get(needed[place]) if place in rehearsed else None,
             times[place],
-            any(bucket is one for one, _ in timed),
+            place in timed,
             None if room is None else reckoned(bucket, way) <= room,
         )
         for place, bucket in enumerate(buckets)
     ]
-    whole = [plan.seconds for plan in plans]
+    seconds_of = {plan.latents: plan.seconds for plan in plans}
+    mean = mean_step(network, settings, seconds_of, facts.config.dit.image_share, facts.config.dit.seed)
     return TrainingPlan(
         parameters=network.parameters,
         trained=network.trained,
         states_bytes=memory(network, buckets[0], way).states,
         steps=steps,
-        tokens=round(steps * sum(plan.tokens * plan.share for plan in plans)),
-        seconds=steps * sum(plan.seconds * plan.share for plan in plans if plan.seconds is not None) if None not in whole else None,
+        tokens=round(steps * mean.tokens),
+        seconds=None if mean.seconds is None else steps * mean.seconds,
         workers=way.workers,
         worker_bytes=room,
         clip_bytes=facts.clip_bytes,
@@ -183,6 +186,11 @@ def _samples(facts: Facts, steps: int) -> bool:
     return 0 < dit.sample_every < steps and affordable(notes, facts.network.held, 1).prompts > 0
 
 
+def _alone(network: Network, bucket: Bucket, way: Way) -> Bucket:
+    """Answers the clips that the fullest worker has of a bucket's steps, all of the bucket's shape."""
+    return Bucket(bucket.latents, load(network, bucket, way).clips)
+
+
 @dataclass(frozen=True)
 class _Reckoned:
     """Answers the bytes that a worker holds in steps of a bucket, by arithmetic that measurements set right.
@@ -213,9 +221,8 @@ def _measured(reckoned: _Reckoned, settings: Settings, rehearsed: Mapping[int, R
     for place, one in rehearsed.items():
         if one.num_bytes is not None:
             plain = reckoned.plain(buckets[place], settings.way)
-            clips = load(reckoned.network, buckets[place], settings.way).clips
-            alone = memory(reckoned.network, Bucket(buckets[place].latents, clips), replace(settings.way, workers=1)).peak
-            found[plain] = one.num_bytes + plain - alone
+            alone = _alone(reckoned.network, buckets[place], settings.way)
+            found[plain] = one.num_bytes + plain - memory(reckoned.network, alone, replace(settings.way, workers=1)).peak
     return found
 
 
@@ -285,7 +292,7 @@ def _rehearsals(
             Spec(
                 settings=config.dit.model_dump(mode="json") | {"image_share": 0.0},  # steps of images are shorter
                 latents=buckets[place].latents,
-                clips=load(network, buckets[place], way).clips,
+                clips=_alone(network, buckets[place], way).clips,
                 text=(way.text_tokens, network.text_width),
                 device="cuda" if way.on_gpu else "cpu",
                 threads=min(config.cluster.threads, os.cpu_count() or 1),

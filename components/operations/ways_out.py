@@ -32,10 +32,14 @@ class Settings:
     def buckets(self, patch_size: Patch) -> tuple[Bucket, ...]:
         """Answers the shapes of steps, the most tokens first.
 
-        Packed, a bucket stands for the steps whose smallest clips are of its shape, and its share is that of the tokens.
+        Packed, a bucket stands for the steps whose smallest clips are of its shape, with as many of these as would fill one, and its
+        share is that of the tokens.
         """
         tokens = {shape: Bucket(shape, 1).tokens_of_clip(patch_size) for shape in self.clips}
         of_step = {shape: min(count, self.batch // tokens[shape] if self.by_tokens else self.batch) for shape, count in self.clips.items()}
+        if self.packed:
+            filled = min(self.batch, sum(count * tokens[shape] for shape, count in self.clips.items()))
+            of_step = {shape: filled // tokens[shape] for shape in self.clips}
         steps = {shape: self.clips[shape] * tokens[shape] if self.packed else -(-self.clips[shape] // of_step[shape]) for shape in tokens}
         packed = most_packed(self, patch_size) if self.packed else {}
         found = [Bucket(shape, of_step[shape], steps[shape] / sum(steps.values()), packed.get(shape)) for shape in self.clips]

@@ -62,7 +62,7 @@ def test_buckets_are_the_shapes_of_the_latents_and_their_share_of_the_steps(proj
     ]
     assert [bucket.share for bucket in found.buckets] == [pytest.approx(1 / 3), pytest.approx(2 / 3)]
     assert (found.steps, found.seconds) == (10, None)
-    assert found.tokens == round(10 * (128 / 3 + 2 * 96 / 3))
+    assert found.tokens == round(10 * (128 / 3 + 2 * 96 / 3 * (1 - 0.05 * 2 / 3))), "a twentieth of the steps see one of three frames"
 
 
 def test_clips_without_a_caption_make_no_step(project: Project) -> None:
@@ -245,6 +245,15 @@ def test_a_way_out_fits_by_the_measure_where_the_measure_knows_better(crowded: P
     for changed in taken(found, chosen):
         assert changed.dit.batch_size > 512
         assert all(bucket.fits for bucket in plan_training(changed, crowded, room, 1.0, run=measuring).buckets)
+
+
+def test_time_is_that_of_the_steps_that_there_are(tmp_path: Path) -> None:
+    """Of 16 and 9 clips, of which a budget holds 9 and 7, one shape comes as 9 and 7 and the other as 5 and 4."""
+    chosen = settings("dit.tokens_per_batch=112", "dit.image_share=0")
+    found = plan_training(chosen, films(tmp_path, 25), GIB, 1.0, run=lambda spec: Rehearsed(float(spec.clips), None))
+    assert sorted((bucket.clips, bucket.seconds) for bucket in found.buckets) == [(7, 7.0), (9, 9.0)]
+    assert found.seconds == pytest.approx(found.steps * (9 + 7 + 5 + 4) / 4)
+    assert found.tokens == found.steps * (16 * 12 + 9 * 16) / 4
 
 
 def test_before_there_are_clips_the_settings_say_what_they_will_be(tmp_path: Path) -> None:
