@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from components.operations.epochs import mean_step
 from components.operations.history import planned_steps
 from components.operations.preflight import FLOAT, Bucket, Network, Way, load, memory, state_bytes, states_bytes, step_seconds, work
 from components.operations.training_facts import Facts, facts_of
-from components.operations.ways_out import Settings, said, ways_out
+from components.operations.ways_out import Settings, fewest_that_fit, said, ways_out
 from components.sections import Config
 from components.store.project import Project
 from components.train.buckets import Filling
@@ -112,6 +113,8 @@ def plan_training(
     room = worker_bytes or _memory_here(config)
     if room is None:
         notes.append("there is no GPU here, so what fits is not known; hint: `--memory GIB` of the one that a worker will have")
+    elif worker_bytes is None and not way.on_gpu:
+        settings = replace(settings, fewest=None)  # fewer workers would share out this machine's memory anew
     steps = planned_steps(config, "train_dit", sum(facts.clips.values()))
     sampled = FLOAT * network.held if _samples(facts, steps) else 0
     reckoned = _Reckoned(network, 0 if way.on_gpu else facts.clip_bytes + sampled, {})
@@ -135,6 +138,10 @@ def plan_training(
         )
         for place, bucket in enumerate(buckets)
     ]
+    fits = room is None or all(plan.fits for plan in plans)
+    ways = [] if room is None or fits else _ways_out((config, facts.config), reckoned, settings, room)
+    if room is not None and fits:
+        notes += _lacking((config, facts.config), reckoned, settings, room)
     seconds_of = {plan.latents: plan.seconds for plan in plans}
     mean = mean_step(network, settings, seconds_of, facts.config.dit.image_share, facts.config.dit.seed)
     return TrainingPlan(
@@ -151,7 +158,7 @@ def plan_training(
         checkpoint_bytes=states_bytes(network, way) if way.on_gpu else 0,
         sample_bytes=2 * sampled,
         buckets=plans,
-        ways_out=[] if room is None or all(plan.fits for plan in plans) else _ways_out((config, facts.config), reckoned, settings, room),
+        ways_out=ways,
         notes=notes,
     )
 
@@ -175,7 +182,9 @@ def _settings(facts: Facts) -> Settings:
     budget = dit.tokens_per_batch
     most = max(Bucket(shape, 1).tokens_of_clip(dit.size.patch_size) for shape in facts.clips)
     Filling(dit.batch_size, budget, dit.packing, way.groups).check(most)
-    return Settings(way, facts.clips, budget or dit.batch_size, budget is not None, dit.packing)
+    fewest = ceil(cluster.fewest_workers / way.together) * way.together
+    elastic = fewest if fewest < way.workers else None
+    return Settings(way, facts.clips, budget or dit.batch_size, budget is not None, dit.packing, elastic)
 
 
 def _samples(facts: Facts, steps: int) -> bool:
@@ -213,6 +222,10 @@ class _Reckoned:
         beyond = [max(plain + found - held, plain * found // held) for held, found in self.measured.items()]
         return self.measured.get(plain, max([plain, *beyond]))
 
+    def fits_in(self, room: int) -> Callable[[Settings], bool]:
+        """Answers what tells of settings whether all steps of all their workers fit in so many bytes of each."""
+        return lambda settings: all(self(bucket, settings.way) <= room for bucket in settings.buckets(self.network.size.patch_size))
+
 
 def _measured(reckoned: _Reckoned, settings: Settings, rehearsed: Mapping[int, Rehearsed]) -> dict[int, int]:
     """Answers what rehearsals measured, with what a lone worker on made-up clips has not, by what was reckoned."""
@@ -228,12 +241,21 @@ def _measured(reckoned: _Reckoned, settings: Settings, rehearsed: Mapping[int, R
 
 def _ways_out(configs: Sequence[Config], reckoned: _Reckoned, settings: Settings, room: int) -> list[str]:
     """Answers what makes a training fit, as the command line takes it, of that what all settings bear."""
-
-    def fits(chosen: Settings) -> bool:
-        return all(reckoned(bucket, chosen.way) <= room for bucket in chosen.buckets(reckoned.network.size.patch_size))
-
-    found = [_borne(configs, changes) for changes, _ in ways_out(reckoned.network, settings, fits)]
+    found = [_borne(configs, changes) for changes, _ in ways_out(reckoned.network, settings, reckoned.fits_in(room))]
     return [said(changes) for changes in found if changes is not None][:WAYS_SHOWN]
+
+
+def _lacking(configs: Sequence[Config], reckoned: _Reckoned, settings: Settings, room: int) -> Iterator[str]:
+    """Says of a training that fits where it does not with as few workers as it may go on with, and what it would fit by."""
+    least, workers = fewest_that_fit(settings, reckoned.fits_in(room)), settings.way.workers
+    if settings.fewest is None or least == settings.fewest:
+        return
+    ways = [f"--set cluster.min_workers={least}"]
+    ways += [way for way in _ways_out(configs, reckoned, settings, room) if "cluster." not in way][:1]
+    yield (
+        f"steps fit with all {workers} workers and with no fewer than {least}, but the training may go on with {settings.fewest}, each of "
+        f"which has more of a step, and end for lack of memory; hint: {', or '.join(f'`{way}`' for way in ways)}"
+    )
 
 
 def _borne(configs: Sequence[Config], changes: Mapping[str, Any]) -> dict[str, Any] | None:

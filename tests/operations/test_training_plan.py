@@ -256,6 +256,56 @@ def test_time_is_that_of_the_steps_that_there_are(tmp_path: Path) -> None:
     assert found.tokens == found.steps * (16 * 12 + 9 * 16) / 4
 
 
+ELASTIC = ("dit.batch_size=1024", "cluster.num_workers=8", "cluster.min_workers=2", "captioner.batch_size=8", "vae.batch_size=8")
+
+
+@pytest.mark.parametrize("budget", [(), ("dit.tokens_per_batch=12000", "dit.packing=true")])
+def test_what_fits_with_all_workers_but_not_with_the_fewest_is_said_with_what_would_make_it_fit(
+    crowded: Project, budget: tuple[str, ...]
+) -> None:
+    chosen = (*ELASTIC, *budget)
+
+    def needed(workers: int) -> int:
+        alone = settings(*chosen, f"cluster.num_workers={workers}", f"cluster.min_workers={workers}")
+        return max(bucket.num_bytes for bucket in arithmetic(alone, crowded, GIB).buckets)
+
+    room = (needed(4) + needed(5)) // 2
+    assert needed(5) < room < needed(4)
+    found = arithmetic(settings(*chosen), crowded, room)
+    assert all(bucket.fits for bucket in found.buckets)
+    (note,) = found.notes
+    assert note.startswith("steps fit with all 8 workers and with no fewer than 5, but the training may go on with 2, ")
+    ways = [tuple(way.removeprefix("--set ").split(" --set ")) for way in note.split("`")[1::2]]
+    assert ways[0] == ("cluster.min_workers=5",)
+    assert len(ways) == 2
+    for way in ways:
+        assert arithmetic(settings(*chosen, *way), crowded, room).notes == []
+    assert arithmetic(settings(*chosen), crowded, needed(2)).notes == []
+
+
+def test_a_way_out_fits_with_the_fewest_workers_too(crowded: Project) -> None:
+    room = max(bucket.num_bytes for bucket in arithmetic(settings(*ELASTIC), crowded, GIB).buckets) - MIB
+    found = arithmetic(settings(*ELASTIC), crowded, room)
+    assert not all(bucket.fits for bucket in found.buckets)
+    assert found.ways_out
+    for way, changed in zip(found.ways_out, taken(found, ELASTIC), strict=True):
+        fewest = (f"cluster.num_workers={changed.cluster.fewest_workers}", f"cluster.min_workers={changed.cluster.fewest_workers}")
+        with_fewest = settings(*ELASTIC, *(part for part in way.split() if part != "--set"), *fewest)
+        for workers in (changed, with_fewest):
+            plan = arithmetic(workers, crowded, room)
+            assert all(bucket.fits for bucket in plan.buckets)
+            assert plan.notes == []
+
+
+def test_groups_that_share_out_clips_are_looked_at_whole(crowded: Project) -> None:
+    chosen = (*ELASTIC, "dit.context_parallel=2", "cluster.min_workers=3")
+    as_it_would_be = settings(*chosen, "cluster.num_workers=4", "cluster.min_workers=4")
+    room = max(bucket.num_bytes for bucket in arithmetic(as_it_would_be, crowded, GIB).buckets)
+    assert arithmetic(settings(*chosen), crowded, room).notes == []
+    (note,) = arithmetic(settings(*chosen), crowded, room - 1).notes
+    assert "no fewer than 6, but the training may go on with 4, " in note
+
+
 def test_before_there_are_clips_the_settings_say_what_they_will_be(tmp_path: Path) -> None:
     found = arithmetic(settings("text_encoder.pretrained=some/t5"), Project(tmp_path, "films"))
     assert [(bucket.latents, bucket.clips) for bucket in found.buckets] == [((16, 3, 4, 4), 8)]
