@@ -264,6 +264,11 @@ def activations(network: Network, bucket: Bucket, way: Way) -> tuple[int, int]:
     return block, size.depth * each + ends
 
 
+def states_bytes(network: Network, way: Way) -> int:
+    """Answers the bytes of weights, the average of those that learn and the optimiser's states, whole, as a checkpoint has them."""
+    return FLOAT * network.held + round(network.trained * (FLOAT + way.state_bytes))
+
+
 def memory(network: Network, bucket: Bucket, way: Way) -> Memory:
     """Answers what a worker holds at its fullest in steps of a bucket.
 
@@ -290,8 +295,7 @@ def memory(network: Network, bucket: Bucket, way: Way) -> Memory:
         gathered = FLOAT * (of_blocks + network.outside + network.outside_adapters + network.outside_trained)
     elif way.workers > 1:
         first += gradients
-    learned = round(network.trained * (FLOAT + way.state_bytes))  # their average, and the optimiser's states
-    states = FLOAT * network.held + learned
+    states = states_bytes(network, way)
     passing = max(first, last) + gathered
     if shares > 1:  # an average of shares has its own of what does not learn; a checkpoint is gathered in the CPU's memory
         passing = passing if way.on_gpu else max(passing, states)

@@ -6,20 +6,23 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from components.config import SettingsError, changed
+from components.operations.epochs import mean_step
 from components.operations.history import planned_steps
-from components.operations.preflight import FLOAT, Bucket, Network, Way, load, memory, state_bytes, step_seconds, work
+from components.operations.preflight import FLOAT, Bucket, Network, Way, load, memory, state_bytes, states_bytes, step_seconds, work
 from components.operations.training_facts import Facts, facts_of
-from components.operations.ways_out import Settings, said, ways_out
+from components.operations.ways_out import Settings, fewest_that_fit, said, ways_out
 from components.sections import Config
 from components.store.project import Project
 from components.train.buckets import Filling
 from components.train.dit_rehearsal import Rehearsed, Spec, rehearse
+from components.train.dit_samples import affordable
 
 MOST_REHEARSED = 3
 CGROUP = Path("/sys/fs/cgroup/memory.max")
@@ -56,11 +59,15 @@ class TrainingPlan:
     Attributes:
         parameters: of the model; trained: of those that learn, adapters alone where there are any.
         states_bytes: of weights, their average and the optimiser's states in a worker.
-        tokens: of all steps together.
+        tokens: of all steps together, smaller ones and those that see images among them.
         seconds: of all steps together; null where nothing was rehearsed.
         worker_bytes: that a worker may hold; null where that is not known.
         clip_bytes: of the latents and text embeddings that each worker keeps in its machine's memory; of CPU workers, part of theirs.
         start_bytes: of the whole model, which a GPU's worker has there while it starts; 0 of CPU workers.
+        checkpoint_bytes: of weights, their average and the optimiser's states, which the first of the GPU workers has there, whole, at
+            each checkpoint; 0 of CPU workers, which have them anyway.
+        sample_bytes: of two copies of the average, which samples are drawn from meanwhile: the first worker's, in a CPU worker part of
+            its own, and that of the process beside it, which has a text encoder and what a sample takes on top; 0 where none are drawn.
         ways_out: settings with any of which what does not fit would, as the command line takes them.
         notes: what was assumed, and what could not be rehearsed.
     """
@@ -75,6 +82,8 @@ class TrainingPlan:
     worker_bytes: int | None
     clip_bytes: int
     start_bytes: int
+    checkpoint_bytes: int
+    sample_bytes: int
     buckets: list[BucketPlan]
     ways_out: list[str]
     notes: list[str]
@@ -104,12 +113,17 @@ def plan_training(
     room = worker_bytes or _memory_here(config)
     if room is None:
         notes.append("there is no GPU here, so what fits is not known; hint: `--memory GIB` of the one that a worker will have")
-    reckoned = _Reckoned(network, 0 if way.on_gpu else facts.clip_bytes, {})
+    elif worker_bytes is None and not way.on_gpu:
+        settings = replace(settings, fewest=None)  # fewer workers would share out this machine's memory anew
+    steps = planned_steps(config, "train_dit", sum(facts.clips.values()))
+    sampled = FLOAT * network.held if _samples(facts, steps) else 0
+    reckoned = _Reckoned(network, 0 if way.on_gpu else facts.clip_bytes + sampled, {})
     needed = [reckoned.plain(bucket, way) for bucket in buckets]
     rehearsed = _rehearsals(facts, settings, [room is not None and held <= room for held in needed], seconds, run)
     reckoned = replace(reckoned, measured=_measured(reckoned, settings, rehearsed))
-    timed = [(buckets[place], found.seconds) for place, found in rehearsed.items() if found.seconds is not None]
-    times = [step_seconds(network, way, bucket, timed) for bucket in buckets]
+    timed = {place: found.seconds for place, found in rehearsed.items() if found.seconds is not None}
+    measured = [(_alone(network, buckets[place], way), seconds) for place, seconds in timed.items()]
+    times = [step_seconds(network, way, _alone(network, bucket, way), measured) for bucket in buckets]
     plans = [
         BucketPlan(
             bucket.latents,
@@ -119,25 +133,32 @@ def plan_training(
             needed[place],
             reckoned.measured.get(needed[place]) if place in rehearsed else None,
             times[place],
-            any(bucket is one for one, _ in timed),
+            place in timed,
             None if room is None else reckoned(bucket, way) <= room,
         )
         for place, bucket in enumerate(buckets)
     ]
-    steps, whole = planned_steps(config, "train_dit", sum(facts.clips.values())), [plan.seconds for plan in plans]
+    fits = room is None or all(plan.fits for plan in plans)
+    ways = [] if room is None or fits else _ways_out((config, facts.config), reckoned, settings, room)
+    if room is not None and fits:
+        notes += _lacking((config, facts.config), reckoned, settings, room)
+    seconds_of = {plan.latents: plan.seconds for plan in plans}
+    mean = mean_step(network, settings, seconds_of, facts.config.dit.image_share, facts.config.dit.seed)
     return TrainingPlan(
         parameters=network.parameters,
         trained=network.trained,
         states_bytes=memory(network, buckets[0], way).states,
         steps=steps,
-        tokens=round(steps * sum(plan.tokens * plan.share for plan in plans)),
-        seconds=steps * sum(plan.seconds * plan.share for plan in plans if plan.seconds is not None) if None not in whole else None,
+        tokens=round(steps * mean.tokens),
+        seconds=None if mean.seconds is None else steps * mean.seconds,
         workers=way.workers,
         worker_bytes=room,
         clip_bytes=facts.clip_bytes,
         start_bytes=FLOAT * network.held if way.on_gpu else 0,
+        checkpoint_bytes=states_bytes(network, way) if way.on_gpu else 0,
+        sample_bytes=2 * sampled,
         buckets=plans,
-        ways_out=[] if room is None or all(plan.fits for plan in plans) else _ways_out((config, facts.config), reckoned, settings, room),
+        ways_out=ways,
         notes=notes,
     )
 
@@ -161,7 +182,22 @@ def _settings(facts: Facts) -> Settings:
     budget = dit.tokens_per_batch
     most = max(Bucket(shape, 1).tokens_of_clip(dit.size.patch_size) for shape in facts.clips)
     Filling(dit.batch_size, budget, dit.packing, way.groups).check(most)
-    return Settings(way, facts.clips, budget or dit.batch_size, budget is not None, dit.packing)
+    fewest = ceil(cluster.fewest_workers / way.together) * way.together
+    elastic = fewest if fewest < way.workers else None
+    return Settings(way, facts.clips, budget or dit.batch_size, budget is not None, dit.packing, elastic)
+
+
+def _samples(facts: Facts, steps: int) -> bool:
+    """Tells whether samples are drawn while the model trains; of too large a model none are."""
+    dit = facts.config.dit
+    shapes = [*facts.clips, *((channels, 1, *size) for channels, _, *size in facts.clips if dit.image_share)]
+    notes = {"generate": facts.config.generate.model_dump(), "size": {"patch_size": dit.size.patch_size}, "latents_shapes": shapes}
+    return 0 < dit.sample_every < steps and affordable(notes, facts.network.held, 1).prompts > 0
+
+
+def _alone(network: Network, bucket: Bucket, way: Way) -> Bucket:
+    """Answers the clips that the fullest worker has of a bucket's steps, all of the bucket's shape."""
+    return Bucket(bucket.latents, load(network, bucket, way).clips)
 
 
 @dataclass(frozen=True)
@@ -186,6 +222,10 @@ class _Reckoned:
         beyond = [max(plain + found - held, plain * found // held) for held, found in self.measured.items()]
         return self.measured.get(plain, max([plain, *beyond]))
 
+    def fits_in(self, room: int) -> Callable[[Settings], bool]:
+        """Answers what tells of settings whether all steps of all their workers fit in so many bytes of each."""
+        return lambda settings: all(self(bucket, settings.way) <= room for bucket in settings.buckets(self.network.size.patch_size))
+
 
 def _measured(reckoned: _Reckoned, settings: Settings, rehearsed: Mapping[int, Rehearsed]) -> dict[int, int]:
     """Answers what rehearsals measured, with what a lone worker on made-up clips has not, by what was reckoned."""
@@ -194,20 +234,28 @@ def _measured(reckoned: _Reckoned, settings: Settings, rehearsed: Mapping[int, R
     for place, one in rehearsed.items():
         if one.num_bytes is not None:
             plain = reckoned.plain(buckets[place], settings.way)
-            clips = load(reckoned.network, buckets[place], settings.way).clips
-            alone = memory(reckoned.network, Bucket(buckets[place].latents, clips), replace(settings.way, workers=1)).peak
-            found[plain] = one.num_bytes + plain - alone
+            alone = _alone(reckoned.network, buckets[place], settings.way)
+            found[plain] = one.num_bytes + plain - memory(reckoned.network, alone, replace(settings.way, workers=1)).peak
     return found
 
 
 def _ways_out(configs: Sequence[Config], reckoned: _Reckoned, settings: Settings, room: int) -> list[str]:
     """Answers what makes a training fit, as the command line takes it, of that what all settings bear."""
-
-    def fits(chosen: Settings) -> bool:
-        return all(reckoned(bucket, chosen.way) <= room for bucket in chosen.buckets(reckoned.network.size.patch_size))
-
-    found = [_borne(configs, changes) for changes, _ in ways_out(reckoned.network, settings, fits)]
+    found = [_borne(configs, changes) for changes, _ in ways_out(reckoned.network, settings, reckoned.fits_in(room))]
     return [said(changes) for changes in found if changes is not None][:WAYS_SHOWN]
+
+
+def _lacking(configs: Sequence[Config], reckoned: _Reckoned, settings: Settings, room: int) -> Iterator[str]:
+    """Says of a training that fits where it does not with as few workers as it may go on with, and what it would fit by."""
+    least, workers = fewest_that_fit(settings, reckoned.fits_in(room)), settings.way.workers
+    if settings.fewest is None or least == settings.fewest:
+        return
+    ways = [f"--set cluster.min_workers={least}"]
+    ways += [way for way in _ways_out(configs, reckoned, settings, room) if "cluster." not in way][:1]
+    yield (
+        f"steps fit with all {workers} workers and with no fewer than {least}, but the training may go on with {settings.fewest}, each of "
+        f"which has more of a step, and end for lack of memory; hint: {', or '.join(f'`{way}`' for way in ways)}"
+    )
 
 
 def _borne(configs: Sequence[Config], changes: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -266,7 +314,7 @@ def _rehearsals(
             Spec(
                 settings=config.dit.model_dump(mode="json") | {"image_share": 0.0},  # steps of images are shorter
                 latents=buckets[place].latents,
-                clips=load(network, buckets[place], way).clips,
+                clips=_alone(network, buckets[place], way).clips,
                 text=(way.text_tokens, network.text_width),
                 device="cuda" if way.on_gpu else "cpu",
                 threads=min(config.cluster.threads, os.cpu_count() or 1),

@@ -21,6 +21,7 @@ class Settings:
         clips: that there are, of each shape of latents (C, T, H, W).
         batch: clips of a step or, with a budget, its tokens.
         by_tokens: there is a budget; packed: clips of all shapes fill it together.
+        fewest: workers, in whole groups, that the training goes on with where others are lost; None: all of them.
     """
 
     way: Way
@@ -28,18 +29,37 @@ class Settings:
     batch: int
     by_tokens: bool = False
     packed: bool = False
+    fewest: int | None = None
 
     def buckets(self, patch_size: Patch) -> tuple[Bucket, ...]:
         """Answers the shapes of steps, the most tokens first.
 
-        Packed, a bucket stands for the steps whose smallest clips are of its shape, and its share is that of the tokens.
+        Packed, a bucket stands for the steps whose smallest clips are of its shape, with as many of these as would fill one, and its
+        share is that of the tokens.
         """
         tokens = {shape: Bucket(shape, 1).tokens_of_clip(patch_size) for shape in self.clips}
         of_step = {shape: min(count, self.batch // tokens[shape] if self.by_tokens else self.batch) for shape, count in self.clips.items()}
+        if self.packed:
+            filled = min(self.batch, sum(count * tokens[shape] for shape, count in self.clips.items()))
+            of_step = {shape: filled // tokens[shape] for shape in self.clips}
         steps = {shape: self.clips[shape] * tokens[shape] if self.packed else -(-self.clips[shape] // of_step[shape]) for shape in tokens}
         packed = most_packed(self, patch_size) if self.packed else {}
         found = [Bucket(shape, of_step[shape], steps[shape] / sum(steps.values()), packed.get(shape)) for shape in self.clips]
         return tuple(sorted(found, key=lambda bucket: (-bucket.tokens(patch_size), bucket.latents)))
+
+    def with_fewer(self) -> Iterator["Settings"]:
+        """Yields the settings with each number of workers that they allow, from all of them down, a group less each time."""
+        for workers in range(self.way.workers, (self.fewest or self.way.workers) - 1, -self.way.together):
+            yield replace(self, way=replace(self.way, workers=workers), fewest=None)
+
+    @property
+    def fullest(self) -> list["Settings"]:
+        """The settings with each number of workers that may have the most: the fewest, and of those that keep room for gradients."""
+        all_of_them, fewest = self.way.workers, self.fewest or self.way.workers
+        return [
+            replace(self, way=replace(self.way, workers=workers), fewest=None)
+            for workers in sorted({fewest, max(fewest, min(2, all_of_them))})
+        ]
 
     def smallest_batch(self, patch_size: Patch) -> int:
         """The least that leaves no worker without a clip."""
@@ -72,12 +92,45 @@ def most_packed(settings: Settings, patch_size: Patch) -> dict[Latents, Packed]:
     return found
 
 
+def fewest_that_fit(settings: Settings, fits: Callable[[Settings], bool]) -> int | None:
+    """Answers the fewest workers that a training may go on with, with whom it fits as with all more of them; None: not even with all."""
+    found = None
+    for chosen in settings.with_fewer():
+        if not fits(chosen):
+            break
+        found = chosen.way.workers
+    return found
+
+
 def ways_out(network: Network, settings: Settings, fits: Callable[[Settings], bool]) -> Iterator[tuple[dict[str, Any], Settings]]:
     """Yields the settings, by name, with any of which a training that does not fit would, the mildest first; none where none would.
 
     Activations are computed anew first, which costs a third more work; what remains is met by smaller steps, or by more workers that
-    share out the model; where neither will do, by workers that share out the clips themselves.
+    share out the model; where neither will do, by workers that share out the clips themselves. Where it may go on with fewer workers it
+    fits with these too, or may not go on with as few.
+
+    Args:
+        fits: tells it of settings that are for all workers.
     """
+
+    def fits_with_fewer(chosen: Settings) -> bool:
+        return all(map(fits, chosen.fullest))
+
+    found = list(_ways(network, settings, fits_with_fewer))
+    if not found and settings.fewest is not None:
+        found = list(_ways(network, replace(settings, fewest=None), fits_with_fewer))
+    for changes, chosen in found:
+        if settings.fewest is None or chosen.fewest is not None:
+            yield changes, chosen
+            continue
+        together = chosen.way.together
+        fewest = ceil(settings.fewest / together) * together
+        least = fewest_that_fit(replace(chosen, fewest=fewest), fits)
+        yield changes | ({} if least == fewest else {"cluster.min_workers": least}), replace(chosen, fewest=least)
+
+
+def _ways(network: Network, settings: Settings, fits: Callable[[Settings], bool]) -> Iterator[tuple[dict[str, Any], Settings]]:
+    """Yields ways out; those with other workers are looked at with all of them alone."""
     patch_size = network.size.patch_size
     begun, told = settings, {}
     if not settings.way.recompute:
@@ -107,7 +160,7 @@ def _shared(settings: Settings, patch_size: Patch, fits: Callable[[Settings], bo
     """Answers the fewest workers, twice as many each time, that fit a model in when they share it out."""
     workers = 2 if settings.way.workers == 1 else settings.way.workers
     while workers <= MOST_WORKERS:
-        shared = replace(settings, way=replace(settings.way, workers=workers, sharded=True))
+        shared = replace(settings, way=replace(settings.way, workers=workers, sharded=True), fewest=None)
         if settings.batch < shared.smallest_batch(patch_size):
             return None
         if fits(shared):
@@ -121,7 +174,8 @@ def _parallel(network: Network, settings: Settings, fits: Callable[[Settings], b
     way, heads = settings.way, network.size.num_heads
     for together in range(way.together + 1, MOST_WORKERS // way.groups + 1):
         for sharded in sorted({way.sharded, True}) if heads % together == 0 else ():
-            changed = replace(settings, way=replace(way, workers=way.groups * together, together=together, sharded=sharded))
+            shared = replace(way, workers=way.groups * together, together=together, sharded=sharded)
+            changed = replace(settings, way=shared, fewest=None)
             if fits(changed):
                 return _of_way(way, changed.way), changed
     return None

@@ -8,11 +8,12 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from components.train.context import Beside
+
+if TYPE_CHECKING:
+    from torch import nn
 
 logger = logging.getLogger("kinora")
 
@@ -39,7 +40,7 @@ class Sampling:
     def __init__(
         self,
         folder: Path,
-        write: Callable[[Path, nn.Module], Any],
+        write: Callable[[Path, "nn.Module"], Any],
         notes: Mapping[str, Any],
         parts: Mapping[str, Path],
         prompts: Sequence[str],
@@ -65,7 +66,7 @@ class Sampling:
         logger.info("no samples are made after step %d: those before are still being made", step)
         return False
 
-    def __call__(self, step: int, model: nn.Module) -> None:
+    def __call__(self, step: int, model: "nn.Module") -> None:
         """Starts sampling from a model that no later step moves; leaves `step_N.png` and `step_N.mp4` in the folder."""
         self._writing = threading.Thread(target=self._start, args=(step, model), name="samples", daemon=True)
         self._writing.start()
@@ -83,7 +84,7 @@ class Sampling:
     def _is_busy(self) -> bool:
         return (self._writing is not None and self._writing.is_alive()) or self.beside.is_busy()
 
-    def _start(self, step: int, model: nn.Module) -> None:
+    def _start(self, step: int, model: "nn.Module") -> None:
         weights, target = self.folder / ".weights", self.folder / f"step_{step:06d}"
         try:
             self.write(weights, model)

@@ -1,9 +1,14 @@
 """`kinora plan`: what a run would do, and why; `kinora plan train_dit`: what that training takes, and whether it fits."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from flows.commands.options import Invocation, json_option, resolve, settings_options, source_options
 from flows.commands.output import duration, print_json, print_table, remark
+
+if TYPE_CHECKING:
+    from components.operations.training_plan import TrainingPlan
 
 GIB = 2**30
 
@@ -113,12 +118,8 @@ def _plan_training(asked: Invocation, worker_bytes: int | None, seconds: float, 
         f"{number(found.parameters)} parameters{learn}; weights, their average and the optimiser's states take "
         f"{size(found.states_bytes)}{room}"
     )
-    held = found.clip_bytes + found.start_bytes
-    if held:
-        parts = {"clips": found.clip_bytes, "the model while it starts": found.start_bytes}
-        told = " and ".join(f"{size(count)} of {what}" for what, count in parts.items() if count)
-        together = "" if found.workers == 1 else f", {size(found.workers * held)} where one machine has all of them"
-        remark(f"in its machine's memory a worker has {told}{together}")
+    if held := _in_machines_memory(found):
+        remark(held)
     takes = "" if found.seconds is None else f", about {duration(found.seconds)}"
     remark(f"{number(found.steps)} steps of {number(found.tokens / found.steps)} tokens by {workers}, {number(found.tokens)} in all{takes}")
     for note in found.notes:
@@ -127,3 +128,19 @@ def _plan_training(asked: Invocation, worker_bytes: int | None, seconds: float, 
         lacking = [bucket for bucket in found.buckets if bucket.fits is False]
         ways = ", or ".join(f"`{way}`" for way in found.ways_out) or "a smaller `dit.size`, or smaller clips by `clip`"
         remark(f"warning: {len(lacking)} of {len(found.buckets)} shapes do not fit in {size(found.worker_bytes or 0)}; hint: {ways}")
+
+
+def _in_machines_memory(found: "TrainingPlan") -> str:
+    """Says what workers have in their machine's memory: each of them, and the first one, which writes checkpoints and lends samples."""
+    from components.report.words import size
+
+    alone = found.workers == 1
+    each = {"clips": found.clip_bytes, "the model while it starts": 0 if alone else found.start_bytes}
+    states = "weights, their average and the optimiser's states at each checkpoint"
+    first = {states: found.checkpoint_bytes, "two copies of the average that samples are drawn from": found.sample_bytes}
+    each, first = (each | first, {}) if alone else (each, first)
+    told = [" and ".join(f"{size(count)} of {what}" for what, count in parts.items() if count) for parts in (each, first)]
+    said = ", ".join(f"{who} {what}" for who, what in zip(("a worker has", "the first one has"), told, strict=True) if what)
+    most = found.workers * found.clip_bytes + max(found.workers * found.start_bytes, found.checkpoint_bytes + found.sample_bytes)
+    together = "" if alone else f"; {size(most)} where one machine has all of them"
+    return f"in its machine's memory {said}{together}" if said else ""

@@ -97,10 +97,17 @@ def test_the_plan_of_a_training_says_what_it_takes_and_what_would_make_it_fit(sa
     code, out, err = say("plan", "train_dit", "--profile", "test", "--seconds", "0", "--memory", "0.5")
     assert code == 0
     assert out.splitlines()[1].split()[:3] == ["16x3x4x4", "8", "96"]
-    assert "10 steps of 96 tokens by 1 worker, 960 in all" in err
+    assert "10 steps of 92.8 tokens by 1 worker, 928 in all" in err, "some of them see images"
     assert "1 of 1 shapes do not fit in 512 MiB" in err
     code, out, _ = say("plan", "train_dit", "--profile", "test", "--seconds", "0", "--memory", "80", "--json")
     assert [bucket["fits"] for bucket in json.loads(out)["buckets"]] == [True]
+    on_gpus = ("--set", "cluster.use_gpu=true", "--set", "cluster.num_workers=2")
+    code, _, err = say("plan", "train_dit", "--profile", "test", "--seconds", "0", "--memory", "80", *on_gpus)
+    assert (
+        "in its machine's memory a worker has 996 KiB of the model while it starts, the first one has 3.9 MiB of weights, their average "
+        "and the optimiser's states at each checkpoint and 1.9 MiB of two copies of the average that samples are drawn from; 5.8 MiB where "
+        "one machine has all of them"
+    ) in " ".join(err.split())
 
 
 def test_the_plan_of_a_finished_project_says_that_it_is_up_to_date(say: Say, finished: Path) -> None:

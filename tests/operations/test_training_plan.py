@@ -62,7 +62,7 @@ def test_buckets_are_the_shapes_of_the_latents_and_their_share_of_the_steps(proj
     ]
     assert [bucket.share for bucket in found.buckets] == [pytest.approx(1 / 3), pytest.approx(2 / 3)]
     assert (found.steps, found.seconds) == (10, None)
-    assert found.tokens == round(10 * (128 / 3 + 2 * 96 / 3))
+    assert found.tokens == round(10 * (128 / 3 + 2 * 96 / 3 * (1 - 0.05 * 2 / 3))), "a twentieth of the steps see one of three frames"
 
 
 def test_clips_without_a_caption_make_no_step(project: Project) -> None:
@@ -204,8 +204,23 @@ def test_the_clips_are_in_the_memory_of_each_worker(project: Project, monkeypatc
     assert any("so workers do not hold them; each step reads its own" in note for note in too_many.notes)
     monkeypatch.undo()
     on_gpu = arithmetic(settings("cluster.use_gpu=true"), project)
-    assert (on_gpu.clip_bytes, on_gpu.start_bytes, more.start_bytes) == (more.clip_bytes, 4 * on_gpu.parameters, 0)
+    assert on_gpu.clip_bytes == more.clip_bytes
     assert arithmetic(settings(), Project(project.root, "none")).clip_bytes == 0
+
+
+def test_the_first_gpu_worker_has_a_checkpoint_and_what_is_sampled_in_its_machines_memory(project: Project) -> None:
+    on_gpu, on_cpu = arithmetic(settings("cluster.use_gpu=true"), project), arithmetic(settings(), project)
+    each = on_gpu.parameters
+    assert (on_gpu.start_bytes, on_gpu.checkpoint_bytes, on_gpu.sample_bytes) == (4 * each, 16 * each, 8 * each)
+    assert (on_cpu.start_bytes, on_cpu.checkpoint_bytes, on_cpu.sample_bytes) == (0, 0, 8 * each), "it has its own checkpoint anyway"
+    sharded = ("cluster.use_gpu=true", "cluster.num_workers=4", "cluster.sharded=true")
+    assert arithmetic(settings(*sharded), project).checkpoint_bytes == 16 * each, "gathered"
+    for mute in ("dit.sample_every=0", "dit.sample_every=10"):
+        found = arithmetic(settings(mute), project)
+        assert found.sample_bytes == 0
+        assert on_cpu.buckets[0].num_bytes - found.buckets[0].num_bytes == 4 * each
+    vast = ("dit.size=14b", "cluster.use_gpu=true", "clip.num_frames=257", "clip.height=720", "clip.width=1280", "dit.image_share=0")
+    assert arithmetic(settings(*vast), Project(project.root, "none")).sample_bytes == 0, "nobody would wait for them"
 
 
 @dataclass(frozen=True)
@@ -230,6 +245,65 @@ def test_a_way_out_fits_by_the_measure_where_the_measure_knows_better(crowded: P
     for changed in taken(found, chosen):
         assert changed.dit.batch_size > 512
         assert all(bucket.fits for bucket in plan_training(changed, crowded, room, 1.0, run=measuring).buckets)
+
+
+def test_time_is_that_of_the_steps_that_there_are(tmp_path: Path) -> None:
+    """Of 16 and 9 clips, of which a budget holds 9 and 7, one shape comes as 9 and 7 and the other as 5 and 4."""
+    chosen = settings("dit.tokens_per_batch=112", "dit.image_share=0")
+    found = plan_training(chosen, films(tmp_path, 25), GIB, 1.0, run=lambda spec: Rehearsed(float(spec.clips), None))
+    assert sorted((bucket.clips, bucket.seconds) for bucket in found.buckets) == [(7, 7.0), (9, 9.0)]
+    assert found.seconds == pytest.approx(found.steps * (9 + 7 + 5 + 4) / 4)
+    assert found.tokens == found.steps * (16 * 12 + 9 * 16) / 4
+
+
+ELASTIC = ("dit.batch_size=1024", "cluster.num_workers=8", "cluster.min_workers=2", "captioner.batch_size=8", "vae.batch_size=8")
+
+
+@pytest.mark.parametrize("budget", [(), ("dit.tokens_per_batch=12000", "dit.packing=true")])
+def test_what_fits_with_all_workers_but_not_with_the_fewest_is_said_with_what_would_make_it_fit(
+    crowded: Project, budget: tuple[str, ...]
+) -> None:
+    chosen = (*ELASTIC, *budget)
+
+    def needed(workers: int) -> int:
+        alone = settings(*chosen, f"cluster.num_workers={workers}", f"cluster.min_workers={workers}")
+        return max(bucket.num_bytes for bucket in arithmetic(alone, crowded, GIB).buckets)
+
+    room = (needed(4) + needed(5)) // 2
+    assert needed(5) < room < needed(4)
+    found = arithmetic(settings(*chosen), crowded, room)
+    assert all(bucket.fits for bucket in found.buckets)
+    (note,) = found.notes
+    assert note.startswith("steps fit with all 8 workers and with no fewer than 5, but the training may go on with 2, ")
+    ways = [tuple(way.removeprefix("--set ").split(" --set ")) for way in note.split("`")[1::2]]
+    assert ways[0] == ("cluster.min_workers=5",)
+    assert len(ways) == 2
+    for way in ways:
+        assert arithmetic(settings(*chosen, *way), crowded, room).notes == []
+    assert arithmetic(settings(*chosen), crowded, needed(2)).notes == []
+
+
+def test_a_way_out_fits_with_the_fewest_workers_too(crowded: Project) -> None:
+    room = max(bucket.num_bytes for bucket in arithmetic(settings(*ELASTIC), crowded, GIB).buckets) - MIB
+    found = arithmetic(settings(*ELASTIC), crowded, room)
+    assert not all(bucket.fits for bucket in found.buckets)
+    assert found.ways_out
+    for way, changed in zip(found.ways_out, taken(found, ELASTIC), strict=True):
+        fewest = (f"cluster.num_workers={changed.cluster.fewest_workers}", f"cluster.min_workers={changed.cluster.fewest_workers}")
+        with_fewest = settings(*ELASTIC, *(part for part in way.split() if part != "--set"), *fewest)
+        for workers in (changed, with_fewest):
+            plan = arithmetic(workers, crowded, room)
+            assert all(bucket.fits for bucket in plan.buckets)
+            assert plan.notes == []
+
+
+def test_groups_that_share_out_clips_are_looked_at_whole(crowded: Project) -> None:
+    chosen = (*ELASTIC, "dit.context_parallel=2", "cluster.min_workers=3")
+    as_it_would_be = settings(*chosen, "cluster.num_workers=4", "cluster.min_workers=4")
+    room = max(bucket.num_bytes for bucket in arithmetic(as_it_would_be, crowded, GIB).buckets)
+    assert arithmetic(settings(*chosen), crowded, room).notes == []
+    (note,) = arithmetic(settings(*chosen), crowded, room - 1).notes
+    assert "no fewer than 6, but the training may go on with 4, " in note
 
 
 def test_before_there_are_clips_the_settings_say_what_they_will_be(tmp_path: Path) -> None:
