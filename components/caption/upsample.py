@@ -100,10 +100,15 @@ def rewrite(prompt: str, style: Mapping[str, Any]) -> str:
     Raises:
         ValueError: the prompt says nothing.
     """
-    text, notes = explain(prompt, style)
-    for note in notes:
+    return rewrite_all([prompt], style)[0]
+
+
+def rewrite_all(prompts: Sequence[str], style: Mapping[str, Any]) -> list[str]:
+    """Says prompts as `rewrite` does each, and logs what several of them have in common once."""
+    told = [explain(prompt, style) for prompt in prompts]
+    for note in dict.fromkeys(note for _, notes in told for note in notes):
         logger.warning("%s", note)
-    return text
+    return [text for text, _ in told]
 
 
 def explain(prompt: str, style: Mapping[str, Any]) -> tuple[str, list[str]]:

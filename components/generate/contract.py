@@ -44,10 +44,12 @@ def check_contract(notes: Mapping[str, Any], vae: "VideoVae | PretrainedVae", te
     """
     contract = notes["contract"]
     moving = any(frames > 1 for _, frames, _, _ in notes["latents_shapes"])
+    rate = notes["clip"]["fps"] / vae.frames
+    met = not moving or math.isclose(contract["latents_fps"], rate)  # which training may have rounded otherwise
     found = {
         "latents_mean": vae.latents_mean.tolist(),
         "latents_std": vae.latents_std.tolist(),
-        "latents_fps": notes["clip"]["fps"] / vae.frames if moving else contract["latents_fps"],
+        "latents_fps": contract["latents_fps"] if met else rate,
         "shift_places": max(math.prod(shape[1:]) for shape in notes["latents_shapes"]),
         "text_width": text_encoder.width,
         "video_vae": digest_folder(folder / VIDEO_VAE),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from components.caption.upsample import rewrite as rewrite_prompt
+from components.caption.upsample import rewrite_all
 from components.encode.load_vae import load_vae
 from components.encode.text import TextEncoder, load_text_encoder
 from components.generate.contract import TEXT_ENCODER, VIDEO_VAE, check_contract, check_terms
@@ -104,8 +104,13 @@ class Generator:
         Raises:
             ValueError: it is empty, or no text.
         """
-        check_prompt(prompt)
-        return rewrite_prompt(prompt, self.style) if rewrite else prompt
+        return self.told_all([prompt], rewrite)[0]
+
+    def told_all(self, prompts: Sequence[str], rewrite: bool = True) -> list[str]:
+        """Answers prompts as `told` does each; what several of them have in common is remarked upon once."""
+        for prompt in prompts:
+            check_prompt(prompt)
+        return rewrite_all(prompts, self.style) if rewrite else list(prompts)
 
     def settings(self, **sampling: Any) -> dict[str, Any]:
         """Answers all settings of sampling: those given, else as the model's notes say; None is given where it switches something off.
@@ -152,7 +157,7 @@ class Generator:
             raise ValueError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}")
         size = self.shapes.size(height, width, num_frames=num_frames)
         length = self.shapes.length(size, num_frames, self.notes["clip"]["num_frames"])
-        told = [self.told(prompt, rewrite) for prompt in prompts]
+        told = self.told_all(prompts, rewrite)
         frames: list[np.ndarray] = []
         for start in range(0, len(told), SAMPLES_AT_ONCE):
             part = slice(start, start + SAMPLES_AT_ONCE)

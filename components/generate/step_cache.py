@@ -138,7 +138,7 @@ def calibrate(
     if sampling.pop("step_cache", None) is not None:
         raise ValueError("`generate.step_cache` is what a calibration finds; hint: leave it out")
     settings = generator.settings(**sampling)
-    prompts = [generator.told(prompt) for prompt in prompts]
+    prompts = generator.told_all(prompts)
     seeds = [seed + place for place in range(len(prompts))]
 
     def sampled(cache: Callable[[int], Cache]) -> tuple[list[np.ndarray], float, list[Cache]]:

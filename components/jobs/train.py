@@ -96,6 +96,7 @@ def _train(
             "root": str(project.root.resolve()),
             "project": project.name,
             "clips_version": project.clips_version,
+            "clips_lifted": list(project.clips_lifted),
             "checkpoints": str(checkpoints.resolve()),
             "export": str(export.resolve()),
             "sheet": str(sheet.resolve()),

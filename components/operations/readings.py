@@ -7,6 +7,7 @@ from typing import Any
 
 from components.operations.freshness import READ_ROWS, Freshness
 from components.registry.lineage import TableRead, lineage_tags
+from components.stages import STAGES
 from components.store import mirror, readings, tables
 from components.store.filters import with_quarantine
 from components.store.project import Project
@@ -31,7 +32,8 @@ def pin_reading(
 ) -> tuple[Project, dict[str, Any]]:
     """Answers the project with its clips held at the version that a training reads, and the head that tells of it.
 
-    A training that goes on after a kill finds the version it began with.
+    A training that goes on after a kill finds the version it began with. Where a take-down of other footage removed that, it is given
+    the newest with the same rows, those that went to quarantine since among them: other rows would be drawn in another order.
 
     Args:
         settings: the resolved settings of the run.
@@ -40,7 +42,7 @@ def pin_reading(
         base: the address in the registry of the model that is trained further, which may be another project's.
 
     Raises:
-        ValueError: the rows changed since `freshness` was asked for.
+        ValueError: the rows changed since `freshness` was asked for, or those that the training began with cannot be had any more.
     """
     stage, key = freshness.stage, freshness.key
     tags = {BASE_TAG: base} if base else {}
@@ -52,18 +54,19 @@ def pin_reading(
     clips = tables.clips(project)
     if head is None or not _still_there(clips, head):
         version = clips.tag(tag_of(stage, key))
-        pinned = clips.at(version)
-        where, columns = READ_ROWS[stage]
-        if pinned.digest(columns, with_quarantine(where)) != freshness.rows_digest:
+        try:
+            rows, lifted = _rows_at(project, freshness, clips, version, head)
+        except ValueError:
             clips.untag(tag_of(stage, key))
-            raise ValueError(f"the rows that `{stage}` reads changed while it was about to start; hint: run it again")
-        rows = pinned.read(["clip_id", *SPAN, *columns], where)
+            raise
         readings.write_rows(project, stage, key, rows)
         read = {"version": version, "tag": tag_of(stage, key), "rows": len(rows), "rows_digest": freshness.rows_digest}
+        read |= {"lifted": lifted} if lifted else {}
         removed = head.get("rows_removed", []) if head else []
         head = _head(freshness, settings, stands_on, {"clips": {**read, "uri": clips.uri}}, tags) | {"rows_removed": removed}
         _make_known(project, head)
-    return dataclasses.replace(project, clips_version=int(head["tables"]["clips"]["version"])), head
+    read = head["tables"]["clips"]
+    return dataclasses.replace(project, clips_version=int(read["version"]), clips_lifted=tuple(read.get("lifted", ()))), head
 
 
 def note_weights(project: Project, stage: str, key: str, weights: str, run_id: str | None) -> None:
@@ -85,6 +88,34 @@ def dataset_of(head: Mapping[str, Any]) -> dict[str, Any] | None:
         "profile": {"rows": read["rows"], "rows_digest": read["rows_digest"]},
         "context": "training",
     }
+
+
+def _rows_at(
+    project: Project, freshness: Freshness, clips: tables.Table, version: int, head: Mapping[str, Any] | None
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Answers what a training reads of a version: all that it began with, if it has, and which clips of it are in quarantine there.
+
+    Raises:
+        ValueError: the rows changed, or those that it began with cannot be had, or are not known and may be others.
+    """
+    stage, key = freshness.stage, freshness.key
+    where, columns = READ_ROWS[stage]
+    pinned = clips.at(version)
+    if pinned.digest(columns, with_quarantine(where)) != freshness.rows_digest:
+        raise ValueError(f"the rows that `{stage}` reads changed while it was about to start; hint: run it again")
+    now, begun = pinned.keys(where), readings.ids_of_rows(project, stage, key)
+    if begun is None:
+        has_begun = head is not None or any(project.checkpoints(stage, key).glob("step_*"))
+        is_same = not has_begun or len(now) == pinned.count(with_quarantine(where))
+    else:
+        is_same = set(now) <= set(begun)
+    if not is_same:
+        raise ValueError(
+            f"`{stage}` cannot go on in the order in which it began: clips went into quarantine or came out of it since, and the version "
+            f"that it read is gone; hint: another seed (`--set {STAGES[stage].sections[0]}.seed=N`) trains anew"
+        )
+    lifted = sorted(set(begun or ()) - set(now))
+    return clips.at(version, lifted).read(["clip_id", *SPAN, *columns], where), lifted
 
 
 def _make_known(project: Project, head: dict[str, Any]) -> None:

@@ -145,7 +145,7 @@ class KinoraModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
 
     def load_context(self, context: Any) -> None:
         config = dict(context.model_config)
-        load = KINDS[config.pop("kind")]
+        load = _running_kinds()[config.pop("kind")]
         weights = Path(context.artifacts["weights"])
         _leave_path(weights.parent.parent / "code")
         self.apply = load(weights, device_of(config.pop("device", None)), **config)
@@ -169,6 +169,15 @@ def device_of(named: str | None) -> str:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"`device` is `{named}`, which is not to be had here; hint: `cpu`, or null for a GPU if there is one") from error
     return named
+
+
+def _running_kinds() -> Mapping[str, Callable[..., Apply]]:
+    """Answers how the Kinora that runs loads models: its parts may be newer than this file. What is beside a model is as old as this."""
+    try:
+        kinds: Mapping[str, Callable[..., Apply]] = importlib.import_module(".registry.pyfunc_model", "components").KINDS
+    except ModuleNotFoundError:
+        return KINDS
+    return kinds
 
 
 def _leave_path(code: Path) -> None:

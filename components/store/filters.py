@@ -19,6 +19,11 @@ def with_quarantine(where: str | None) -> str | None:
     return where and where.replace(f" AND {UNHARMED}", "")
 
 
+def with_lifted(where: str | None, clip_ids: Iterable[str]) -> str | None:
+    """Answers one of these filters for some of the rows in quarantine too."""
+    return where and where.replace(UNHARMED, f"({UNHARMED} OR {among('clip_id', clip_ids)})")
+
+
 def distinct(column: str, value: str) -> str:
     """Answers the filter for rows whose column is not this value, null included (`!=` skips nulls).
 

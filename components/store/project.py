@@ -24,12 +24,14 @@ class Project:
 
     With a storage, the URI of a folder, tables lie there and the rest of the project's folder is a cache of what lies there.
     `clips_version` holds every read of the clips at one version of the table, as a training wants it; such clips are not written.
+    `clips_lifted` are those in quarantine there that such reads take all the same, since the training began with them.
     """
 
     root: Path
     name: str
     storage: str | None = None
     clips_version: int | None = None
+    clips_lifted: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:

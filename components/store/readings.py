@@ -66,6 +66,13 @@ def read_rows(project: Project, stage: str, key: str) -> Iterator[dict[str, Any]
             yield json.loads(line)
 
 
+def ids_of_rows(project: Project, stage: str, key: str) -> list[str] | None:
+    """Answers the clips of a reading, sorted as they were read; None when they were not kept."""
+    if not rows_file(project, stage, key).is_file():
+        return None
+    return [row["clip_id"] for row in read_rows(project, stage, key)]
+
+
 def removed_rows(project: Project, stage: str, key: str) -> list[dict[str, Any]]:
     """Answers what take-downs removed of what a training read: `video_id`, `clips` and `at` of each."""
     head = read_head(project, stage, key)

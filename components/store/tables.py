@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from components.store.arrow import SHAPES, arrays, is_blob, plain
 from components.store.arrow import column as arrow_column
-from components.store.filters import among, distinct
+from components.store.filters import among, distinct, with_lifted
 from components.store.storage import Storage, options_of, trouble_with
 from components.store.tensors import StoredArrays
 
@@ -45,9 +45,10 @@ class Table:
     commits that lose a race are tried again, and a key is never written twice.
     """
 
-    def __init__(self, dataset: "lance.LanceDataset", key: str, pinned: bool = False) -> None:
+    def __init__(self, dataset: "lance.LanceDataset", key: str, pinned: bool = False, lifted: Sequence[str] = ()) -> None:
         self._dataset = dataset
         self._pinned = pinned
+        self._lifted = tuple(lifted)
         self.key = key
         self.uri = str(dataset.uri)
         self.name = Path(self.uri).stem
@@ -79,10 +80,14 @@ class Table:
         table._adopt(schema)
         return table
 
-    def at(self, version: int | str) -> "Table":
-        """Answers the same table pinned to a version or a tag, to read exactly what a training read."""
+    def at(self, version: int | str, lifted: Sequence[str] = ()) -> "Table":
+        """Answers the same table pinned to a version or a tag, to read exactly what a training read.
+
+        Args:
+            lifted: keys in quarantine there that filters take as if they were not.
+        """
         try:
-            return Table(self._dataset_at(version), self.key, pinned=True)
+            return Table(self._dataset_at(version), self.key, pinned=True, lifted=lifted)
         except (ValueError, OSError) as error:
             raise TableError(f"table `{self.name}` has no version `{version}`; hint: old versions go unless they are tagged") from error
 
@@ -141,7 +146,7 @@ class Table:
             if name in self.blob_columns:
                 raise TableError(f"`{name}` of table `{self.name}` holds blobs; hint: read_blobs")
             self._check_column(name)
-        return self._latest().to_table(columns=list(columns), filter=where)
+        return self._latest().to_table(columns=list(columns), filter=self._filter(where))
 
     def read(self, columns: Sequence[str], where: str | None = None, order_by_key: bool = True) -> list[dict[str, Any]]:
         """Reads columns as plain Python rows, sorted by key unless told otherwise."""
@@ -158,7 +163,7 @@ class Table:
         return sorted(found)
 
     def count(self, where: str | None = None) -> int:
-        return int(self._latest().count_rows(where))
+        return int(self._latest().count_rows(self._filter(where)))
 
     def read_blobs(self, column: str, keys: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """Reads the blobs of rows, in the order of `keys`.
@@ -253,6 +258,9 @@ class Table:
     def remove_old_versions(self) -> tuple[int, int]:
         """Removes those; answers how many and the bytes that were freed."""
         return _counted(self._latest().cleanup_old_versions(older_than=KEEP_VERSIONS, error_if_tagged_old_versions=False))
+
+    def _filter(self, where: str | None) -> str | None:
+        return with_lifted(where, self._lifted) if self._lifted else where
 
     def _small_fragments(self) -> "list[lance.LanceFragment]":
         return [part for part in self._latest().get_fragments() if part.metadata.num_rows < ROWS_PER_FRAGMENT // 2]
@@ -379,7 +387,7 @@ def clips(project: "Project") -> Table:
     from components.store import schema
 
     table = Table.open(project.table("clips"), schema.CLIPS, "clip_id")
-    return table if project.clips_version is None else table.at(project.clips_version)
+    return table if project.clips_version is None else table.at(project.clips_version, project.clips_lifted)
 
 
 def samples(project: "Project") -> Table:

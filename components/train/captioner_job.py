@@ -33,12 +33,13 @@ def run(payload: Mapping[str, Any], context: TrainContext, checkpoints: Checkpoi
     """Makes the captioner that a project needs and exports it to a folder.
 
     Args:
-        payload: `config`, the resolved settings; `root`, `project` and `clips_version`; `checkpoints` and `export`, folders;
+        payload: `config`, the resolved settings; `root`, `project`, `clips_version`, `clips_lifted`; `checkpoints`, `export`, folders;
             `mode`, as `components.caption.captioner.choose` answers it: train, pretrained or untrained.
     """
     config = Config.model_validate(payload["config"])
     settings = config.captioner
-    project = Project(Path(payload["root"]), payload["project"], config.cluster.storage, payload["clips_version"])
+    pinned = payload["clips_version"], tuple(payload["clips_lifted"])
+    project = Project(Path(payload["root"]), payload["project"], config.cluster.storage, *pinned)
     match payload["mode"]:
         case "train":
             coca = _trained(settings, project, checkpoints, context)

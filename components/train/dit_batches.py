@@ -109,8 +109,8 @@ def read_held_out(project: "Project", count: int) -> list[HeldOut]:
 
 
 def _latents_fps(fps: str, num_frames: int, latent_frames: int) -> float:
-    """Answers how many latent frames pass in a second; of a single frame, the rate that it has."""
-    return float(Fraction(fps)) * (1.0 if num_frames == 1 else (latent_frames - 1) / (num_frames - 1))
+    """Answers how many latent frames pass in a second, the same of clips of all lengths; of a single frame, the rate that it has."""
+    return float(Fraction(fps) * (1 if num_frames == 1 else Fraction(latent_frames - 1, num_frames - 1)))
 
 
 def dit_batches(

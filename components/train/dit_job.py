@@ -43,13 +43,14 @@ def run(payload: Mapping[str, Any], context: TrainContext, checkpoints: Checkpoi
     """Trains the diffusion transformer and exports it with its VAE and text encoder.
 
     Args:
-        payload: `config`, the resolved settings; `root`, `project` and `clips_version`; `checkpoints` and `export`, folders;
+        payload: `config`, the resolved settings; `root`, `project`, `clips_version`, `clips_lifted`; `checkpoints`, `export`, folders;
             `video_vae` and `text_encoder`, the folders of what made the latents and the text embeddings; `style`, how captions
             are worded, as `components.caption.upsample.build_style` describes it; `base`, the folder of a model to train further, if any.
     """
     base = Path(payload["base"]) if payload.get("base") else None
     config = Config.model_validate(payload["config"] if base is None else config_from(base, payload["config"]))
-    project = Project(Path(payload["root"]), payload["project"], config.cluster.storage, payload["clips_version"])
+    pinned = payload["clips_version"], tuple(payload["clips_lifted"])
+    project = Project(Path(payload["root"]), payload["project"], config.cluster.storage, *pinned)
     encoded = read_encoded(project)
     most = config.clip.as_most(_shapes(project))
     config = config.model_copy(update={"clip": most})  # what it makes where nothing else is asked for

@@ -66,12 +66,13 @@ def make(
     """Begins a video VAE, trains it unless it is to stay as it is, measures and exports it.
 
     Args:
-        payload: `config`, the resolved settings; `root`, `project` and `clips_version`; `checkpoints` and `export`, folders;
+        payload: `config`, the resolved settings; `root`, `project`, `clips_version`, `clips_lifted`; `checkpoints`, `export`, folders;
             `sheet`, the picture of reconstructions, which is of footage and so no part of what is exported.
         begin: is given the settings, the project, and the ids of its training clips by their shape.
     """
     config = Config.model_validate(payload["config"])
-    settings, project = config.vae, Project(Path(payload["root"]), payload["project"], config.cluster.storage, payload["clips_version"])
+    settings, pinned = config.vae, (payload["clips_version"], tuple(payload["clips_lifted"]))
+    project = Project(Path(payload["root"]), payload["project"], config.cluster.storage, *pinned)
     perceptual = _perceptual(settings, context.device)
     shapes = training_clips(project)
     measured = held_out(project, MEASURED_CLIPS) if context.rank == 0 else []

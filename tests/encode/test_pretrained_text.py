@@ -197,6 +197,7 @@ def test_a_transformer_learns_by_it_and_makes_videos_with_it_alone(folders: dict
         "root": str(project.root),
         "project": project.name,
         "clips_version": None,
+        "clips_lifted": [],
         "checkpoints": str(tmp_path / "checkpoints"),
         "export": str(tmp_path / "model"),
         "video_vae": str(tmp_path / "vae"),

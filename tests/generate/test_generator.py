@@ -90,6 +90,17 @@ def test_the_prompt_is_said_as_captions_are(generator):
     assert generator.generate(["a red box"], [1], num_inference_steps=1, rewrite=False)[0].rewritten == "a red box"
 
 
+def test_what_several_prompts_of_a_call_have_in_common_is_said_once(generator, caplog):
+    prompts = ["a red star moves left", "a blue star moves up", "a red star moves left", "a violet ring moves left"]
+    samples = generator.generate(prompts, [1, 2, 3, 4], num_inference_steps=1)
+    said = list(caplog.messages)
+    assert [sample.rewritten for sample in samples] == [generator.told(prompt) for prompt in prompts]
+    assert [message.partition(";")[0] for message in said] == [
+        "no training caption says the shape `star`",
+        "no training caption says the colour `purple`",
+    ]
+
+
 def test_the_prompt_and_guidance_change_the_video(generator):
     frames = [
         generator.generate([prompt], [1], guidance_scale=scale)[0].frames.astype(int)

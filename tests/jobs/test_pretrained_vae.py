@@ -68,6 +68,7 @@ def payload(source: str, settings: list[str], project: Project, folder: Path) ->
         "root": str(project.root),
         "project": project.name,
         "clips_version": None,
+        "clips_lifted": [],
         "sheet": str(folder / "sheet.png"),
         "checkpoints": str(folder / "checkpoints"),
         "export": str(folder / "export"),

@@ -1,16 +1,18 @@
 """A training reads one version of the clips, tagged, and its exact rows are written down."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
 
+from components.operations.forget import forget
 from components.operations.freshness import READ_ROWS
 from components.operations.readings import dataset_of, pin_reading, tag_of
 from components.registry.tracking import Tracker, client_of
 from components.store import readings, tables
-from components.store.filters import TRAINING
-from tests.operations.pipeline import Pipeline
+from components.store.filters import CAPTIONED, LABELLED, TRAINING
+from tests.operations.pipeline import Pipeline, video_id
 
 SETTINGS = {"dit": {"steps": 10}}
 
@@ -19,7 +21,8 @@ SETTINGS = {"dit": {"steps": 10}}
 def ready(tmp_path: Path) -> Pipeline:
     pipeline = Pipeline(tmp_path)
     pipeline.add_clips(*range(8), label="a red ball")
-    pipeline.add_clips(8, 9, label="a red ball", split="val")
+    pipeline.add_files(*range(12))
+    pipeline.add_clips(8, 9, 10, 11, label="a red ball", split="val")
     pipeline.run("ingest", "curate", "train_captioner", "caption", "train_vae", "encode")
     return pipeline
 
@@ -46,6 +49,52 @@ def test_a_training_that_was_killed_goes_on_with_the_version_it_began_with(ready
     _, first = pin_reading(ready.project, found, SETTINGS, {})
     tables.clips(ready.project).update([{"clip_id": "c009", "caption": "a later word"}])
     assert pin_reading(ready.project, found, SETTINGS, {})[1] == first
+
+
+STAGES = {"train_captioner": LABELLED, "train_vae": TRAINING, "train_dit": CAPTIONED}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_training_keeps_its_clips_and_their_order_when_other_footage_is_taken_down(ready: Pipeline, stage: str) -> None:
+    found, where = ready.assess(stage), STAGES[stage]
+    pinned, first = pin_reading(ready.project, found, SETTINGS, {})
+    began = tables.clips(pinned).keys(where)
+    assert began == [f"c{number:03d}" for number in range(8)]
+    clips = tables.clips(ready.project)
+    clips.update([{"clip_id": name, "quarantine": f"{stage}, step 3: its gradient"} for name in ("c002", "c005")])
+    for held_out in ("film-4.mp4", "film-5.mp4"):
+        forget(ready.project, video_id(held_out))
+        again = ready.assess(stage)
+        assert (again.key, again.rows) == (found.key, 6)
+        resumed, head = pin_reading(ready.project, again, SETTINGS, {})
+        assert tables.clips(resumed).keys(where) == began
+        assert tables.clips(resumed).count(where) == head["tables"]["clips"]["rows"] == 8
+        assert pin_reading(ready.project, again, SETTINGS, {}) == (resumed, head)
+        assert [row["clip_id"] for row in readings.read_rows(ready.project, stage, found.key)] == began
+    assert head["tables"]["clips"]["rows_digest"] == first["tables"]["clips"]["rows_digest"]
+    assert clips.keys(where) == [name for name in began if name not in ("c002", "c005")], "others leave them out"
+
+
+def test_a_training_whose_clips_cannot_be_told_any_more_does_not_go_on(ready: Pipeline) -> None:
+    clips, found = tables.clips(ready.project), ready.assess("train_dit")
+    aside = [{"clip_id": "c002", "quarantine": "train_vae, step 3: its gradient"}]
+    clips.update(aside)
+    pin_reading(ready.project, ready.assess("train_dit"), SETTINGS, {})
+    clips.change({"quarantine": "NULL"}, "clip_id = 'c002'")
+    forget(ready.project, video_id("film-4.mp4"))
+    refused = r"cannot go on in the order in which it began: .*; hint: another seed \(`--set dit.seed=N`\) trains anew"
+    with pytest.raises(ValueError, match=refused):
+        pin_reading(ready.project, ready.assess("train_dit"), SETTINGS, {})
+    assert tag_of("train_dit", found.key) not in clips.tags()
+
+    clips.update(aside)
+    shutil.rmtree(ready.project.folder / "lineage")
+    ready.project.checkpoints("train_dit", found.key).joinpath("step_000003").mkdir(parents=True)
+    with pytest.raises(ValueError, match=refused):
+        pin_reading(ready.project, ready.assess("train_dit"), SETTINGS, {})
+    clips.change({"quarantine": "NULL"}, "clip_id = 'c002'")
+    _, head = pin_reading(ready.project, ready.assess("train_dit"), SETTINGS, {})
+    assert head["tables"]["clips"]["rows"] == 8
 
 
 def test_rows_that_change_before_the_training_reads_them_stop_it(ready: Pipeline) -> None:

@@ -117,6 +117,25 @@ def test_a_registered_model_is_sampled_as_it_was_evaluated_and_where_it_is_told_
         mlflow.pyfunc.load_model(uri)
 
 
+def test_a_model_of_an_earlier_kinora_is_run_as_the_one_that_loads_it_does(
+    folder: Path,  # noqa: F811
+    project: Project,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import mlflow
+
+    version = register(project, "text-to-video", folder, {}, {})
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", project.tracking_uri)
+    mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.number}", dst_path=str(tmp_path / "earlier"))
+    entry = tmp_path / "earlier" / "pyfunc_model.py"
+    text = entry.read_text()
+    entry.write_text(text.replace("making.film", "making.frames"))  # as if a part had another name then
+    assert entry.read_text() != text
+    model = mlflow.pyfunc.load_model(str(tmp_path / "earlier"))
+    assert len(decode_clip(model.predict(pd.DataFrame({"prompt": CAPTIONS[:1]}), params=ONE_STEP)["video"][0])) == 9
+
+
 def test_a_registered_model_takes_rows_of_several_kinds_and_says_its_version(
     folder: Path,  # noqa: F811
     project: Project,

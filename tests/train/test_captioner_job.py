@@ -56,6 +56,7 @@ def job(config: Config, project: Project, folder: Path, mode: str) -> Path:
         "project": project.name,
         "checkpoints": str(folder / "checkpoints"),
         "clips_version": None,
+        "clips_lifted": [],
         "export": str(folder / "export"),
         "mode": mode,
     }

@@ -162,3 +162,23 @@ def test_what_is_held_out_is_never_learned_from(tmp_path):
     tables.clips(project).append([extra | {"clip_id": f"later{number}"} for number in range(5)])
     assert [clip.clip_id for clip in read_held_out(project, 4)] == ["clip1", "later0", "later2", "later4"], "as far as the last"
     assert read_held_out(Project(tmp_path, "another"), 4) == []
+
+
+def test_clips_that_are_lifted_out_of_quarantine_stand_where_they_stood(tmp_path):
+    project = Project(tmp_path, "demo")
+    whole = np.zeros((4, 3, 2, 2), np.float16)
+    row = {"num_frames": 9, "fps": "8", "split": "train", "keep": True, "latents": whole, "latents_shape": [4, 3, 2, 2]}
+    row |= {"text_embeds": np.zeros((3, 5), np.float16), "text_shape": [3, 5]}
+    tables.clips(project).append([row | {"clip_id": f"clip{number:02}"} for number in range(20)])
+    version = tables.clips(project).version
+    aside = [{"clip_id": f"clip{number:02}", "quarantine": "train_dit, step 3: its gradient"} for number in (4, 11, 12)]
+    tables.clips(project).update(aside)
+
+    def order(pinned: Project) -> list[tuple[str, ...]]:
+        batches, _ = dit_batches(read_encoded(pinned), FOUR, PATCH, 3)
+        return [batch.clip_ids for batch in itertools.islice(batches(3), 7)]
+
+    now = replace(project, clips_version=tables.clips(project).version)
+    assert order(replace(now, clips_lifted=("clip04", "clip11", "clip12"))) == order(replace(project, clips_version=version))
+    assert len(read_encoded(replace(now, clips_lifted=("clip11",))).clip_ids) == 18
+    assert len(read_encoded(now).clip_ids) == 17

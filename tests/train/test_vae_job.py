@@ -53,6 +53,7 @@ def payload(config: Config, project: Project, folder: Path) -> dict[str, object]
         "root": str(project.root),
         "project": project.name,
         "clips_version": None,
+        "clips_lifted": [],
         "sheet": str(folder / "sheet.png"),
         "checkpoints": str(folder / "checkpoints"),
         "export": str(folder / "export"),
