@@ -12,7 +12,7 @@ from components.operations.epochs import MeanStep, mean_step
 from components.operations.preflight import Bucket, Network, Way, load, work
 from components.operations.ways_out import Latents, Settings
 from components.train.buckets import Filling, Step, steps_of
-from components.train.dit_loop import DitBatch, draw
+from components.train.dit_draws import DitBatch, draw
 from components.train.steps import seed_of
 from tests.train.test_dit_loop import settings as dit_settings
 
