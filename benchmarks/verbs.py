@@ -15,6 +15,9 @@ end, or both to the model, told the caption of the scene, and it makes the rest 
 - loops, of scenes and of text: the step from the last frame to the first against the larger of the steps beside it, the means over
   loops; at most 1. Beside it, the same where new frames are not eased into the video, and the largest step on the way back against the
   largest of the video's own, since an eased seam may leave a jump further in;
+- edits, at the strength of `kinora generate --edit`, by the caption with another colour: the share with that colour, and with the shape
+  and the motion that video and caption have; each at least 0.9. Beside it, how far the object is from where the video has it, as a share
+  of how far it is where the model has the caption alone;
 - images of text: the share whose colour and shape the reader sees as told, beside that of the first frames of clips of the same text.
 The last line is one JSON object.
 """
@@ -32,6 +35,7 @@ import numpy as np
 import torch
 
 from components.generate import verbs
+from components.generate.ask import STRENGTH
 from components.generate.generator import Generator
 from components.generate.sampling import Sampling
 from components.measure.distortion import psnr
@@ -39,10 +43,11 @@ from components.measure.motion import motion
 from components.operations.freshness import model_folder
 from components.store.project import Project
 from components.world.reader import read
-from components.world.render import render_clips
-from components.world.vocabulary import Scene, caption
+from components.world.render import allowed_triples, render_clips
+from components.world.sight import find_blob
+from components.world.vocabulary import Scene, caption, get_preset
 
-KEPT_BAR, DIRECTION_BAR, MOTION_BAR, SEAM_BAR = -0.1, 0.9, 0.5, 1.0
+KEPT_BAR, DIRECTION_BAR, MOTION_BAR, SEAM_BAR, EDIT_BAR = -0.1, 0.9, 0.5, 1.0, 0.9
 SCENES_SEED = 70_001  # of scenes that no film of a project shows
 AT_ONCE = 32
 
@@ -183,6 +188,7 @@ def measure(generator: Generator, count: int, preset: str) -> dict[str, dict[str
         figures[f"loop of {of}, seam against the steps beside it"] = checked(seam(eased), SEAM_BAR, at_most=True)
         figures[f"loop of {of}, the same not eased"] = checked(seam(plain), None)
         figures[f"loop of {of}, largest step back, of the video's largest"] = checked(way_back(eased, length), None)
+    figures |= edits(generator, real, scenes, length, preset)
     return figures | images_of_text(generator, told, scenes, length, preset)
 
 
@@ -192,6 +198,47 @@ def loop_of_video(sampling: Sampling, clips: np.ndarray, length: int, ease: bool
 
 def loop_of_text(sampling: Sampling, clips: np.ndarray, length: int, ease: bool) -> np.ndarray:
     return verbs.looped(sampling, verbs.clip(sampling, clips.shape[2:4], length), length, ease=ease).whole()
+
+
+def edits(generator: Generator, real: np.ndarray, scenes: Sequence[Scene], length: int, preset: str) -> dict[str, dict[str, Any]]:
+    """Draws real clips anew in another colour, one that training shows of the shape and the motion, and answers what is seen."""
+    wanted = [other_colour(scene, place, preset) for place, scene in enumerate(scenes)]
+    told = [caption(scene).replace(scene.fields["colour"], colour) for scene, colour in zip(scenes, wanted, strict=True)]
+
+    def make(sampling: Sampling, clips: np.ndarray, strength: float) -> np.ndarray:
+        return verbs.edited(sampling, clips, length, strength).whole()
+
+    made, alone = (in_batches(generator, told, real, partial(make, strength=strength)) for strength in (STRENGTH, 1.0))
+    seen, figures = [read(clip, preset) for clip in made], {}
+    for field in ("colour", "shape", "motion"):
+        asked = wanted if field == "colour" else [scene.fields[field] for scene in scenes]
+        right = float(np.mean([answer[field] == value for answer, value in zip(seen, asked, strict=True)]))
+        figures[f"edit, right {field}"] = checked(right, EDIT_BAR)
+    away = [np.nanmedian(np.linalg.norm(centres(clips, preset) - centres(real, preset), axis=-1)) for clips in (made, alone)]
+    return figures | {"edit, distance from the video, of text alone": checked(float(away[0] / away[1]), None)}
+
+
+def other_colour(scene: Scene, place: int, preset: str) -> str:
+    """Answers another colour than a scene's, of those that training shows of its shape and motion; by its place, so that all come."""
+    named = scene.fields
+    others = [
+        colour
+        for colour, shape, motion in sorted(allowed_triples(get_preset(preset), "seen"))
+        if (shape, motion) == (named["shape"], named["motion"]) and colour != named["colour"]
+    ]
+    return others[place % len(others)]
+
+
+def centres(clips: np.ndarray, preset: str) -> np.ndarray:
+    """Answers where the object of each frame is, (B, T, 2) in short sides of it; nan where none is seen."""
+    found = np.full((*clips.shape[:2], 2), np.nan)
+    at = np.stack([*np.mgrid[: clips.shape[2], : clips.shape[3]]], axis=-1) / min(clips.shape[2:4])  # (H, W, 2)
+    for place, clip in enumerate(clips):
+        blob = find_blob(clip, get_preset(preset).colours, bridge=1)
+        if blob is not None:
+            weights = blob.mask.sum(axis=(1, 2))
+            found[place] = (blob.mask[..., None] * at).sum(axis=(1, 2)) / np.where(weights > 0, weights, np.nan)[:, None]
+    return found
 
 
 def images_of_text(

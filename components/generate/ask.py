@@ -18,7 +18,7 @@ from components.generate.shapes import Shapes
 from components.generate.step_cache import uncalibrated
 
 Source = str | Path | bytes
-STRENGTH = 0.6  # of an edit, where none is given
+STRENGTH = 0.85  # of an edit, where none is given: the least at which the demo's model does all that it is told
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Ask:
         if self.loop and chosen in (["--connect"], ["--edit"]):
             raise ValueError(f"`--loop` does not go with `{chosen[0]}`; hint: `--extend` its file with `--loop`")
         if self.strength is not None and self.edit is None:
-            raise ValueError("`--strength` is of an edit; hint: `--edit VIDEO --strength 0.6`")
+            raise ValueError("`--strength` is of an edit; hint: `--edit VIDEO --strength 0.85`")
         if self.num_frames is not None and self.seconds is not None:
             raise ValueError("`--num-frames` and `--seconds` say the same; hint: give one of them")
         if self.edit is not None and (self.num_frames is not None or self.seconds is not None):

@@ -275,7 +275,7 @@ def edited(sampling: Sampling, video: np.ndarray, length: int, strength: float) 
     Source: Meng et al., SDEdit (arXiv 2108.01073).
     """
     if not 0.0 < strength <= 1.0:
-        raise ValueError(f"`--strength` is above 0 and at most 1, not {strength}; hint: 0.5 keeps the layout, 0.8 little of it")
+        raise ValueError(f"`--strength` is above 0 and at most 1, not {strength}; hint: 0.7 keeps much, 0.9 little")
     count = video.shape[1]
     _check_count(count, length, "draw it anew")
     window = window_behind(length, sampling.vae.frames, sampling.generator.token)

@@ -157,7 +157,7 @@ def test_what_the_tokens_of_a_model_cannot_keep_is_refused(
         ({"backward": True}, "`--backward` says where `--extend` goes"),
         ({"extend": "a.mp4", "backward": True, "loop": True}, "a loop has no such way"),
         ({"connect": ("a.mp4", "b.mp4"), "loop": True}, "`--loop` does not go with `--connect`"),
-        ({"strength": 0.5}, "`--strength` is of an edit; hint: `--edit VIDEO --strength 0.6`"),
+        ({"strength": 0.5}, "`--strength` is of an edit; hint: `--edit VIDEO --strength 0.85`"),
         ({"num_frames": 9, "seconds": 1.0}, "say the same; hint: give one of them"),
         ({"edit": "a.mp4", "num_frames": 9}, "an edit is as long as its video"),
         ({"seconds": 0.0}, "`--seconds` is a number above 0, not 0.0; hint"),
@@ -215,7 +215,7 @@ def test_a_prompt_that_is_too_long_is_cut_and_what_is_left_out_is_said(generator
 def test_what_made_a_film_says_all_that_makes_it_again_and_no_path(generator: Generator, video: Path) -> None:  # noqa: F811
     digest = hashlib.sha256(video.read_bytes()).hexdigest()
     edit = make(generator, Ask("a red box", edit=video), 3, num_inference_steps=1).made
-    assert (edit["strength"], edit["files"]) == (0.6, [{"use": "edit", "name": "film.mp4", "sha256": digest}])
+    assert (edit["strength"], edit["files"]) == (0.85, [{"use": "edit", "name": "film.mp4", "sha256": digest}])
     keys = make(generator, Ask("a red box", key_frames=[(video.read_bytes(), 1.0)], seconds=1.0, width=32), 4, num_inference_steps=1).made
     assert keys["files"] == [{"use": "key frame", "name": None, "sha256": digest, "seconds": 1.0}]
     assert (keys["strength"], keys["seed"], keys["settings"]["num_inference_steps"]) == (None, 4, 1)
