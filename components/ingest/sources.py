@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import json
 import logging
@@ -254,12 +255,13 @@ def _read_manifest(folder: Path, explicit: Path | None) -> dict[str, dict[str, A
         if explicit is None:
             return {}  # some other manifest that happens to lie here
         raise ValueError(f"the manifest `{path}` has no column `file`; hint: its first line names the columns")
-    base = path.resolve().parent
+    base, real = path.resolve().parent, functools.cache(os.path.realpath)
     said: dict[str, dict[str, Any]] = {}
     for row in rows:
         if row["file"]:
-            place = os.path.normpath(base / row["file"].strip())
-            said.setdefault(place, {**row, "__leaves__": not Path(place).is_relative_to(base)})
+            folder_named, name = os.path.split(os.path.normpath(base / row["file"].strip()))
+            place = os.path.join(real(folder_named), name)  # as the files of a source that is reached by a link are listed
+            said.setdefault(place, {**row, "__leaves__": not Path(folder_named, name).is_relative_to(base)})
     return said
 
 

@@ -95,6 +95,16 @@ def test_rows_of_a_named_manifest_that_name_no_file_are_counted_in_a_warning(tmp
     assert caplog.messages == []
 
 
+def test_a_manifest_beside_a_link_to_the_footage_speaks_of_its_files(tmp_path):
+    fill(tmp_path, {"disk/in/a.mp4": "a", "here/mine.csv": "file,caption\nin/a.mp4,a cat\nin/gone.mp4,a dog\n"})
+    os.symlink(tmp_path / "disk" / "in", tmp_path / "here" / "in")
+    found = named(find_sources(tmp_path / "here" / "in", tmp_path / "here" / "mine.csv", LIMITS))
+    assert {name: (entry.status, entry.label_caption) for name, entry in found.items()} == {
+        "a.mp4": ("found", "a cat"),
+        "gone.mp4": ("missing", "a dog"),
+    }
+
+
 def test_one_content_in_two_places_is_one_entry_with_the_words_of_both(tmp_path):
     fill(tmp_path, {"manifest.csv": "file,licence,caption\nz.mp4,MIT,a cat\n", "a.mp4": "same", "z.mp4": "same"})
     (only,) = find_sources(tmp_path, None, LIMITS)
