@@ -10,7 +10,7 @@ R = TypeVar("R")
 ARGUMENTS = """Args:
     project: Where the run lives below the root; empty is the name of the source, or `demo`.
     source: The folder of footage; empty is the synthetic world.
-    manifest: A CSV file with captions, sources and rights of the footage; empty takes `manifest.csv` beside it.
+    manifest: A CSV file with captions, sources and rights of the footage, each `file` relative to it; empty takes `manifest.csv` beside it.
     profile: The profile of pipelines.yaml; empty takes its defaults.
     overrides: Settings that win over the profile, one `section.name=value` each, for example `dit.steps=200`.
 """

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from components.media.probe import dropped, promised_seconds, reduced
-from components.media.read import Damage, Frame, UnusableFile, cover, open_container, picture_stream, read_frames
+from components.media.read import KINDS, Damage, Frame, UnusableFile, cover, open_container, picture_stream, read_frames
 
 NOTED_LOSS = 0.02  # of a picture; a smaller part is cut without a word
 SAME_RATE = 0.01  # by which the frame rate of a damaged video may differ from the model's without a word
@@ -170,7 +170,7 @@ def _frames(source: str | Path | bytes, damage: Damage | None = None) -> Iterato
     """Yields a file's frames, at least one."""
     if not isinstance(source, bytes) and not Path(source).is_file():
         raise ValueError(f"`{source}` is not a file; hint: name a video or an image")
-    hint = "hint: a video or an image that `ffmpeg` plays"
+    hint = f"hint: {KINDS}"
     try:
         frames = read_frames(source, damage)
         first = next(frames, None)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from components.sections import Footage
+
+logger = logging.getLogger("kinora")
 
 MANIFEST = "manifest.csv"
 COLUMNS = {  # what a row keeps, and the manifest columns that may say it, best first
@@ -27,6 +31,7 @@ PLAINLY_NOT_MEDIA = frozenset(
 )
 IMAGES = frozenset(["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff"])
 BLOCK = 1 << 20
+NAMED_ROWS = 3  # of a manifest, where more name no file
 
 
 @dataclass(frozen=True)
@@ -68,13 +73,16 @@ def find_sources(
 
     Args:
         source: a folder, or one file.
-        manifest: a CSV file whose column `file` is relative to it; by default `manifest.csv` in the folder or one folder up.
+        manifest: a CSV file whose column `file` is relative to its folder; by default `manifest.csv` in the folder or one folder up.
+            Rows of a given one that name no file at all are counted in a warning.
         known: rows of the videos table; a file whose size and time are as they were is not hashed again.
 
     Raises:
-        ValueError: nothing there can be used; one sentence with the way out.
+        ValueError: nothing there can be used, or no row of a given manifest speaks of it; one sentence with the way out.
     """
-    listed = list_sources(source, manifest, limits)
+    listed, rows, others = _list(source, manifest, limits)
+    if manifest is not None:
+        _say_astray(manifest, rows, [row["file"] for place, row in others.items() if not os.path.lexists(place)])
     remembered = {(row["uri"], _file_stat(row["stat"])): row["video_id"] for row in known if row.get("stat")}
     merged: dict[str, Source] = {}
     for entry in listed:
@@ -91,12 +99,19 @@ def list_sources(source: str | os.PathLike, manifest: str | os.PathLike | None, 
     Raises:
         ValueError: as `find_sources`.
     """
+    return _list(source, manifest, limits)[0]
+
+
+def _list(
+    source: str | os.PathLike, manifest: str | os.PathLike | None, limits: Footage
+) -> tuple[list[Source], int, dict[str, dict[str, Any]]]:
+    """Lists a source; answers beside it how many places the manifest speaks of, and its rows on those that are no file of the source."""
     root = Path(source)
     if not root.exists():
         raise ValueError(f"the source `{source}` is not there; hint: `--source DIR` names a folder with videos or images")
     folder = root if root.is_dir() else root.parent
     said = _read_manifest(folder, Path(manifest) if manifest is not None else None)
-    entries = {}
+    entries, rows = {}, len(said)
     for path, reason in _walk(root):
         entry = _entry(path, reason, said.pop(str(path), {}), limits)
         if entry is not None:
@@ -110,7 +125,9 @@ def list_sources(source: str | os.PathLike, manifest: str | os.PathLike | None, 
     found = [entries[place] for place in sorted(entries)]
     if not any(entry.status == "found" for entry in found):
         raise ValueError(_nothing(source, found, limits))
-    return found
+    if manifest is not None and rows and len(said) == rows:
+        raise ValueError(_no_row(source, Path(manifest), said, found))
+    return found, rows, said
 
 
 def listing_digest(sources: Iterable[Source]) -> str:
@@ -238,12 +255,13 @@ def _read_manifest(folder: Path, explicit: Path | None) -> dict[str, dict[str, A
         if explicit is None:
             return {}  # some other manifest that happens to lie here
         raise ValueError(f"the manifest `{path}` has no column `file`; hint: its first line names the columns")
-    base = path.resolve().parent
+    base, real = path.resolve().parent, functools.cache(os.path.realpath)
     said: dict[str, dict[str, Any]] = {}
     for row in rows:
         if row["file"]:
-            place = os.path.normpath(base / row["file"].strip())
-            said.setdefault(place, {**row, "__leaves__": not Path(place).is_relative_to(base)})
+            folder_named, name = os.path.split(os.path.normpath(base / row["file"].strip()))
+            place = os.path.join(real(folder_named), name)  # as the files of a source that is reached by a link are listed
+            said.setdefault(place, {**row, "__leaves__": not Path(folder_named, name).is_relative_to(base)})
     return said
 
 
@@ -261,6 +279,25 @@ def _nothing(source: str | os.PathLike, found: list[Source], limits: Footage) ->
     if not found:
         return f"`{source}` holds no video and no image; hint: these extensions are read: {', '.join(limits.extensions)}"
     return f"nothing in `{source}` can be read, `{Path(found[0].uri).name}` for one: {found[0].reason}"
+
+
+def _no_row(source: str | os.PathLike, manifest: Path, said: Mapping[str, Mapping[str, Any]], found: list[Source]) -> str:
+    """Says that a manifest speaks of no file of a source, and how a row would name one that is called as the row's."""
+    base = manifest.resolve().parent
+    there = {Path(entry.uri).name: entry.uri for entry in found if entry.status == "found"}
+    meant = next((there[name] for row in said.values() if (name := Path(row["file"].strip()).name) in there), None)
+    first = next(iter(said.values()))["file"]
+    tip = f"; did you mean `{os.path.relpath(meant, base)}`?" if meant else f" `{base}`, where `{first}` is no file of the source"
+    return f"no row of the manifest `{manifest}` names a file of `{source}`; hint: `file` is relative to the manifest's folder{tip}"
+
+
+def _say_astray(manifest: str | os.PathLike, rows: int, astray: list[str]) -> None:
+    """Logs how many rows of a manifest name no file anywhere, and the first of them."""
+    if astray:
+        first = ", ".join(f"`{name}`" for name in astray[:NAMED_ROWS])
+        more = " and others" if len(astray) > NAMED_ROWS else ""
+        said = f"{len(astray)} of {rows} rows of the manifest `{manifest}` name no file: {first}{more}"
+        logger.warning("%s; hint: `file` is relative to the manifest's folder", said)
 
 
 def _stat(path: Path) -> str:

@@ -165,8 +165,10 @@ def dropped(container: InputContainer, stream: VideoStream) -> list[str]:
 
 
 def reduced(first: Frame) -> list[str]:
-    """Answers what to note of a film's first frame that loses something on the way to 8-bit RGB: how clear, fine or bright it is."""
+    """Answers what to note of a film's first frame that loses something on the way to 8-bit RGB: how whole, clear, fine or bright it is."""
     picture, notes = first._frame, []
+    if first.partial:
+        notes.append("damaged or cut off: a part of the picture does not decode and is filled in")
     if has_clear_pixels(picture):
         notes.append("transparency laid over black")
     if any(component.bits > 8 for component in picture.format.components):

@@ -25,11 +25,14 @@ FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,apng,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ivf,obu,flv,ogg,asf,mxf,nut,"
     "image2,jpeg_pipe,png_pipe,webp_pipe,bmp_pipe,tiff_pipe"
 )
+KINDS = "a video as MP4, MOV, MKV, WebM, AVI, MPEG, GIF, or an image as JPEG, PNG, WebP, BMP, TIFF"
 SAFE = {"protocol_whitelist": "file", "format_whitelist": FORMATS, "pattern_type": "none"}  # "none": a `%d` in a name is a name
 EXACT = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP | Interpolation.BITEXACT
 TRANSPARENT = ("rgba", "bgra", "argb", "abgr", "yuva", "ya", "pal8", "rgba64", "bgra64")
 HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 UNSPECIFIED = 2
+JPEG_FORMATS = ("image2", "jpeg_pipe")
+JPEG_FILLS_IN = ("overread", "error")  # how its decoder's remarks begin where data is missing or makes no sense
 UNNAMED = range(28, 32)  # kinds of a frame's side data, EXIF among them, that PyAV has no names for
 
 av.logging.set_level(av.logging.PANIC)  # what goes wrong in a file becomes its reason, not lines on stderr
@@ -57,7 +60,8 @@ class Damage:
 class Frame:
     """One decoded frame; its pixels are made when asked for, at the size asked for.
 
-    `height` and `width` are as displayed, after rotation and sample aspect ratio. `after_gap` marks the first frame behind damage.
+    `height` and `width` are as displayed, after rotation and sample aspect ratio. `after_gap` marks the first frame behind damage,
+    `partial` a JPEG of which a part did not decode and is filled in.
     """
 
     index: int
@@ -70,6 +74,7 @@ class Frame:
     _frame: VideoFrame
     _painter: Painter
     _made: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
+    partial: bool = False
 
     @property
     def rgb(self) -> np.ndarray:
@@ -132,6 +137,8 @@ def open_container(source: str | os.PathLike | bytes, max_side_pixels: int = 163
     except (av.FFmpegError, OSError) as error:
         count, last = av.logging.get_last_error()
         said = last[2].strip() if last and count > logged else (error.strerror or str(error)).lower()
+        if said.startswith("Format not on whitelist"):
+            raise UnusableFile(f"it is of a kind that is not read; hint: {KINDS}") from error
         raise UnusableFile(f"it cannot be opened: {said}") from error
 
 
@@ -158,7 +165,7 @@ def read_frames(
     What cannot be decoded, and all that leans on it up to the next key frame, is left out and counted in `damage`.
 
     Raises:
-        UnusableFile: the file cannot be opened at all, or its picture is in tiles.
+        UnusableFile: the file cannot be opened at all, its picture is in tiles, or it is an animated WebP.
     """
     damage = damage if damage is not None else Damage()
     with open_container(source, max_side_pixels) as container:
@@ -171,6 +178,7 @@ def read_frames(
         painter: Painter | None = None
         last: float | None = None
         index, gap = 0, False
+        may_be_partial, logged = container.format.name in JPEG_FORMATS, av.logging.get_last_error()[0]
         for frame in _decode(container, stream, damage):
             if frame is None:
                 gap = True
@@ -184,10 +192,29 @@ def read_frames(
             painter = painter or Painter(quarter_turns(frame), is_mirrored(frame))
             height, width = displayed_size(stream, frame, painter.quarter_turns)
             pts = frame.pts if frame.pts is not None else round(seconds / float(base))
-            yield Frame(index, pts, base, seconds, height, width, gap and index > 0, frame, painter)
+            yield Frame(
+                index, pts, base, seconds, height, width, gap and index > 0, frame, painter, partial=may_be_partial and _fills_in(logged)
+            )
             index, last, gap = index + 1, seconds, False
             if max_frames is not None and index >= max_frames:
                 return
+        if index == 0 and _is_animated_webp(source):
+            raise UnusableFile("it is an animated WebP, which is not read; hint: save it as MP4 or GIF, or one picture of it as PNG")
+
+
+def _fills_in(logged: int) -> bool:
+    """Answers whether the JPEG decoder, since so many errors, made up what it could not decode; its frame does not say so."""
+    count, last = av.logging.get_last_error()
+    return last is not None and count > logged and last[1] == "mjpeg" and last[2].startswith(JPEG_FILLS_IN)
+
+
+def _is_animated_webp(source: str | os.PathLike | bytes) -> bool:
+    if isinstance(source, bytes):
+        head = source[:21]
+    else:
+        with open(source, "rb") as handle:
+            head = handle.read(21)
+    return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and bool(head[20] & 2)
 
 
 def _decode(container: InputContainer, stream: VideoStream, damage: Damage) -> Iterator[VideoFrame | None]:

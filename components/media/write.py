@@ -16,7 +16,8 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 # without `cpu-independent` x264 chooses by the processor, and its AVX-512 code for small pictures does not repeat itself
 X264 = "log-level=none:cpu-independent=1"
-MOVFLAGS = "use_metadata_tags"  # keeps keys of our own; without it MP4 drops all but title, comment and the like
+# keeps keys of our own (without it MP4 drops all but title, comment and the like), and puts the index in front
+MOVFLAGS = "use_metadata_tags+faststart"
 
 
 def write_video(
@@ -30,12 +31,12 @@ def write_video(
     pix_fmt: str = "yuv420p",
     metadata: dict[str, str] | None = None,
 ) -> bytes | None:
-    """Encodes frames as H.264 in MP4, BT.709 limited range, which browsers play as it is.
+    """Encodes frames as H.264 in MP4, BT.709 limited range, the index in front, which browsers play as it is and while it loads.
 
     yuv420p has no odd sizes: an odd height or width grows by one row or column that repeats the edge.
 
     Args:
-        path: where to write, at once and whole, with the index in front; None answers the bytes instead.
+        path: where to write, at once and whole; None answers the same bytes instead.
         frames: uint8 (T, H, W, 3), RGB.
         crf: x264's quality, 0 (lossless) to 51.
         threads: of the encoder; with one, the bytes do not depend on how many cores there are.
@@ -48,10 +49,10 @@ def write_video(
     settings = {"crf": str(crf), "preset": preset, "x264-params": X264}
     if path is None:
         buffer = io.BytesIO()
-        _encode(buffer, MOVFLAGS, frames, fps, pix_fmt, settings, threads, metadata)
+        _encode(buffer, frames, fps, pix_fmt, settings, threads, metadata)
         return buffer.getvalue()
     with replacing(path) as temporary:
-        _encode(temporary, MOVFLAGS + "+faststart", frames, fps, pix_fmt, settings, threads, metadata)
+        _encode(temporary, frames, fps, pix_fmt, settings, threads, metadata)
     return None
 
 
@@ -75,7 +76,7 @@ def write_stream(
     """
     settings = {"crf": str(crf), "preset": preset, "x264-params": X264}
     with replacing(path) as temporary:
-        _encode(temporary, MOVFLAGS + "+faststart", pictures, fps, "yuv420p", settings, threads, metadata)
+        _encode(temporary, pictures, fps, "yuv420p", settings, threads, metadata)
 
 
 def encode_clip(frames: np.ndarray, fps: Fraction | int) -> bytes:
@@ -140,7 +141,6 @@ class replacing:
 
 def _encode(
     target: str | io.BytesIO,
-    movflags: str,
     pictures: Iterable[np.ndarray],
     fps: Fraction | int,
     pix_fmt: str,
@@ -155,7 +155,14 @@ def _encode(
         raise ValueError("a video needs at least one frame")
     height, width = first.shape[:2]
     odd = (height % 2, width % 2) if pix_fmt == "yuv420p" else (0, 0)
-    with av.open(target, "w", format="mp4", options={"movflags": movflags}) as container:
+
+    def reread(*_: object) -> io.BytesIO:
+        """Lends what is written so far, which is moved behind the index at the end."""
+        assert isinstance(target, io.BytesIO)
+        return io.BytesIO(target.getvalue())
+
+    again = reread if isinstance(target, io.BytesIO) else None  # a file is opened again by its name
+    with av.open(target, "w", format="mp4", options={"movflags": MOVFLAGS}, io_open=again) as container:
         container.metadata.update({key: str(value) for key, value in (metadata or {}).items()})
         stream = container.add_stream("libx264", rate=rate, options=settings)
         stream.height, stream.width = height + odd[0], width + odd[1]

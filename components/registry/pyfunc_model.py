@@ -7,6 +7,7 @@ another. MLflow takes that from `load_model(..., model_config=...)` or from MLFL
 
 import base64
 import importlib
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +18,12 @@ import pandas as pd
 import yaml
 
 FILES = ("image", "video", "second_video")
+OPTION = re.compile(r"--(?P<name>[a-z-]+)(?: (?P<value>[^ `]+))?")
+SAID_AS = {
+    "extend": "video",
+    "connect": "second_video",
+    "edit": "strength",
+}  # of a row or a parameter, what an option of `kinora generate` is
 
 Apply = Callable[[pd.DataFrame, dict[str, Any]], pd.DataFrame]
 
@@ -43,7 +50,11 @@ def text_to_video(folder: Path, device: str = "cpu", generate: Mapping[str, Any]
         videos = []
         for index, row in enumerate(rows.to_dict("records")):
             seed = int(params.get("seed", 0)) + index
-            making = make(generator, ask(**_asked(row, params)), seed, **settings)
+            try:
+                making = make(generator, ask(**_asked(row, params)), seed, **settings)
+            except ValueError as error:
+                error.args = (_without_options(str(error)),)
+                raise
             videos.append(film_bytes(making.film, generator.fps, {**making.made, **model}))
         return pd.DataFrame({"video": videos})
 
@@ -65,6 +76,22 @@ def _asked(row: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
     if second is not None:
         return {**asked, "connect": (video, second)}
     return {**asked, "edit": video, "strength": strength} if strength else {**asked, "extend": video}
+
+
+def _without_options(sentence: str) -> str:
+    """Says a sentence that names options of `kinora generate` by what a row and its parameters have in their place."""
+
+    def named(quoted: re.Match[str]) -> str:
+        said = []
+        for option in OPTION.finditer(quoted[0]):
+            name, value = option["name"], option["value"]
+            if value == "VIDEO":
+                name, value = "extend", None
+            said.append(f"`{SAID_AS.get(name, name.replace('-', '_'))}`{f' {value}' if value else ''}")
+        return " and ".join(said)
+
+    sentence = re.sub(r"`--extend` (that video|its file)", r"give \1 as `video`", sentence)
+    return re.sub(r"`--[^`]+`", named, sentence)
 
 
 def _prompt(row: dict[str, Any]) -> str:

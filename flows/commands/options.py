@@ -49,7 +49,7 @@ def settings_options(command: Command) -> Command:
 def source_options(command: Command) -> Command:
     """Adds --source and --manifest to a verb."""
     for option in (
-        click.option("--manifest", metavar="FILE", help="A CSV beside the footage with file, caption, source, licence, rights."),
+        click.option("--manifest", metavar="FILE", help="A CSV with file (relative to the CSV), caption, source, licence, rights."),
         click.option("--source", metavar="DIR", help="Your footage; without it the synthetic world is rendered and learned."),
     ):
         command = option(command)

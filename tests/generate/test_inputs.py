@@ -1,11 +1,14 @@
 import struct
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
+from components.config import load_config
 from components.generate.inputs import _covering, is_still, read_image, read_video, size_of
+from components.media.probe import probe
 from components.media.read import Frame
 from components.media.write import write_video
 from tests.heic import write_heic
@@ -124,12 +127,29 @@ def test_a_single_picture_is_told_from_a_film(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "words.mp4").write_text("no film")
-    with pytest.raises(ValueError, match=r"words.mp4` cannot be used: .*; hint: a video or an image that `ffmpeg` plays"):
+    with pytest.raises(ValueError, match=r"words.mp4` cannot be used: .*; hint: a video as MP4, .*, or an image as JPEG, PNG, "):
         read_video(tmp_path / "words.mp4", 32, 32, 8)
     with pytest.raises(ValueError, match=r"nothing.png` is not a file; hint"):
         read_image(tmp_path / "nothing.png", 32, 32)
     with pytest.raises(ValueError, match="the given file cannot be used"):
         size_of(b"no film")
+
+
+def test_a_picture_that_is_clear_or_cut_off_says_so(tmp_path: Path) -> None:
+    clear, cut = tmp_path / "clear.png", tmp_path / "cut.jpg"
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 4), dtype=np.uint8)
+    for path, codec_name, pix_fmt in ((clear, "png", "rgba"), (cut, "mjpeg", "yuvj420p")):
+        codec = av.CodecContext.create(codec_name, "w")
+        codec.height, codec.width, codec.pix_fmt, codec.time_base = 64, 64, pix_fmt, Fraction(1)
+        frame = av.VideoFrame.from_ndarray(pixels, format="rgba").reformat(format=pix_fmt)
+        path.write_bytes(b"".join(bytes(packet) for packet in [*codec.encode(frame), *codec.encode(None)]))
+    assert read_image(cut, 64, 64).notes == []
+    cut.write_bytes(cut.read_bytes()[:2000])
+    filled_in = "damaged or cut off: a part of the picture does not decode and is filled in"
+    for read in (lambda path: read_image(path, 64, 64), lambda path: read_video(path, 64, 64, 8)):
+        assert read(clear).notes == [f"`{clear}`: transparency laid over black"]
+        assert read(cut).notes == [f"`{cut}`: {filled_in}"]
+    assert probe(cut, load_config().footage).notes == [filled_in]
 
 
 def test_a_video_that_loses_its_sound_or_brightness_says_so_and_a_picture_of_it_what_it_loses(tmp_path: Path) -> None:

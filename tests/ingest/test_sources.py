@@ -60,6 +60,51 @@ def test_a_manifest_can_be_named(tmp_path):
     assert named(find_sources(tmp_path / "in", tmp_path / "lists" / "mine.csv", LIMITS))["a.mp4"].label_caption == "a cat"
 
 
+@pytest.mark.parametrize(
+    ("name", "files", "tip"),
+    [
+        ("mine.csv", "b.mp4\na.mp4\n", "the manifest's folder; did you mean `in/a.mp4`?"),
+        ("in/mine.csv", "in/a.mp4\n", "the manifest's folder; did you mean `a.mp4`?"),
+        ("lists/mine.csv", "in/deep/c.mp4\n", "the manifest's folder; did you mean `../in/deep/c.mp4`?"),
+        ("mine.csv", "s3://films/x.mp4\n", "the manifest's folder `{}`, where `s3://films/x.mp4` is no file of the source"),
+        ("mine.csv", "other/b.mp4\n", "the manifest's folder `{}`, where `other/b.mp4` is no file of the source"),
+    ],
+)
+def test_a_named_manifest_that_speaks_of_no_file_of_the_source_is_one_sentence(tmp_path, name, files, tip):
+    fill(tmp_path, {name: f"file\n{files}", "in/a.mp4": "a", "in/deep/c.mp4": "c", "other/b.mp4": "b"})
+    for look in (list_sources, find_sources):
+        with pytest.raises(ValueError, match="names a file of") as refused:
+            look(tmp_path / "in", tmp_path / name, LIMITS)
+        said = f"no row of the manifest `{tmp_path / name}` names a file of `{tmp_path / 'in'}`; hint: `file` is relative to "
+        assert str(refused.value) == said + tip.format(tmp_path)
+
+
+def test_rows_of_a_named_manifest_that_name_no_file_are_counted_in_a_warning(tmp_path, caplog):
+    names = ["in/a.mp4", "other/b.mp4", "in/gone.mp4", "odd.mp4", "s3://films/x.mp4"]
+    fill(tmp_path, {"mine.csv": "\n".join(["file", *names]), "in/a.mp4": "a", "other/b.mp4": "b"})
+    find_sources(tmp_path / "in", tmp_path / "mine.csv", LIMITS)
+    hint = "hint: `file` is relative to the manifest's folder"
+    first = "`in/gone.mp4`, `odd.mp4`, `s3://films/x.mp4`"
+    assert caplog.messages == [f"3 of 5 rows of the manifest `{tmp_path / 'mine.csv'}` name no file: {first}; {hint}"]
+    caplog.clear()
+    list_sources(tmp_path / "in", tmp_path / "mine.csv", LIMITS)
+    fill(tmp_path, {"manifest.csv": "file\nodd.mp4\nother/b.mp4\n"})
+    assert set(named(find_sources(tmp_path / "in", None, LIMITS))) == {"a.mp4"}  # one that lies there may be of other footage
+    fill(tmp_path, {"mine.csv": "file\nin/a.mp4\nother/b.mp4\n"})
+    find_sources(tmp_path / "in", tmp_path / "mine.csv", LIMITS)  # as may those of several sources
+    assert caplog.messages == []
+
+
+def test_a_manifest_beside_a_link_to_the_footage_speaks_of_its_files(tmp_path):
+    fill(tmp_path, {"disk/in/a.mp4": "a", "here/mine.csv": "file,caption\nin/a.mp4,a cat\nin/gone.mp4,a dog\n"})
+    os.symlink(tmp_path / "disk" / "in", tmp_path / "here" / "in")
+    found = named(find_sources(tmp_path / "here" / "in", tmp_path / "here" / "mine.csv", LIMITS))
+    assert {name: (entry.status, entry.label_caption) for name, entry in found.items()} == {
+        "a.mp4": ("found", "a cat"),
+        "gone.mp4": ("missing", "a dog"),
+    }
+
+
 def test_one_content_in_two_places_is_one_entry_with_the_words_of_both(tmp_path):
     fill(tmp_path, {"manifest.csv": "file,licence,caption\nz.mp4,MIT,a cat\n", "a.mp4": "same", "z.mp4": "same"})
     (only,) = find_sources(tmp_path, None, LIMITS)
@@ -95,12 +140,12 @@ def test_words_beside_a_film_are_not_read_through_a_link(tmp_path):
 
 
 def test_a_manifest_that_is_a_link_out_of_the_source_is_one_sentence(tmp_path):
-    fill(tmp_path, {"far/secret.csv": "file,caption\na.mp4,secret\n", "near/in/a.mp4": "a"})
+    fill(tmp_path, {"far/secret.csv": "file,caption\n../near/in/a.mp4,secret\n", "near/in/a.mp4": "a"})
     os.symlink(tmp_path / "far" / "secret.csv", tmp_path / "near" / "in" / "manifest.csv")
     with pytest.raises(ValueError, match="is a link that leaves the source; hint: copy it there, or `--manifest FILE` names it"):
         find_sources(tmp_path / "near" / "in", None, LIMITS)
     named_by_hand = find_sources(tmp_path / "near" / "in", tmp_path / "near" / "in" / "manifest.csv", LIMITS)
-    assert [entry.status for entry in named_by_hand if entry.uri.endswith("a.mp4")] == ["found"]
+    assert [entry.label_caption for entry in named_by_hand if entry.uri.endswith("a.mp4")] == ["secret"]
 
 
 def test_a_manifest_names_nothing_outside_its_folder(tmp_path):

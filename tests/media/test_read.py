@@ -133,6 +133,50 @@ def test_transparency_is_laid_over_black(tmp_path):
     assert (frame[:, 15:] == 0).all()
 
 
+def encoded(codec_name: str, pix_fmt: str, frames: np.ndarray) -> bytes:
+    """Pictures as the packets of a codec alone, which for stills is a file."""
+    codec = av.CodecContext.create(codec_name, "w")
+    codec.height, codec.width, codec.pix_fmt, codec.time_base = *frames.shape[1:3], pix_fmt, Fraction(1, 10)
+    packets = []
+    for at, picture in enumerate(frames):
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pix_fmt)
+        frame.pts, frame.time_base = at, Fraction(1, 10)
+        packets += codec.encode(frame)
+    return b"".join(bytes(packet) for packet in [*packets, *codec.encode(None)])
+
+
+def test_a_jpeg_of_which_a_part_is_missing_or_garbled_is_partial_and_a_whole_one_is_not(tmp_path):
+    data = encoded("mjpeg", "yuvj420p", np.random.default_rng(0).integers(0, 255, (1, 96, 96, 3), dtype=np.uint8))
+    third, last = len(data) * 2 // 3, len(data) * 19 // 20
+    holed = data[: len(data) // 2] + bytes(len(data) // 4) + data[len(data) // 2 + len(data) // 4 :]
+    for content, partial in (
+        (data, False),
+        (data + b"words", False),
+        (data[:third], True),
+        (data[:last], True),
+        (holed, True),
+        (data, False),
+    ):
+        (tmp_path / "picture.jpg").write_bytes(content)
+        assert [[frame.partial for frame in read_frames(source)] for source in (content, tmp_path / "picture.jpg")] == [[partial]] * 2
+
+
+def test_an_animated_webp_is_named(tmp_path):
+    (tmp_path / "moving.webp").write_bytes(encoded("libwebp_anim", "yuv420p", np.stack([card(), card()[::-1]])))
+    for source in (tmp_path / "moving.webp", (tmp_path / "moving.webp").read_bytes()):
+        with pytest.raises(UnusableFile, match="it is an animated WebP, which is not read; hint: save it as MP4 or GIF"):
+            list(read_frames(source))
+    assert corners(next(read_frames(encoded("libwebp", "yuv420p", card()[None]))).rgb) == ["r", "g", "b", "-"]
+
+
+def test_a_kind_that_is_not_read_names_those_that_are(tmp_path):
+    (tmp_path / "picture.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>')
+    (tmp_path / "picture.jp2").write_bytes(encoded("jpeg2000", "rgb24", card()[None]))
+    for name in ("picture.svg", "picture.jp2"):
+        with pytest.raises(UnusableFile, match=r"^it is of a kind that is not read; hint: a video as MP4, .*, or an image as JPEG, PNG, "):
+            list(read_frames(tmp_path / name))
+
+
 def test_a_name_is_only_a_name(tmp_path):
     for name in ("-rf %03d \u00fc.png", "concat:x.png", "http:##x.png"):
         (tmp_path / name).write_bytes(encode_png(card()))

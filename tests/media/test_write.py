@@ -62,8 +62,20 @@ def test_metadata_comes_back(clip, tmp_path):
     assert said.items() <= opened(tmp_path / "a.mp4")[3].items()
 
 
-def test_the_same_frames_are_the_same_bytes(clip):
-    assert write_video(None, clip, 8) == write_video(None, clip, 8)
+def test_the_same_frames_are_the_same_bytes_in_memory_and_in_a_file(clip, tmp_path):
+    held = write_video(None, clip, 8, metadata={"prompt": "a red square"})
+    write_video(tmp_path / "a.mp4", clip, 8, metadata={"prompt": "a red square"})
+    assert held == write_video(None, clip, 8, metadata={"prompt": "a red square"}) == (tmp_path / "a.mp4").read_bytes()
+
+
+def test_a_video_in_memory_has_its_index_in_front_and_plays_to_its_end():
+    noise = np.random.default_rng(0).integers(0, 255, (40, 256, 256, 3), dtype=np.uint8)  # megabytes, which are moved in pieces
+    for video in (write_video(None, noise, 8, crf=4), encode_clip(noise, 8)):
+        assert video.index(b"moov") < video.index(b"mdat")
+        pixels, frames, *_ = opened(video)
+        assert pixels.shape == noise.shape
+        assert not any(frame.is_corrupt for frame in frames)
+        assert psnr(pixels, noise) > 12
 
 
 def test_a_clip_for_the_table_keeps_its_colours_better(clip):

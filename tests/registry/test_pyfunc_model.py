@@ -56,6 +56,28 @@ def test_a_row_is_a_prompt_or_a_prompt_with_the_files_of_a_verb(folder: Path, tm
             apply(pd.DataFrame([row]), ONE_STEP)
 
 
+def test_what_a_row_cannot_ask_for_is_said_in_names_of_rows_and_parameters(folder: Path) -> None:  # noqa: F811
+    apply = text_to_video(folder)
+    (film,) = apply(pd.DataFrame({"prompt": CAPTIONS[:1]}), ONE_STEP)["video"]
+    for files, params, message in (
+        ({}, {"num_frames": 17}, "hint: `num_frames` 9 and then give that video as `video` for more"),
+        ({}, {"num_frames": 20_000}, "hint: fewer, and then give that video as `video` for more"),
+        ({}, {"backward": True}, "`backward` says where `video` goes, and a loop has no such way; hint: `video` and `backward`"),
+        ({}, {"num_frames": -1}, "`num_frames` is a number above 0, not -1; hint"),
+        ({"video": film}, {"strength": 2.0}, "`strength` is above 0 and at most 1, not 2.0; hint"),
+        (
+            {"video": film},
+            {"strength": 0.5, "loop": True},
+            "`loop` does not go with `strength`; hint: give its file as `video` with `loop`",
+        ),
+        ({"image": film, "video": film, "second_video": film}, {}, "`image` and `second_video` are two things to make"),
+    ):
+        with pytest.raises(ValueError, match="hint: ") as refused:
+            apply(pd.DataFrame([{"prompt": CAPTIONS[0], **files}]), {**ONE_STEP, **params})
+        assert message in str(refused.value)
+        assert "--" not in str(refused.value)
+
+
 def test_a_file_that_is_null_or_empty_is_none(folder: Path) -> None:  # noqa: F811
     apply = text_to_video(folder)
     rows = pd.DataFrame([{"prompt": CAPTIONS[0], "image": nothing} for nothing in (None, float("nan"), b"", "", "  ")])
