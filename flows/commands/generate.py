@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import yaml
 
+from components.diffusion.limits import MOST_STEPS
 from components.generate.prompts import check_prompt, check_text
 from flows.commands.options import Command, resolve, settings_options
 from flows.commands.output import remark
@@ -58,7 +59,11 @@ def sampling_options(command: Command) -> Command:
         click.option("--guidance-interval", type=float, nargs=2, metavar="LOW HIGH", help="Of t, from 0, the clip, to 1, noise."),
         click.option("--guidance-scale", type=float, help="How hard the prompt pulls; 1 is without guidance."),
         click.option("--sampler", metavar="NAME", help="euler, heun, dpmpp_2m or unipc."),
-        click.option("--steps", type=click.IntRange(1), help="Steps of sampling; else as the version was evaluated, or as a folder notes."),
+        click.option(
+            "--steps",
+            type=click.IntRange(1, MOST_STEPS),
+            help="Steps of sampling; else as the version was evaluated, or as a folder notes.",
+        ),
     ):
         command = option(command)
     return command
