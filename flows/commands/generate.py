@@ -100,7 +100,7 @@ def generate(prompt: str, output: str, model: str, seed: int | None, no_rewrite:
 
     seed = secrets.randbelow(MOST_SEED) if seed is None else seed
     with gpu_memory(ON_CPU):
-        generator = Generator.load(folder, device_of(asked.config))
+        generator = Generator.load(folder, device_of(asked.config), model)
     with gpu_memory(SMALLER):
         making = make(generator, ask, seed, **sampling_of(asked, version))
     for note in making.notes:
