@@ -10,7 +10,7 @@ from components.diffusion.limits import MOST_STEPS
 from components.generate.prompts import check_prompt, check_text
 from flows.commands.options import Command, resolve, settings_options
 from flows.commands.output import remark
-from flows.commands.videos import ON_CPU, check_apart, device_of, gpu_memory, mp4_file, progress_bar, sampling_of
+from flows.commands.videos import ON_CPU, check_apart, check_name, device_of, gpu_memory, mp4_file, progress_bar, sampling_of
 
 if TYPE_CHECKING:
     from components.generate.ask import Ask
@@ -86,7 +86,9 @@ def generate(prompt: str, output: str, model: str, seed: int | None, no_rewrite:
     ask, options = _ask_of(prompt, not no_rewrite, options)
     from components.generate.output import sheet_of, write_film
 
-    for target, what in ((path, f"`-o {output}`"), (sheet_of(path), f"the contact sheet `{sheet_of(path)}`")):
+    sheet = sheet_of(path)
+    check_name(sheet, f"the contact sheet `{sheet}`")
+    for target, what in ((path, f"`-o {output}`"), (sheet, f"the contact sheet `{sheet}`")):
         check_apart(target, [file for _, file, _ in ask.files if not isinstance(file, bytes)], what)
     settings = {SAMPLING[name]: value for name in SAMPLING if (value := options.pop(name)) is not None}
     given = tuple(f"generate.{name}={yaml.safe_dump(value, default_flow_style=True)}" for name, value in settings.items())
@@ -110,7 +112,7 @@ def generate(prompt: str, output: str, model: str, seed: int | None, no_rewrite:
     weights = digest_folder(folder)
     registered = None if version is None else {"name": version.name, "version": version.number}
     with gpu_memory(SMALLER), progress_bar("generating") as making.sampling.progress:
-        sheet = write_film(path, making.film, generator.fps, {**making.made, "model": weights, "registered": registered})
+        write_film(path, making.film, generator.fps, {**making.made, "model": weights, "registered": registered})
     remark(f"seed: {seed}")
     remark(f"model: {model} ({weights[:12]})")
     remark(f"contact sheet: {sheet}")
