@@ -94,16 +94,29 @@ def explain(error: ValidationError, model: type[Section] = Config) -> str:
     """Says the first mistake of a validation error of a model in one sentence, with the nearest name for an unknown key."""
     mistakes = error.errors()
     first = next((mistake for mistake in mistakes if mistake["type"] in UNKNOWN), mistakes[0])
-    path = [str(part) for part in first["loc"] if not str(part).startswith("function-")]
+    path = _path(first["loc"], model)
     where = ".".join(path)
     if first["type"] in UNKNOWN:
         return f"`{where}` is not a setting{_nearest_setting(path, model)}"
     if first["type"] in ("missing", "missing_argument"):
         return f"`{where}` is missing; hint: copy it from the repository's pipelines.yaml"
-    message = first["msg"].removeprefix("Value error, ")
+    alike = [mistake["msg"].removeprefix("Value error, ") for mistake in mistakes if _path(mistake["loc"], model) == path]
+    message = ", or ".join([alike[0], *(f"{said[0].lower()}{said[1:]}" for said in alike[1:])])  # one of each kind that it may be of
     if not where or message.startswith(tuple(f"`{section}." for section in Config.model_fields)):
         return message
     return f"`{where}` = {first['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _path(loc: Sequence[int | str], model: type[Section]) -> list[str]:
+    """Answers the names and places of a setting, without those that pydantic gives to validators and to the kinds of a value."""
+    path: list[str] = []
+    there: Any = model
+    for part in loc:
+        names, name = _fields(there), str(part)
+        if isinstance(part, int) or (names and not name.startswith("function-")):
+            path.append(name)
+            there = names.get(name)
+    return path
 
 
 def _nearest_setting(path: list[str], model: type[Section]) -> str:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from components.diffusion.limits import MOST_STEPS
 from components.fitting import check_context_parallel, check_dit_size, check_sections, nearest
 from components.models.sizes import COCA_SIZES, DIT_SIZES, VAE_SIZES, CocaSize, DitSize, VaeSize
 
@@ -375,7 +376,7 @@ class Dit(Section):
 class Generate(Section):
     """Defaults of sampling."""
 
-    num_inference_steps: Positive
+    num_inference_steps: Annotated[int, Field(ge=1, le=MOST_STEPS)]
     guidance_scale: float
     guidance_interval: tuple[Share, Share]
     guidance_rescale: Share

@@ -36,6 +36,8 @@ VERBS = {
 }
 FLOWS = Path(__file__).resolve().parent
 OURS = (FLOWS, FLOWS.parent / "components")  # and nothing else beside them, where libraries may lie too
+OF_FILES = ("generate", "calibrate", "reconstruct")  # verbs that read and write what a person names
+RESUMES = "the same command resumes where it was"
 BAD_INPUT, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 
 
@@ -104,7 +106,7 @@ def _exit_code(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except Exception as error:
-        sentence, code = explain(error)
+        sentence, code = explain(error, next(iter(arguments), ""))
         if sentence is None:
             click.echo(without_password(traceback.format_exc()), err=True)
             sentence = "this is a fault of Kinora's own, not of what you typed; hint: the lines above say where"
@@ -116,25 +118,27 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 
 
 def _ended(how: str, arguments: list[str], code: int) -> int:
-    hint = "; the same command resumes where it was" if arguments[:1] == ["run"] else ""
+    hint = f"; {RESUMES}" if arguments[:1] == ["run"] else ""
     click.echo(f"{how}{hint}", err=True)
     return code
 
 
-def explain(error: BaseException) -> tuple[str | None, int]:
-    """Answers one sentence and an exit code for an error, or None for one that nobody foresaw."""
+def explain(error: BaseException, verb: str = "run") -> tuple[str | None, int]:
+    """Answers one sentence and an exit code for an error of a verb, or None for one that nobody foresaw."""
     ours = _is_ours(error)  # whoever says it himself knows which port, and who has it
     for cause in _causes(error):
         text = str(cause).lower()
         full = any(words in text for words in ("no space left on device", "disk quota exceeded", "disk is full"))
         if full or getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            return "the disk is full; hint: free some space, then the same command resumes where it was", FAILED
+            again = RESUMES if verb == "run" else "run the same command again"
+            return f"the disk is full; hint: free some space, then {again}", FAILED
         if not ours and (getattr(cause, "errno", None) == errno.EADDRINUSE or "address already in use" in text):
             return f"a port is taken: {_first_line(cause)}; hint: stop what listens there, or leave the port to Kinora", FAILED
     if ours:
         return " ".join(str(error).split()), BAD_INPUT if isinstance(error, ValueError | FileNotFoundError) else FAILED
     if isinstance(error, PermissionError) and error.filename is not None:
-        return f"`{error.filename}` may not be written or read by you; hint: `--set root=FOLDER` moves all runs elsewhere", FAILED
+        way = "name another file, or give yourself its rights" if verb in OF_FILES else "`--set root=FOLDER` moves all runs elsewhere"
+        return f"`{error.filename}` may not be written or read by you; hint: {way}", FAILED
     if isinstance(error, OSError) and error.filename is not None:
         return f"`{error.filename}`: {error.strerror}", FAILED
     return None, FAILED

@@ -128,6 +128,8 @@ def test_no_setting_has_a_second_default_in_python() -> None:
         (None, "vae.size.latent_chanels=3", "`vae.size.latent_chanels` is not a setting; did you mean `vae.size.latent_channels`?"),
         (None, "dit.steps=many", "`dit.steps` = 'many': "),
         (None, "dit.steps=0", "`dit.steps` = 0: "),
+        (None, "generate.step_cache=-1", "`generate.step_cache` = -1: input should be greater than or equal to 0, or input should be 'cal"),
+        (None, "generate.num_inference_steps=1001", "`generate.num_inference_steps` = 1001: input should be less than or equal to 1000"),
         (None, "dit.steps", "`--set dit.steps` is not `key=value`"),
         (None, "dit=3", "`dit` = 3: "),
         (None, "dit..steps=3", "`dit.`"),

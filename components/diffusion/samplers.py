@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from components.diffusion.flow_matching import shift_timesteps
+from components.diffusion.limits import MOST_STEPS
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # (noisy (B, C, T, H, W), t 0-d) -> velocity (B, C, T, H, W)
 
@@ -20,10 +21,10 @@ def sampling_timesteps(num_inference_steps: int, shift: float = 1.0) -> Tensor:
     """Answers the num_inference_steps + 1 places to stop at, from 1 down to 0, closer together near noise for a shift above 1.
 
     Raises:
-        ValueError: no step at all, a shift that is not above 0, or one that leaves nothing between two of the steps.
+        ValueError: no step at all or too many, a shift that is not above 0, or one that leaves nothing between two of the steps.
     """
-    if num_inference_steps < 1:
-        raise ValueError(f"`num_inference_steps` must be at least 1, not {num_inference_steps}")
+    if not 1 <= num_inference_steps <= MOST_STEPS:
+        raise ValueError(f"`num_inference_steps` is from 1 to {MOST_STEPS}, not {num_inference_steps}; hint: 20 to 50 are usual")
     timesteps = shift_timesteps(torch.linspace(1.0, 0.0, num_inference_steps + 1, dtype=torch.float64), shift).float()
     timesteps[0], timesteps[-1] = 1.0, 0.0  # whatever was rounded: above 1 there is no guidance and no logarithm
     if not bool((timesteps[1:] < timesteps[:-1]).all()):

@@ -7,6 +7,7 @@ behind, or held where there is nothing on one side, and the clip is encoded as a
 ones. They are decoded behind what is generated, which changes how they look by as much as the VAE looks back.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -58,6 +59,11 @@ def key_frame(seconds: float, picture: np.ndarray, fps: float, group: int) -> Pi
     if at == 0:
         return 0, picture[:, None]
     return 1 + (at - 1) // group * group, np.repeat(picture[:, None], group, axis=1)
+
+
+def moment(frame: int, fps: float) -> str:
+    """Answers the seconds of a clip's frame as they are typed, never beyond it by rounding."""
+    return f"{math.floor(frame / fps * 1000 + 1e-6) / 1000:.3f}".rstrip("0").rstrip(".")
 
 
 def shares(given: np.ndarray) -> np.ndarray:

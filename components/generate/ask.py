@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from components.generate import verbs
-from components.generate.arrangement import Piece, key_frame
+from components.generate.arrangement import Piece, key_frame, moment
+from components.generate.conditioning import in_whole_tokens
 from components.generate.generator import Generator
 from components.generate.inputs import MOST_FRAMES, Fitted, is_still, read_image, read_video, size_of
 from components.generate.record import computed_by, record_of, without_folders
 from components.generate.sampling import Sampling
-from components.generate.shapes import Shapes
+from components.generate.shapes import OfUse, nearest_length
 from components.generate.step_cache import uncalibrated
 
 Source = str | Path | bytes
@@ -63,8 +65,10 @@ class Ask:
             raise ValueError(
                 f"`{chosen[0]}` and `{chosen[1]}` are two things to make; hint: one call makes one, and the next takes its file"
             )
-        if self.backward and (self.extend is None or self.loop):
-            raise ValueError("`--backward` says where `--extend` goes, and a loop has no such way; hint: `--extend VIDEO --backward`")
+        if self.backward and self.loop:
+            raise ValueError("`--backward` says where `--extend` goes, and a loop has no such way; hint: leave out `--backward`")
+        if self.backward and self.extend is None:
+            raise ValueError("`--backward` says where `--extend` goes; hint: `--extend VIDEO --backward`")
         if self.loop and chosen in (["--connect"], ["--edit"]):
             raise ValueError(f"`--loop` does not go with `{chosen[0]}`; hint: `--extend` its file with `--loop`")
         if self.strength is not None and self.edit is None:
@@ -114,11 +118,14 @@ def make(generator: Generator, ask: Ask, seed: int, **settings: Any) -> Making:
         ValueError: an empty prompt, a file that cannot be used, or a size, length or setting that does not fit.
     """
     rewritten = generator.told(ask.prompt, ask.rewrite)
-    _check_amount(ask, generator.fps)
+    _check_amount(generator, ask)
     files = _Files(generator, ask)
     sampling = generator.sampling([rewritten], [seed], **settings)
     notes = uncalibrated(sampling.settings, generator.notes)
-    verb, film = _chosen(generator, ask, files, sampling)
+    try:
+        verb, film = _chosen(generator, ask, files, sampling)
+    except verbs.ShortVideoError as error:
+        raise verbs.ShortVideoError(f"{error}{_instead(generator, ask)}") from error
     words = {"prompt": rewritten, "negative_prompt": sampling.settings["negative_prompt"]}
     told = {name: generator.text_encoder.cut(text) for name, text in words.items()}
     notes += [
@@ -152,10 +159,10 @@ class _Files:
     def __init__(self, generator: Generator, ask: Ask) -> None:
         self.fps, self.notes = generator.fps, list[str]()
         first = next((file for _, file, _ in ask.files), None)
-        shapes, (num_frames, least) = generator.shapes, _needed(generator, ask)
-        self.size = shapes.size(ask.height, ask.width, None if first is None else size_of(first), num_frames, least)
+        shapes, (num_frames, least, self.of_use) = generator.shapes, _needed(generator, ask)
+        self.size = shapes.size(ask.height, ask.width, None if first is None else size_of(first), num_frames, self.of_use)
         if first is not None or ask.loop:
-            shapes.check_length(self.size, least)
+            shapes.check_length(self.size, least, num_frames, self.of_use)
 
     def image(self, file: Source) -> np.ndarray:
         """uint8 (1, H, W, 3)."""
@@ -170,18 +177,37 @@ class _Files:
         return fitted.frames
 
 
-def _needed(generator: Generator, ask: Ask) -> tuple[int | None, int]:
-    """Answers the length that a clip is to have, where one is asked for, and how long the model's clips have to be for what is asked."""
+def _needed(generator: Generator, ask: Ask) -> tuple[int | None, int, OfUse]:
+    """Answers the length that a clip is to have, where one is asked for, how long the model's clips have to be, and which are of use."""
     group = generator.vae.frames
     token = generator.token * group
+
+    def from_(least: int) -> tuple[int, OfUse]:
+        return least, lambda lengths: [length for length in lengths if length >= least]
+
     if ask.edit is not None:
-        return (1, 1) if is_still(ask.edit) else (None, 1 + group)
+        return (1, 1, lambda lengths: lengths[: lengths[0] == 1]) if is_still(ask.edit) else (None, *from_(1 + group))
     if ask.connect is not None or (ask.extend is not None and ask.loop):
-        return None, 1 + 2 * token
+        return None, *from_(1 + 2 * token)
     if ask.extend is not None:
-        return None, 1 + token
+        return None, *from_(1 + token)
     num_frames = _num_frames(ask, generator.fps)
-    return num_frames, 1 + 2 * token if ask.loop else 1 + group if num_frames is None else 1
+    if ask.loop:
+        return num_frames, 1 + 2 * token, lambda lengths: _to_loop(generator, ask, lengths)
+    return num_frames, *from_(1 + group if num_frames is None or ask.files else 1)
+
+
+def _to_loop(generator: Generator, ask: Ask, lengths: list[int]) -> list[int]:
+    """Answers the lengths of a clip that is led back to its beginning, where the longest of a size's has room to do so."""
+    if verbs.room_between(lengths[-1], generator.vae.frames, generator.token) < 1:
+        return []
+    least = max(_least_of_loop(generator, lengths[-1]), 1 + generator.vae.frames if ask.files else 1)
+    return [length for length in lengths if length >= least]
+
+
+def _least_of_loop(generator: Generator, longest: int) -> int:
+    window = verbs.window_between(longest, generator.vae.frames, token=generator.token)
+    return max(window.frames_before, window.frames_after)
 
 
 def _num_frames(ask: Ask, fps: int) -> int | None:
@@ -207,9 +233,9 @@ def _chosen(generator: Generator, ask: Ask, files: _Files, sampling: Sampling) -
             return "loop", verbs.looped(sampling, verbs.of_video(video), longest, _between(generator, added, ask))
         continued = verbs.led_to if ask.backward else verbs.extended
         return "extend backward" if ask.backward else "extend", continued(sampling, video, longest, added)
-    length = shapes.length(size, _num_frames(ask, files.fps), generator.notes["clip"]["num_frames"])
+    length = shapes.length(size, _num_frames(ask, files.fps), generator.notes["clip"]["num_frames"], files.of_use)
     if ask.loop:
-        _check_loop(shapes, size, length, verbs.window_between(longest, generator.vae.frames, token=generator.token))
+        _check_loop(generator, files, length)
     film = verbs.clip(sampling, size, length, _pieces(generator, ask, files, length))
     if ask.loop:
         return "loop", verbs.looped(sampling, film, longest)
@@ -224,7 +250,9 @@ def _pieces(generator: Generator, ask: Ask, files: _Files, length: int) -> list[
     pieces: list[Piece] = []
     for file, seconds in sorted(pictures, key=lambda picture: picture[1]):
         if not 0 <= seconds <= last:
-            raise ValueError(f"there is no moment {seconds:g} s in a clip of {length} frames; hint: from 0 to {last:g} s")
+            raise ValueError(
+                f"there is no moment {seconds:g} s in a clip of {length} frames; hint: from 0 to {moment(length - 1, files.fps)} s"
+            )
         piece = key_frame(seconds, files.image(file), files.fps, generator.vae.frames)
         if pieces and pieces[-1][0] == piece[0]:
             raise ValueError(
@@ -243,21 +271,57 @@ def _strength(ask: Ask) -> float:
     return STRENGTH if ask.strength is None else ask.strength
 
 
-def _check_amount(ask: Ask, fps: int) -> None:
-    frames = ask.num_frames or (ask.seconds or 0) * fps
+def _check_amount(generator: Generator, ask: Ask) -> None:
+    frames = ask.num_frames or (ask.seconds or 0) * generator.fps
     if frames > MOST_FRAMES:
         raise ValueError(
             f"one call makes at most {MOST_FRAMES} frames, not {frames:g}; hint: fewer, and then `--extend` that video for more"
         )
-
-
-def _check_loop(shapes: Shapes, size: tuple[int, int], length: int, window: verbs.Window) -> None:
-    needed = max(window.frames_before, window.frames_after)
-    if length < needed and window.before > 0:
-        near = min(fitting for fitting in shapes.lengths[size] if fitting >= needed)
+    if ask.seconds is not None and frames < 1:
+        images = not (ask.files or ask.loop) and any(1 in lengths for lengths in generator.shapes.lengths.values())
         raise ValueError(
-            f"a clip of {length} frames is too short to be led back to its beginning, which takes {needed}; hint: `--num-frames {near}`"
+            f"`--seconds` {ask.seconds:g} is less than what a frame of this model takes, {1 / generator.fps:.3g} s; "
+            f"hint: leave it out for the model's own length{', or `--num-frames 1` in its place for an image' if images else ''}"
         )
+
+
+def _check_loop(generator: Generator, files: _Files, length: int) -> None:
+    lengths = generator.shapes.lengths[files.size]
+    needed, fitting = _least_of_loop(generator, lengths[-1]), files.of_use(lengths)
+    if length < needed and fitting:
+        raise ValueError(
+            f"a clip of {length} frames is too short to be led back to its beginning, which takes {needed}; "
+            f"hint: `--num-frames {nearest_length(length, fitting)}`"
+        )
+
+
+def _instead(generator: Generator, ask: Ask) -> str:
+    """Answers what else can be made, of a picture, where a video is too short: `, or ...`, nothing where the model does not make that."""
+    shapes, group, like = generator.shapes, generator.vae.frames, size_of(ask.files[0][1])
+    if ask.edit is not None:
+        images = any(
+            1 in lengths and ask.height in (None, size[0]) and ask.width in (None, size[1]) for size, lengths in shapes.lengths.items()
+        )
+        return ", or `--edit` with a picture of it" if images and not is_still(ask.edit) else ""
+
+    def of_use(lengths: list[int]) -> list[int]:
+        return _to_loop(generator, ask, lengths) if ask.loop else [length for length in lengths if length > 1]
+
+    size = shapes.size(ask.height, ask.width, like, None, of_use)
+    length = shapes.length(size, None, generator.notes["clip"]["num_frames"])
+    first, last, end = 0, (length - 1) // group, moment(length - 1, generator.fps)
+    if ask.connect is not None:
+        places, way = [first, last], f"`--image A --keyframe B@{end}` with a picture of each in place of `--connect`"
+    elif ask.backward:
+        places, way = [last], f"`--keyframe PICTURE@{end}` with a picture of it in place of `--extend` and `--backward`"
+    else:
+        places, way = [first], "`--image` with a picture of it in place of `--extend`"
+    kept = torch.zeros(1 + last, dtype=torch.bool)
+    kept[places] = True
+    if length not in of_use(shapes.lengths[size]) or kept.all() or not torch.equal(in_whole_tokens(kept, generator.token), kept):
+        return ""
+    amount = "`--num-frames`" if ask.num_frames is not None else "`--seconds`" if ask.seconds is not None else None
+    return f", or {way}{f', without {amount}' if amount else ''}"
 
 
 def _between(generator: Generator, added: int | None, ask: Ask) -> int | None:

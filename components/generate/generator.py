@@ -16,7 +16,7 @@ from components.generate.sampling import Progress, Sampling
 from components.generate.shapes import Shapes
 from components.generate.verbs import clip
 from components.models.dit import DiT, load_dit
-from components.models.weights import load_json
+from components.models.weights import load_json, read_manifest
 
 if TYPE_CHECKING:
     from components.encode.pretrained_vae import PretrainedVae
@@ -29,6 +29,10 @@ NEWER_SETTINGS: dict[str, Any] = {  # which older models do not note
     "step_cache": None,
 }
 OFF_BY_NONE = ("step_cache",)  # of all other settings None says that they are not given
+
+
+class OtherKindError(ValueError):
+    """A folder of weights that is no text-to-video model."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +62,23 @@ class Generator:
     device: str
 
     @classmethod
-    def load(cls, folder: str | Path, device: str = "cpu") -> "Generator":
+    def load(cls, folder: str | Path, device: str = "cpu", reference: str | None = None) -> "Generator":
         """Loads a text-to-video folder and checks that its parts belong together.
+
+        Args:
+            reference: what a person calls the model; else it is called by its folder.
 
         Raises:
             FileNotFoundError: there is no such folder.
+            OtherKindError: it holds a model of another kind.
             DamagedFolderError: a file is missing, cut or changed.
             MismatchedModelError: the VAE, the text encoder or the rate is another than in training, or the model is too old to say.
         """
         folder = Path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(f"there is no model at `{folder}`; hint: `kinora show models` lists those that there are")
+        if "dit.json" not in read_manifest(folder):
+            raise OtherKindError(f"`{reference or folder}` is no text-to-video model; hint: `kinora show models` lists them")
         check_terms(load_json(folder, "dit"), folder)
         model, notes = load_dit(folder, device)
         vae, text_encoder = load_vae(folder / VIDEO_VAE, device), load_text_encoder(folder / TEXT_ENCODER, device)

@@ -20,6 +20,10 @@ from components.generate.sampling import Sampling
 EASING_STEPS = 9  # shares that are tried of a dissolve
 
 
+class ShortVideoError(ValueError):
+    """A video that has fewer frames than the model keeps of it."""
+
+
 @dataclass(frozen=True)
 class Film:
     """Frames under way.
@@ -149,7 +153,7 @@ def extended(sampling: Sampling, video: np.ndarray, length: int, added: int | No
         added: frames to add; else as many as one window makes.
 
     Raises:
-        ValueError: the video is shorter than what has to be kept of it.
+        ShortVideoError: the video is shorter than what has to be kept of it.
     """
     window = _with_room(window_behind(length, sampling.vae.frames, sampling.generator.token))
     _check_count(video.shape[1], window.frames_before, "go on from it")
@@ -399,7 +403,7 @@ def _check_kept(sampling: Sampling, kept: Tensor, given: Tensor) -> None:
 
 def _check_count(count: int, needed: int, purpose: str, name: str = "video") -> None:
     if count < needed:
-        raise ValueError(
-            f"the {name} has {count} frames at the model's rate, and to {purpose} the model needs {needed}; hint: a longer video, "
-            "or `--image` with a picture of it"
+        raise ShortVideoError(
+            f"the {name} has {count} frame{'s' if count > 1 else ''} at the model's rate, and to {purpose} the model needs {needed}; "
+            "hint: a longer video"
         )

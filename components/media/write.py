@@ -120,23 +120,36 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 class replacing:
-    """A context that hands out a temporary name beside a path and moves it there when the body ends well."""
+    """A context that hands out a temporary name beside a path and moves it there when the body ends well.
+
+    The name is short, so that a path's own may be as long as the file system lets it.
+
+    Raises:
+        OSError: of the path, where nothing can be written there.
+    """
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
 
     def __enter__(self) -> str:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, self.temporary = tempfile.mkstemp(prefix=f".{self.path.stem}-", suffix=self.path.suffix, dir=self.path.parent)
+        try:
+            handle, self.temporary = tempfile.mkstemp(prefix=".draft-", suffix=self.path.suffix, dir=self.path.parent)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
         os.close(handle)
         return self.temporary
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
+        if kind is not None:
+            os.unlink(self.temporary)
+            return
+        try:
             os.chmod(self.temporary, 0o644)
             os.replace(self.temporary, self.path)
-        else:
+        except OSError as error:
             os.unlink(self.temporary)
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
 
 def _encode(

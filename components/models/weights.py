@@ -161,7 +161,9 @@ def _checked(folder: Path, name: str) -> Path:
     listed = read_manifest(folder)
     path = folder / name
     if name not in listed:
-        raise DamagedFolderError(f"`{folder}` has no `{name}` in its manifest; it holds {', '.join(sorted(listed))}")
+        raise DamagedFolderError(
+            f"`{folder}` has no `{name}` in its manifest; it holds {', '.join(sorted(listed))}; hint: a folder of the kind asked for"
+        )
     if not path.is_file():
         raise DamagedFolderError(f"`{path}` is missing; hint: run the stage that makes it again")
     if path.stat().st_size != listed[name]["bytes"] or sha256_of(path) != listed[name]["sha256"]:

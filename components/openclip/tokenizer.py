@@ -61,10 +61,15 @@ def longest(tokenizer: Any, texts: Iterable[str]) -> int:
 
 
 def cut(tokenizer: Any, text: str) -> tuple[str, str]:
-    """Answers what of a text fits the tokenizer's context and what it leaves out, both as it reads them; else the text as it is."""
+    """Answers what of a text fits the tokenizer's context and what it leaves out, both as it reads them; else the text as it is.
+
+    A character that the context's end cuts in two is left out as a whole.
+    """
     room, tokens = tokenizer.context_length - 2, tokenizer.encode(text)
     if len(tokens) <= room:
         return text, ""
+    while room and _goes_on(tokenizer, tokens[room]):
+        room -= 1
     return tidy(tokenizer.decode(tokens[:room])), tidy(tokenizer.decode(tokens[room:]))
 
 
@@ -73,6 +78,11 @@ def tidy(text: str) -> str:
     text = re.sub(r"\s+([,.;:!?)\]%'])", r"\1", " ".join(text.split()))
     text = re.sub(r"([(\[])\s+", r"\1", text)
     return re.sub(r"(?<=\w) - (?=\w)", "-", text)
+
+
+def _goes_on(tokenizer: Any, token: int) -> bool:
+    """Answers whether a token begins within a character: with a byte that UTF-8 has for all but the first of several."""
+    return bool(tokenizer.byte_decoder[tokenizer.decoder[token][0]] & 0xC0 == 0x80)
 
 
 def _merges_of(word: str, whole: Any) -> set[int]:

@@ -279,6 +279,8 @@ def lookup(project: Project, kind: Kind, reference: str) -> Version:
     found = next((one for one in versions if (one.number == int(wanted) if wanted.isdigit() else wanted in one.aliases)), None)
     if found is not None:
         return found
+    if not versions and name != registered_name(project, kind):
+        raise ModelNotFoundError(f"there is no model `{name}`; hint: `kinora show models` lists those of this project")
     if not versions:
         raise ModelNotFoundError(f"there is no `{name}` yet; hint: `kinora run --project {project.name}` trains one")
     names = sorted({alias for version in versions for alias in version.aliases} | {str(version.number) for version in versions})

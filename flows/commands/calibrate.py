@@ -39,7 +39,7 @@ def calibrate(prompts: tuple[str, ...], output: str, model: str, min_psnr: float
 
     sampling = sampling_of(asked)
     with gpu_memory(ON_CPU):
-        generator = Generator.load(folder, device_of(asked.config))
+        generator = Generator.load(folder, device_of(asked.config), model)
     if version is not None:  # its copy is a folder, which samples as it notes
         generator = replace(generator, notes={**generator.notes, "generate": generator.settings(**version.generate)})
     with gpu_memory("fewer PROMPTS"), progress_bar("calibrating") as bar:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 import click
 import yaml
 
+from components.diffusion.limits import MOST_STEPS
 from components.generate.prompts import check_prompt, check_text
 from flows.commands.options import Command, resolve, settings_options
 from flows.commands.output import remark
-from flows.commands.videos import ON_CPU, check_apart, device_of, gpu_memory, mp4_file, progress_bar, sampling_of
+from flows.commands.videos import ON_CPU, check_apart, check_name, device_of, gpu_memory, mp4_file, progress_bar, sampling_of
 
 if TYPE_CHECKING:
     from components.generate.ask import Ask
@@ -58,7 +59,11 @@ def sampling_options(command: Command) -> Command:
         click.option("--guidance-interval", type=float, nargs=2, metavar="LOW HIGH", help="Of t, from 0, the clip, to 1, noise."),
         click.option("--guidance-scale", type=float, help="How hard the prompt pulls; 1 is without guidance."),
         click.option("--sampler", metavar="NAME", help="euler, heun, dpmpp_2m or unipc."),
-        click.option("--steps", type=click.IntRange(1), help="Steps of sampling; else as the version was evaluated, or as a folder notes."),
+        click.option(
+            "--steps",
+            type=click.IntRange(1, MOST_STEPS),
+            help="Steps of sampling; else as the version was evaluated, or as a folder notes.",
+        ),
     ):
         command = option(command)
     return command
@@ -81,7 +86,9 @@ def generate(prompt: str, output: str, model: str, seed: int | None, no_rewrite:
     ask, options = _ask_of(prompt, not no_rewrite, options)
     from components.generate.output import sheet_of, write_film
 
-    for target, what in ((path, f"`-o {output}`"), (sheet_of(path), f"the contact sheet `{sheet_of(path)}`")):
+    sheet = sheet_of(path)
+    check_name(sheet, f"the contact sheet `{sheet}`")
+    for target, what in ((path, f"`-o {output}`"), (sheet, f"the contact sheet `{sheet}`")):
         check_apart(target, [file for _, file, _ in ask.files if not isinstance(file, bytes)], what)
     settings = {SAMPLING[name]: value for name in SAMPLING if (value := options.pop(name)) is not None}
     given = tuple(f"generate.{name}={yaml.safe_dump(value, default_flow_style=True)}" for name, value in settings.items())
@@ -95,7 +102,7 @@ def generate(prompt: str, output: str, model: str, seed: int | None, no_rewrite:
 
     seed = secrets.randbelow(MOST_SEED) if seed is None else seed
     with gpu_memory(ON_CPU):
-        generator = Generator.load(folder, device_of(asked.config))
+        generator = Generator.load(folder, device_of(asked.config), model)
     with gpu_memory(SMALLER):
         making = make(generator, ask, seed, **sampling_of(asked, version))
     for note in making.notes:
@@ -105,7 +112,7 @@ def generate(prompt: str, output: str, model: str, seed: int | None, no_rewrite:
     weights = digest_folder(folder)
     registered = None if version is None else {"name": version.name, "version": version.number}
     with gpu_memory(SMALLER), progress_bar("generating") as making.sampling.progress:
-        sheet = write_film(path, making.film, generator.fps, {**making.made, "model": weights, "registered": registered})
+        write_film(path, making.film, generator.fps, {**making.made, "model": weights, "registered": registered})
     remark(f"seed: {seed}")
     remark(f"model: {model} ({weights[:12]})")
     remark(f"contact sheet: {sheet}")

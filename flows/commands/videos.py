@@ -1,8 +1,10 @@
 """What the verbs that write videos share: a file that can be written, a device, a bar."""
 
-import os
+import errno
 import shlex
+import stat
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +25,7 @@ def mp4_file(output: str) -> Path:
     """Answers the path of an MP4 file that can be written.
 
     Raises:
-        ValueError: another suffix, no such folder, one that may not be written, or a folder of that name.
+        ValueError: another suffix, no such folder, one that may not be written, a folder of that name, or a name that is too long.
     """
     path = Path(output)
     if path.suffix.lower() != ".mp4":
@@ -31,9 +33,26 @@ def mp4_file(output: str) -> Path:
     if not path.parent.is_dir():
         raise ValueError(f"the folder `{path.parent}` of `-o` is not there; hint: `mkdir -p {shlex.quote(str(path.parent))}`")
     check_writable(path.parent)
-    if path.is_dir():
-        raise ValueError(f"`{output}` is a folder; hint: name a file in it")
+    check_name(path, f"`{output}`")
     return path
+
+
+def check_name(path: Path, what: str) -> None:
+    """Looks whether a file can have a name, whether or not there is one.
+
+    Raises:
+        ValueError: a folder has it, or it is too long.
+    """
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise ValueError(f"the name of {what} is too long; hint: `-o` with a shorter one") from error
+    if is_folder:
+        raise ValueError(f"{what} is a folder; hint: `-o` another file")
 
 
 def check_writable(folder: Path) -> None:
@@ -43,8 +62,13 @@ def check_writable(folder: Path) -> None:
         ValueError: it may not be written.
     """
     there = next(place for place in (folder, *folder.parents) if place.exists())
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(f"the folder `{there}` of `-o` may not be written by you; hint: `-o` in another folder")
+    try:  # rights alone do not say it: nobody may write into /sys, whatever his rights
+        with tempfile.NamedTemporaryFile(prefix=".draft-", dir=there):
+            pass
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ValueError(f"the folder `{there}` of `-o` may not be written by you; hint: `-o` in another folder") from error
 
 
 def check_apart(target: Path, given: Iterable[str | Path], what: str) -> None:

@@ -1,5 +1,6 @@
 """The `kinora` command: what it prints, its exit codes, and one sentence for every mistake."""
 
+import errno
 import json
 import signal
 import subprocess
@@ -234,11 +235,21 @@ def test_a_project_keeps_its_source_and_the_world_and_footage_do_not_mix(say: Sa
         (["a cup", "-o", "a.mp4", "--negative-prompt", "caf\udce9"], "error: the negative prompt `caf?` is not UTF-8\nhint: type it again"),
         (["a red ball"], "error: Missing option '-o'"),
         (["a red ball", "-o", "a.mp4", "--seed", "-1"], "error: Invalid value for '--seed'"),
+        (["a red ball", "-o", "a.mp4", "--steps", "100000000000"], "error: Invalid value for '--steps'"),
+        (["a red ball", "-o", "sheeted.mp4"], "error: the contact sheet `sheeted.sheet.png` is a folder\nhint: `-o` another file\n"),
+        (["a red ball", "-o", f"{'a' * 252}.mp4"], f"error: the name of `{'a' * 252}.mp4` is too long\nhint: `-o` with a shorter one\n"),
+        (["a red ball", "-o", f"{'a' * 251}.mp4"], f"error: the name of the contact sheet `{'a' * 251}.sheet.png` is too long\nhint: "),
+        (["a red ball", "-o", f"{'a' * 245}.mp4"], "error: `./nowhere` is not a folder"),
+        (["a red ball", "-o", "/proc/a.mp4"], "error: the folder `/proc` of `-o` may not be written by you\nhint: `-o` in another"),
         (["a red ball", "-o", "a.mp4", "--model", "./nowhere"], "error: `./nowhere` is not a folder\nhint: "),
     ],
 )
-def test_what_cannot_be_generated_answers_in_one_sentence(say: Say, arguments: list[str], sentence: str) -> None:
-    code, out, err = say("generate", *arguments)
+def test_what_cannot_be_generated_answers_in_one_sentence(
+    say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], sentence: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sheeted.sheet.png").mkdir()
+    code, out, err = say("generate", "--model", "./nowhere", *arguments)
     assert (code, out) == (2, "")
     assert err.startswith(sentence)
 
@@ -250,7 +261,10 @@ def test_what_cannot_be_generated_answers_in_one_sentence(say: Say, arguments: l
 def test_a_folder_that_may_not_be_written_is_said_before_anything_is_read(
     say: Say, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr("os.access", lambda place, mode: False)  # of whom asks as root all is granted
+    def refused(*arguments: object, **settings: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("flows.commands.videos.tempfile.NamedTemporaryFile", refused)  # root may write anywhere
     code, out, err = say(*arguments, "--model", "./nowhere")
     assert (code, out) == (2, "")
     assert err == "error: the folder `.` of `-o` may not be written by you\nhint: `-o` in another folder\n"

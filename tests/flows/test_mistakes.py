@@ -51,6 +51,20 @@ def test_whoever_knows_which_port_is_taken_is_not_talked_over() -> None:
     assert (entry.explain(raised.value)[0] or "").startswith(f"port {port} is taken by `")
 
 
+@pytest.mark.parametrize(
+    ("error", "verb", "hint"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "run", "free some space, then the same command resumes where it was"),
+        (OSError(errno.ENOSPC, "No space left on device"), "generate", "free some space, then run the same command again"),
+        (PermissionError(errno.EACCES, "Permission denied", "a"), "run", "`--set root=FOLDER` moves all runs elsewhere"),
+        (PermissionError(errno.EACCES, "Permission denied", "a"), "generate", "name another file, or give yourself its rights"),
+    ],
+)
+def test_a_hint_is_of_the_verb_that_was_called(error: OSError, verb: str, hint: str) -> None:
+    said, _ = entry.explain(error, verb)
+    assert (said or "").partition("; hint: ")[2] == hint
+
+
 def test_a_full_disk_is_recognised_below_other_errors() -> None:
     outer = RuntimeError("the flow crashed")
     outer.__cause__ = OSError(errno.ENOSPC, "No space left on device")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from contextlib import nullcontext
 from dataclasses import replace
 from importlib.metadata import version
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from components.generate import verbs
 from components.generate.ask import Ask, make
 from components.generate.generator import Generator
 from components.media.write import write_video
@@ -120,6 +122,92 @@ def test_a_length_that_was_seen_at_another_size_is_said_with_that_size(
         make(_of_shapes(generator, shapes), Ask(PROMPT, **_given(asked, video)), 3, num_inference_steps=1)
 
 
+OPTIONS = re.compile(r"--(height|width|num-frames) (\d+)")
+
+
+@pytest.mark.parametrize(
+    ("asked", "way"),
+    [
+        ({"num_frames": 5, "height": 32}, {"num_frames": 9}),
+        ({"num_frames": 4, "height": 32}, {"num_frames": 9}),
+        ({"num_frames": 11, "height": 32}, {"num_frames": 9}),
+        ({"num_frames": 5, "height": 32, "loop": True}, {"num_frames": 9}),
+        ({"num_frames": 1, "height": 32, "loop": True}, {"num_frames": 9}),
+        ({"num_frames": 5, "height": 48, "loop": True}, {"height": 32, "width": 32, "num_frames": 9}),
+        ({"num_frames": 5, "height": 32, "image": "VIDEO"}, {"num_frames": 9}),
+        ({"num_frames": 5, "height": 48, "image": "VIDEO"}, {"height": 32, "width": 32, "num_frames": 9}),
+        ({"num_frames": 1, "height": 48, "image": "VIDEO"}, {"height": 32, "width": 32, "num_frames": 9}),
+        ({"num_frames": 7, "height": 50}, {"height": 40, "width": 40, "num_frames": 9}),
+        ({"edit": "STILL", "height": 40}, {"height": 32, "width": 32}),
+    ],
+)
+def test_the_size_and_length_that_a_hint_names_can_be_made(
+    generator: Generator,  # noqa: F811
+    video: Path,
+    asked: dict[str, Any],
+    way: dict[str, int],
+) -> None:
+    shaped = _of_shapes(generator, [[16, 1, 6, 3], [16, 3, 5, 5], [16, 1, 4, 4], [16, 3, 4, 4], [16, 4, 3, 5]])
+    with pytest.raises(ValueError, match="hint: ") as raised:
+        make(shaped, Ask(PROMPT, **_given(asked, video)), 3, num_inference_steps=1)
+    hinted = {name.replace("-", "_"): int(value) for name, value in OPTIONS.findall(str(raised.value).partition("hint: ")[2])}
+    assert hinted == way
+    make(shaped, Ask(PROMPT, **_given({**asked, **hinted}, video)), 3, num_inference_steps=1).film.whole()
+
+
+@pytest.mark.parametrize(
+    ("asked", "way", "instead"),
+    [
+        ({"extend": "SHORT"}, "`--image` with a picture of it in place of `--extend`", {"image": "VIDEO"}),
+        (
+            {"extend": "SHORT", "backward": True, "seconds": 0.5},
+            "`--keyframe PICTURE@1` with a picture of it in place of `--extend` and `--backward`, without `--seconds`",
+            {"key_frames": [("VIDEO", 1.0)]},
+        ),
+        (
+            {"extend": "SHORT", "loop": True, "num_frames": 4},
+            "`--image` with a picture of it in place of `--extend`, without `--num-frames`",
+            {"image": "VIDEO", "loop": True},
+        ),
+        (
+            {"connect": ("VIDEO", "SHORT")},
+            "`--image A --keyframe B@1` with a picture of each in place of `--connect`",
+            {"image": "VIDEO", "key_frames": [("SHORT", 1.0)]},
+        ),
+        ({"edit": "SHORT"}, "`--edit` with a picture of it", {"edit": "STILL"}),
+        ({"edit": "SHORT", "height": 32}, None, None),
+    ],
+)
+def test_what_is_made_of_a_picture_in_place_of_a_video_that_is_too_short_can_be_made(
+    generator: Generator,  # noqa: F811
+    video: Path,
+    asked: dict[str, Any],
+    way: str | None,
+    instead: dict[str, Any] | None,
+) -> None:
+    shaped = _of_shapes(generator, [[16, 1, 6, 3], [16, 3, 4, 4]])
+    with pytest.raises(verbs.ShortVideoError) as raised:
+        make(shaped, Ask(PROMPT, **_given(asked, video)), 3, num_inference_steps=1)
+    assert str(raised.value).partition("; hint: ")[2] == f"a longer video{f', or {way}' if way else ''}"
+    if instead is not None:
+        make(shaped, Ask(PROMPT, **_given(instead, video)), 3, num_inference_steps=1).film.whole()
+
+
+def test_what_tokens_of_several_latents_cannot_keep_is_not_hinted_at(generator: Generator, video: Path) -> None:  # noqa: F811
+    paired = replace(generator, model=DiT(replace(SIZE, patch_size=(2, 2, 2)), 16, generator.text_encoder.width))
+    with pytest.raises(verbs.ShortVideoError, match=r"hint: a longer video$"):
+        make(paired, Ask(PROMPT, **_given({"extend": "SHORT"}, video)), 3, num_inference_steps=1)
+    with pytest.raises(verbs.ShortVideoError, match="hint: a longer video, or `--keyframe PICTURE@1` with"):
+        make(paired, Ask(PROMPT, **_given({"extend": "SHORT", "backward": True}, video)), 3, num_inference_steps=1)
+
+
+def test_the_last_moment_of_a_clip_that_a_hint_names_is_within_it(generator: Generator, video: Path) -> None:  # noqa: F811
+    quick = replace(generator, notes={**generator.notes, "clip": {**generator.notes["clip"], "fps": 7}})
+    with pytest.raises(ValueError, match=r"hint: from 0 to 1\.142 s"):  # of 8 / 7, which is 1.142857
+        make(quick, Ask(PROMPT, key_frames=[(video, 2.0)]), 3, num_inference_steps=1)
+    assert make(quick, Ask(PROMPT, key_frames=[(video, 1.142)]), 3, num_inference_steps=1).film.given.tolist() == [False] * 5 + [True] * 4
+
+
 NOT_FILLED = "this model's tokens hold 2 latent frames, 8 frames of film, and what is given does not fill them"
 NO_ROOM = "the model's clips of 9 frames have no room between two videos; hint: one trained on at least 17 frames"
 
@@ -154,7 +242,8 @@ def test_what_the_tokens_of_a_model_cannot_keep_is_refused(
     [
         ({"image": "a.png", "extend": "b.mp4"}, "`--image` and `--extend` are two things to make"),
         ({"key_frames": [("a.png", 1.0)], "connect": ("b.mp4", "c.mp4")}, "`--keyframe` and `--connect` are two things to make"),
-        ({"backward": True}, "`--backward` says where `--extend` goes"),
+        ({"backward": True}, "`--backward` says where `--extend` goes; hint: `--extend VIDEO --backward`$"),
+        ({"backward": True, "loop": True}, "a loop has no such way; hint: leave out `--backward`$"),
         ({"extend": "a.mp4", "backward": True, "loop": True}, "a loop has no such way"),
         ({"connect": ("a.mp4", "b.mp4"), "loop": True}, "`--loop` does not go with `--connect`"),
         ({"strength": 0.5}, "`--strength` is of an edit; hint: `--edit VIDEO --strength 0.85`"),
@@ -177,6 +266,11 @@ def test_what_does_not_go_together_is_said(asked: dict, message: str) -> None:  
         ({"prompt": " "}, "the prompt is empty; hint: say what should be seen"),
         ({"image": "nothing.png"}, "`nothing.png` is not a file"),
         ({"width": 128}, "the model never saw `width` 128, only 40x24 and 32x32; hint"),
+        (
+            {"seconds": 0.1},
+            "`--seconds` 0.1 is less than what a frame .* takes, 0.125 s; hint: leave .* length, or `--num-frames 1` in its",
+        ),
+        ({"extend": "VIDEO", "seconds": 0.01}, "`--seconds` 0.01 is less than .*; hint: leave it out for the model's own length$"),
         ({"seconds": 3.0}, "the model never saw clips of 25 frames"),
         ({"key_frames": [("VIDEO", 2.0)]}, "there is no moment 2 s in a clip of 9 frames; hint: from 0 to 1 s"),
         ({"key_frames": [("VIDEO", 0.2), ("VIDEO", 0.4)]}, "two pictures fall together at 0.4 s; hint: at least 0.5 s between them"),

@@ -11,7 +11,7 @@ from components.caption.upsample import build_style
 from components.config import load_config
 from components.generate.conditioning import Guidance, encode_prompts, told_velocity
 from components.generate.contract import MismatchedModelError
-from components.generate.generator import Generator
+from components.generate.generator import Generator, OtherKindError
 from components.generate.preview import preview
 from components.generate.step_cache import calibrate
 from components.measure.distortion import MAX_PSNR, psnr
@@ -195,7 +195,8 @@ def test_a_setting_that_is_none_is_refused(generator):
         ({"height": -32}, "`--height` is above 0, not -32; hint"),
         ({"height": 32, "width": 0}, "`--width` is above 0, not 0; hint"),
         ({"height": 24, "width": 32}, "never saw 32x24 pixels, only 40x24 and 32x32; hint: `--height "),
-        ({"num_inference_steps": 0}, "num_inference_steps"),
+        ({"num_inference_steps": 0}, "`num_inference_steps` is from 1 to 1000, not 0; hint"),
+        ({"num_inference_steps": 10**11}, "`num_inference_steps` is from 1 to 1000, not 100000000000; hint"),
         ({"timestep_shift": -1.0}, "timestep_shift"),
         ({"timestep_shift": 1e30}, "`timestep_shift` 1e\\+30 leaves nothing between two of"),
         ({"guidance_scale": 1e38}, "sampling ended in what is no number; hint: a lower `guidance_scale`"),
@@ -274,6 +275,13 @@ def _with_contract(folder, tmp_path, change):
 def test_a_model_that_is_not_there_is_said_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no model at"):
         Generator.load(tmp_path / "nothing")
+
+
+def test_a_model_of_another_kind_is_said_so_by_the_name_that_it_was_given(folder):
+    with pytest.raises(OtherKindError, match="/video-vae` is no text-to-video model; hint: `kinora show models` lists them"):
+        Generator.load(folder / "video-vae")
+    with pytest.raises(OtherKindError, match=r"^`models:/demo-video-vae/1` is no text-to-video model; hint"):
+        Generator.load(folder / "video-vae", reference="models:/demo-video-vae/1")
 
 
 def test_a_preview_leaves_a_sheet_and_a_video(folder, tmp_path):

@@ -106,6 +106,25 @@ def test_a_write_that_breaks_leaves_the_old_file_and_nothing_else(clip, tmp_path
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_name_may_be_as_long_as_the_file_system_lets_it(clip, tmp_path):
+    path = tmp_path / f"{'a' * 251}.mp4"
+    write_video(path, clip[:2], 8)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_cannot_be_written_is_said_by_its_own_name_and_leaves_nothing(clip, tmp_path):
+    path = tmp_path / "a.mp4"
+    path.mkdir()
+    with pytest.raises(IsADirectoryError) as raised:
+        write_video(path, clip[:2], 8)
+    assert raised.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == [path]
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError) as raised:
+        write_video(tmp_path / "file" / "b.mp4", clip[:2], 8)
+    assert raised.value.filename in (str(tmp_path / "file" / "b.mp4"), str(tmp_path / "file"))
+
+
 @pytest.mark.parametrize("frames", [np.zeros((2, 8, 8, 3), np.float32), np.zeros((8, 8, 3), np.uint8), np.zeros((0, 8, 8, 3), np.uint8)])
 def test_what_is_no_video_is_refused(frames):
     with pytest.raises(ValueError, match="frames are uint8"):

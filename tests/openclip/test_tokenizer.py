@@ -61,3 +61,10 @@ def test_a_text_is_cut_where_the_context_ends():
     heard, left_out = cut(tokenizer, "a red square, moves left and up over sand")
     assert (heard, left_out) == ("a red square, moves left", "and up over sand")
     assert tokenizer([heard]).tolist() == tokenizer(["a red square, moves left and up over sand"]).tolist()
+
+
+@pytest.mark.parametrize("context", range(4, 16))
+def test_no_text_is_cut_within_a_character(context: int):
+    text = "\u732b\u304c \U0001f408 caf\u00e9 \u8d70\u308b"
+    heard, left_out = cut(load_tokenizer(fit_vocabulary(["a red square"], 524), context), text)
+    assert f"{heard}{left_out}".replace(" ", "") == text.replace(" ", "")

@@ -215,6 +215,8 @@ def test_a_folder_that_is_called_as_a_version_is_named_by_a_path(project: Projec
 def test_a_model_that_is_not_there_is_one_sentence(project: Project, weights: Weights, reference: str):
     with pytest.raises(ModelNotFoundError, match=r"hint: .*--project"):
         resolve(project, KIND, "champion")
+    with pytest.raises(ModelNotFoundError, match="there is no model `nope`; hint: `kinora show models` lists those of this project"):
+        resolve(project, KIND, "models:/nope@champion")
     promoted(project, weights(1.0))
     with pytest.raises(ModelNotFoundError):
         resolve(project, KIND, reference)
