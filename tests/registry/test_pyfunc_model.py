@@ -62,7 +62,7 @@ def test_what_a_row_cannot_ask_for_is_said_in_names_of_rows_and_parameters(folde
     for files, params, message in (
         ({}, {"num_frames": 17}, "hint: `num_frames` 9 and then give that video as `video` for more"),
         ({}, {"num_frames": 20_000}, "hint: fewer, and then give that video as `video` for more"),
-        ({}, {"backward": True}, "`backward` says where `video` goes, and a loop has no such way; hint: `video` and `backward`"),
+        ({}, {"backward": True}, "`backward` says where `video` goes; hint: `video` and `backward`"),
         ({}, {"num_frames": -1}, "`num_frames` is a number above 0, not -1; hint"),
         ({"video": film}, {"strength": 2.0}, "`strength` is above 0 and at most 1, not 2.0; hint"),
         (
