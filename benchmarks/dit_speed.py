@@ -346,7 +346,7 @@ def main() -> None:
         shape = _of_depth(replace(GPU, batch_size=args.batch_size), args.depth or (4 if args.quick else None))
         figures = on_gpu(shape, args.compile, 2.0 if args.quick else args.seconds)
     else:
-        figures, repeats = {}, min(args.repeats, 5) if args.quick else args.repeats
+        figures, repeats = {}, min(args.repeats, 2) if args.quick else args.repeats
         for name in args.shape:
             found = on_cpu(_of_depth(ON_CPU[name], args.depth), args.precision, args.compile, repeats)
             figures |= {f"{name}: {what}": figure for what, figure in found.items()}

@@ -210,8 +210,9 @@ def figures(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     for name, row in rows.items():
         for field, bar in BARS.items():
             said = "direction" if field == "motion" else field
-            value, top = row["following"]["unseen"][field]["value"], row["ceiling"][field]
-            told[f"{name}, unseen: {said}"] = {"value": round(value, 4), "bar": None, "holds": None}
+            got, top = row["following"]["unseen"][field], row["ceiling"][field]
+            value, interval = got["value"], [round(got[end], 4) for end in ("low", "high")]
+            told[f"{name}, unseen: {said}"] = {"value": round(value, 4), "interval": interval, "bar": None, "holds": None}
             if name == "ours":
                 asked = bar * top if field == "motion" else bar
                 told[f"{name}, unseen: {said}"] |= {"bar": round(asked, 4), "holds": value >= asked}

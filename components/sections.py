@@ -1,7 +1,7 @@
 """The sections of the settings: strict pydantic models of what `pipelines.yaml` holds, with units in the names."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import isqrt, prod
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -342,14 +342,13 @@ class Dit(Section):
     retrain_when_grown_by: float
     seed: int
 
-    @model_validator(mode="after")
-    def _adapters_are_of_a_model(self) -> "Dit":
-        if self.lora_rank is not None and self.finetune is None:
-            raise ValueError(
-                f"`dit.lora_rank` {self.lora_rank} is of adapters to a finished model, and `dit.finetune` names none; "
-                "name one, `champion` for instance, or set it to null"
-            )
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _adapters_are_of_a_model(cls, fields: Any) -> Any:
+        """Takes the champion where there are to be adapters and no model is named."""
+        if isinstance(fields, Mapping) and fields.get("lora_rank") is not None and fields.get("finetune") is None:
+            return {**fields, "finetune": "champion"}
+        return fields
 
     @model_validator(mode="after")
     def _it_can_be_built(self) -> "Dit":

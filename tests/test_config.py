@@ -326,6 +326,12 @@ def test_what_a_training_makes_no_use_of_is_not_held_against_it() -> None:
     assert load_config("test", further).dit.size.num_heads == 3  # the model that is named has a size, and a video VAE, of its own
 
 
+def test_adapters_are_of_the_champion_where_no_model_is_named() -> None:
+    assert load_config("test", ["dit.lora_rank=4"]).dit.finetune == "champion"
+    assert load_config("test", ["dit.lora_rank=4", "dit.finetune=models:/other/2"]).dit.finetune == "models:/other/2"
+    assert load_config("test").dit.finetune is None
+
+
 def test_each_size_by_name_can_be_built() -> None:
     for size in DIT_SIZES:
         load_config(None, [f"dit.size={size}"])

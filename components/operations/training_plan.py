@@ -119,7 +119,7 @@ def plan_training(
     sampled = FLOAT * network.held if _samples(facts, steps) else 0
     reckoned = _Reckoned(network, 0 if way.on_gpu else facts.clip_bytes + sampled, {})
     needed = [reckoned.plain(bucket, way) for bucket in buckets]
-    rehearsed = _rehearsals(facts, settings, [room is not None and held <= room for held in needed], seconds, run)
+    rehearsed = _rehearsals(facts, settings, [room is not None and held <= room for held in needed], room or 0, seconds, run)
     reckoned = replace(reckoned, measured=_measured(reckoned, settings, rehearsed))
     timed = {place: found.seconds for place, found in rehearsed.items() if found.seconds is not None}
     measured = [(_alone(network, buckets[place], way), seconds) for place, seconds in timed.items()]
@@ -296,25 +296,35 @@ def _gpus() -> Iterator[int]:
 
 
 def _rehearsals(
-    facts: Facts, settings: Settings, fitting: Sequence[bool], seconds: float, run: Callable[[Spec], Rehearsed]
+    facts: Facts, settings: Settings, fitting: Sequence[bool], room: int, seconds: float, run: Callable[[Spec], Rehearsed]
 ) -> Mapping[int, Rehearsed]:
-    """Rehearses one worker's steps of the buckets that most work is in, of those that fit; by their places."""
+    """Rehearses one worker's steps of the buckets that most work is in, of those that fit; by their places.
+
+    What workers share out, the model or the tokens of a clip, one rehearses whole, with as many of the blocks as it has room for: that
+    tells the time of its part, and nothing of its memory.
+    """
     way, network, config = settings.way, facts.network, facts.config
-    if not seconds or (way.on_gpu and not any(_gpus())):
+    if not seconds:
         return {}
-    if way.sharded or way.together > 1:
-        what = "a model that is shared out" if way.sharded else "a clip that is shared out"
-        facts.notes.append(f"{what} cannot be rehearsed by one worker, so no time is given")
+    if way.on_gpu and not any(_gpus()):
+        facts.notes.append("there is no GPU here, so no time is given; hint: the same on a machine that has one like the workers'")
         return {}
-    buckets, found = settings.buckets(network.size.patch_size), {}
+    alone = replace(way, workers=1, together=1, sharded=False)
+    buckets, found, depths = settings.buckets(network.size.patch_size), {}, set()
+    shared = way.sharded or way.together > 1
     places = [place for place, fits in enumerate(fitting) if fits]
     chosen = sorted(places, key=lambda place: -buckets[place].share * work(network, buckets[place], way))[:MOST_REHEARSED]
     for place in sorted(chosen):
+        bucket = _alone(network, buckets[place], way)
+        depth = _depth_with_room(network, bucket, alone, room) if shared else network.size.depth
+        if not depth:
+            facts.notes.append(f"latents of {_said(bucket)} could not be rehearsed: one worker has no room for a single block's steps")
+            continue
         found[place] = run(
             Spec(
-                settings=config.dit.model_dump(mode="json") | {"image_share": 0.0},  # steps of images are shorter
-                latents=buckets[place].latents,
-                clips=_alone(network, buckets[place], way).clips,
+                settings=config.dit.model_dump(mode="json") | _by_one(config, depth),
+                latents=bucket.latents,
+                clips=bucket.clips,
                 text=(way.text_tokens, network.text_width),
                 device="cuda" if way.on_gpu else "cpu",
                 threads=min(config.cluster.threads, os.cpu_count() or 1),
@@ -322,7 +332,32 @@ def _rehearsals(
             )
         )
         if found[place].why is not None:
-            facts.notes.append(f"latents of {'x'.join(map(str, buckets[place].latents))} could not be rehearsed: {found[place].why}")
+            facts.notes.append(f"latents of {_said(bucket)} could not be rehearsed: {found[place].why}")
+        elif shared:
+            depths.add(depth)
+            part = work(network, bucket, alone) / work(_of_depth(network, depth), bucket, alone) / way.together
+            found[place] = replace(found[place], seconds=(found[place].seconds or 0.0) * part, num_bytes=None)
+    if depths and min(depths) < network.size.depth:
+        facts.notes.append(f"times are reckoned from those of {min(depths)} of {network.size.depth} blocks, which one worker has room for")
     if way.workers > 1:
         facts.notes.append(f"times are of one of {way.workers} workers by itself: what they send each other comes on top")
     return found
+
+
+def _by_one(config: Config, depth: int) -> dict[str, Any]:
+    """Answers the settings of `dit` that a rehearsal by one worker has otherwise; steps of images are shorter."""
+    return {"image_share": 0.0, "context_parallel": 1, "size": asdict(replace(config.dit.size, depth=depth))}
+
+
+def _said(bucket: Bucket) -> str:
+    return "x".join(map(str, bucket.latents))
+
+
+def _of_depth(network: Network, depth: int) -> Network:
+    return replace(network, size=replace(network.size, depth=depth))
+
+
+def _depth_with_room(network: Network, bucket: Bucket, way: Way, room: int) -> int:
+    """Answers how many blocks, of all, a lone worker has room for; 0: not for one."""
+    depths = range(network.size.depth, 0, -1)
+    return next((depth for depth in depths if memory(_of_depth(network, depth), bucket, way).peak <= room), 0)

@@ -10,8 +10,8 @@ import pytest
 from components.config import load_config
 from components.models.sizes import VAE_SIZES, DitSize
 from components.models.weights import new_folder
-from components.operations import training_facts
-from components.operations.preflight import Network
+from components.operations import training_facts, training_plan
+from components.operations.preflight import Bucket, Network, Way, memory, work
 from components.operations.training_plan import TrainingPlan, plan_training
 from components.sections import Config
 from components.store import tables
@@ -332,6 +332,44 @@ def test_steps_are_rehearsed_and_their_time_and_memory_told(project: Project) ->
     for bucket in found.buckets:
         assert bucket.measured_bytes is not None
         assert bucket.num_bytes / 2 < bucket.measured_bytes < 2 * bucket.num_bytes < beside.nbytes
+
+
+@pytest.mark.parametrize(
+    ("changes", "together", "blocks"),
+    [((), 1, 8), (("cluster.sharded=true",), 1, 8), (("cluster.sharded=true",), 1, 6), (("dit.context_parallel=2",), 2, 8)],
+)
+def test_what_workers_share_out_is_timed_by_the_blocks_that_one_has_room_for(
+    project: Project, changes: tuple[str, ...], together: int, blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Spec] = []
+
+    def run(spec: Spec) -> Rehearsed:
+        """Takes a second for each ten million operations."""
+        asked.append(spec)
+        of_spec = replace(network, size=DitSize(**spec.settings["size"]))
+        frames, rows, columns = spec.latents[1:]
+        return Rehearsed(work(of_spec, Bucket((16, frames, rows, columns), spec.clips), way) / 1e7, 1)
+
+    many = ("dit.size.hidden_size=256", "dit.size.depth=8", "dit.size.num_heads=4", "dit.optimizer=adamw", "dit.sample_every=0")
+    chosen = settings("cluster.num_workers=4", "cluster.use_gpu=true", "dit.batch_size=8", *many, *changes)
+    network, way = Network(chosen.dit.size, 16, 64), Way(True, text_tokens=12)
+    largest = Bucket((16, 1, 8, 8), 2 * together)
+    room = sum(memory(replace(network, size=replace(network.size, depth=depth)), largest, way).peak for depth in (blocks, blocks + 1)) // 2
+    monkeypatch.setattr(training_plan, "_gpus", lambda: iter((room + (GIB if blocks == 8 else 0),)))
+    found = plan_training(chosen, project, None, seconds=4, run=run)
+    assert {(spec.settings["size"]["depth"], spec.settings["context_parallel"]) for spec in asked} == {(blocks, 1)}
+    for bucket in found.buckets:
+        alone = Bucket(bucket.latents, 2 * together)
+        assert bucket.seconds == pytest.approx(work(network, alone, way) / 1e7 / together)
+    assert any("of 4 workers by itself" in note for note in found.notes)
+    assert any("from those of 6 of 8 blocks" in note for note in found.notes) == (blocks == 6)
+
+
+def test_without_a_gpu_a_plan_for_one_says_that_it_gives_no_time(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_plan, "_gpus", lambda: iter(()))
+    found = plan_training(settings("cluster.use_gpu=true"), project, GIB, seconds=4)
+    assert found.seconds is None
+    assert any(note.startswith("there is no GPU here, so no time is given; hint:") for note in found.notes)
 
 
 def test_what_does_not_fit_is_not_rehearsed(project: Project) -> None:

@@ -109,7 +109,7 @@ def test_a_server_keeps_runs_versions_and_aliases_alike(
     assert download(project, second) == folder
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_mlflow_serves_a_video_of_a_prompt_and_goes_on_from_one(
     text_to_video: Path,  # noqa: F811
     repository: Path,

@@ -144,6 +144,11 @@ def divided_transformer(folder: Path, context: TrainContext) -> None:
     transformer(folder, context, context_parallel=2, optimizer="muon")
 
 
+def recomputed_transformer(folder: Path, context: TrainContext) -> None:
+    """Computes what is inside blocks anew on the way back."""
+    transformer(folder, context, recompute_activations=True)
+
+
 def lone_clip_transformer(folder: Path, context: TrainContext) -> None:
     """Every third step has one clip, the only one of its shape."""
     transformer(folder, context, rare=1)
@@ -204,6 +209,7 @@ TRAININGS: dict[str, Callable[[Path, TrainContext], None]] = {
     "vae": video_vae,
     "judged-vae": judged_vae,
     "sharded-transformer": transformer,
+    "sharded-recomputed-transformer": recomputed_transformer,
     "sharded-vae": judged_vae,
     "captioner": captioner,
 }

@@ -55,7 +55,9 @@ def test_two_workers_take_the_steps_of_one(training: str, by_two: Path, tmp_path
     assert apart.mean() < 1e-4  # a parameter whose gradient is all but zero moves by its sign, which rounding decides
 
 
-@pytest.mark.parametrize("training", ["transformer", "divided-transformer", "packed-transformer", "sharded-transformer", "sharded-vae"])
+@pytest.mark.parametrize(
+    "training", ["transformer", "divided-transformer", "packed-transformer", "sharded-recomputed-transformer", "sharded-vae"]
+)
 def test_one_worker_goes_on_from_what_two_left(training: str, by_two: Path, tmp_path: Path) -> None:
     ends = []
     for name in ("whole", "gone on"):
