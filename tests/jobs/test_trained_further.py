@@ -119,7 +119,7 @@ def test_a_model_of_its_own_grown_project_keeps_its_vae_and_what_that_encoded(fo
 @pytest.mark.parametrize(
     ("named", "sentence"),
     [
-        ("models:/nobody-text-to-video/1", "there is no `nobody-text-to-video` yet"),
+        ("models:/nobody-text-to-video/1", "there is no model `nobody-text-to-video`"),
         ("models:/demo-video-vae/1", "`models:/demo-video-vae/1` is no text-to-video model, so `dit.finetune` cannot go on from it"),
     ],
 )
