@@ -338,7 +338,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="of each kind of step on a GPU")
     parser.add_argument("--depth", type=int, help="of both; else 4 on a CPU, 30 on a GPU")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--quick", action="store_true", help="few repeats; on a GPU of few layers")
+    parser.add_argument("--quick", action="store_true", help="few repeats, of few layers")
     args = parser.parse_args()
     begin_as_training("benchmarks.dit_speed")
     torch.set_num_threads(args.threads)
@@ -348,7 +348,7 @@ def main() -> None:
     else:
         figures, repeats = {}, min(args.repeats, 2) if args.quick else args.repeats
         for name in args.shape:
-            found = on_cpu(_of_depth(ON_CPU[name], args.depth), args.precision, args.compile, repeats)
+            found = on_cpu(_of_depth(ON_CPU[name], args.depth or (2 if args.quick else None)), args.precision, args.compile, repeats)
             figures |= {f"{name}: {what}": figure for what, figure in found.items()}
     print(json.dumps(figures))
 

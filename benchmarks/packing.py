@@ -150,6 +150,7 @@ def told(files: dict[str, list[Piece]], height: int, width: int) -> dict[str, An
         "discarded": 1.0 - plan.kept,
         "discarded, all of one shape": 1.0 - in_one.kept,
         "files used": used / len(files),
+        "scenes used": sum(plan.shapes.best(piece) is not None for piece in pieces) / len(pieces),
         "scenes used, of half a second or more": sum(plan.shapes.best(piece) is not None for piece in long) / len(long),
         "padding, batches of one shape": apart.padding,
         "of it clips seen again, batches of one shape": apart.seen_again,
