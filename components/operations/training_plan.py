@@ -1,7 +1,6 @@
 """What a training of the diffusion transformer will take here, before anything is held: its buckets of the table, what fits, how long."""
 
 import contextlib
-import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +14,8 @@ import psutil
 from components.config import SettingsError, changed
 from components.operations.epochs import mean_step
 from components.operations.history import planned_steps
-from components.operations.preflight import FLOAT, Bucket, Network, Way, load, memory, state_bytes, states_bytes, step_seconds, work
+from components.operations.preflight import FLOAT, Bucket, Network, Way, memory, state_bytes, states_bytes, step_seconds
+from components.operations.rehearsals import of_fullest, rehearsals
 from components.operations.training_facts import Facts, facts_of
 from components.operations.ways_out import Settings, fewest_that_fit, said, ways_out
 from components.sections import Config
@@ -24,7 +24,6 @@ from components.train.buckets import Filling
 from components.train.dit_rehearsal import Rehearsed, Spec, rehearse
 from components.train.dit_samples import affordable
 
-MOST_REHEARSED = 3
 CGROUP = Path("/sys/fs/cgroup/memory.max")
 WAYS_SHOWN = 3
 
@@ -119,11 +118,15 @@ def plan_training(
     sampled = FLOAT * network.held if _samples(facts, steps) else 0
     reckoned = _Reckoned(network, 0 if way.on_gpu else facts.clip_bytes + sampled, {})
     needed = [reckoned.plain(bucket, way) for bucket in buckets]
-    rehearsed = _rehearsals(facts, settings, [room is not None and held <= room for held in needed], room or 0, seconds, run)
+    rehearsed: Mapping[int, Rehearsed] = {}
+    if seconds and way.on_gpu and not any(_gpus()):
+        notes.append("there is no GPU here, so no time is given; hint: the same on a machine that has one like the workers'")
+    elif seconds and room is not None:
+        rehearsed = rehearsals(facts, settings, [held <= room for held in needed], room, seconds, run)
     reckoned = replace(reckoned, measured=_measured(reckoned, settings, rehearsed))
     timed = {place: found.seconds for place, found in rehearsed.items() if found.seconds is not None}
-    measured = [(_alone(network, buckets[place], way), seconds) for place, seconds in timed.items()]
-    times = [step_seconds(network, way, _alone(network, bucket, way), measured) for bucket in buckets]
+    measured = [(of_fullest(network, buckets[place], way), seconds) for place, seconds in timed.items()]
+    times = [step_seconds(network, way, of_fullest(network, bucket, way), measured) for bucket in buckets]
     plans = [
         BucketPlan(
             bucket.latents,
@@ -195,11 +198,6 @@ def _samples(facts: Facts, steps: int) -> bool:
     return 0 < dit.sample_every < steps and affordable(notes, facts.network.held, 1).prompts > 0
 
 
-def _alone(network: Network, bucket: Bucket, way: Way) -> Bucket:
-    """Answers the clips that the fullest worker has of a bucket's steps, all of the bucket's shape."""
-    return Bucket(bucket.latents, load(network, bucket, way).clips)
-
-
 @dataclass(frozen=True)
 class _Reckoned:
     """Answers the bytes that a worker holds in steps of a bucket, by arithmetic that measurements set right.
@@ -234,7 +232,7 @@ def _measured(reckoned: _Reckoned, settings: Settings, rehearsed: Mapping[int, R
     for place, one in rehearsed.items():
         if one.num_bytes is not None:
             plain = reckoned.plain(buckets[place], settings.way)
-            alone = _alone(reckoned.network, buckets[place], settings.way)
+            alone = of_fullest(reckoned.network, buckets[place], settings.way)
             found[plain] = one.num_bytes + plain - memory(reckoned.network, alone, replace(settings.way, workers=1)).peak
     return found
 
@@ -293,71 +291,3 @@ def _gpus() -> Iterator[int]:
     asked = [program, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60)
     yield from (int(line) * 2**20 for line in done.stdout.split() if line.isdigit())
-
-
-def _rehearsals(
-    facts: Facts, settings: Settings, fitting: Sequence[bool], room: int, seconds: float, run: Callable[[Spec], Rehearsed]
-) -> Mapping[int, Rehearsed]:
-    """Rehearses one worker's steps of the buckets that most work is in, of those that fit; by their places.
-
-    What workers share out, the model or the tokens of a clip, one rehearses whole, with as many of the blocks as it has room for: that
-    tells the time of its part, and nothing of its memory.
-    """
-    way, network, config = settings.way, facts.network, facts.config
-    if not seconds:
-        return {}
-    if way.on_gpu and not any(_gpus()):
-        facts.notes.append("there is no GPU here, so no time is given; hint: the same on a machine that has one like the workers'")
-        return {}
-    alone = replace(way, workers=1, together=1, sharded=False)
-    buckets, found, depths = settings.buckets(network.size.patch_size), {}, set()
-    shared = way.sharded or way.together > 1
-    places = [place for place, fits in enumerate(fitting) if fits]
-    chosen = sorted(places, key=lambda place: -buckets[place].share * work(network, buckets[place], way))[:MOST_REHEARSED]
-    for place in sorted(chosen):
-        bucket = _alone(network, buckets[place], way)
-        depth = _depth_with_room(network, bucket, alone, room) if shared else network.size.depth
-        if not depth:
-            facts.notes.append(f"latents of {_said(bucket)} could not be rehearsed: one worker has no room for a single block's steps")
-            continue
-        found[place] = run(
-            Spec(
-                settings=config.dit.model_dump(mode="json") | _by_one(config, depth),
-                latents=bucket.latents,
-                clips=bucket.clips,
-                text=(way.text_tokens, network.text_width),
-                device="cuda" if way.on_gpu else "cpu",
-                threads=min(config.cluster.threads, os.cpu_count() or 1),
-                seconds=seconds / len(chosen),
-            )
-        )
-        if found[place].why is not None:
-            facts.notes.append(f"latents of {_said(bucket)} could not be rehearsed: {found[place].why}")
-        elif shared:
-            depths.add(depth)
-            part = work(network, bucket, alone) / work(_of_depth(network, depth), bucket, alone) / way.together
-            found[place] = replace(found[place], seconds=(found[place].seconds or 0.0) * part, num_bytes=None)
-    if depths and min(depths) < network.size.depth:
-        facts.notes.append(f"times are reckoned from those of {min(depths)} of {network.size.depth} blocks, which one worker has room for")
-    if way.workers > 1:
-        facts.notes.append(f"times are of one of {way.workers} workers by itself: what they send each other comes on top")
-    return found
-
-
-def _by_one(config: Config, depth: int) -> dict[str, Any]:
-    """Answers the settings of `dit` that a rehearsal by one worker has otherwise; steps of images are shorter."""
-    return {"image_share": 0.0, "context_parallel": 1, "size": asdict(replace(config.dit.size, depth=depth))}
-
-
-def _said(bucket: Bucket) -> str:
-    return "x".join(map(str, bucket.latents))
-
-
-def _of_depth(network: Network, depth: int) -> Network:
-    return replace(network, size=replace(network.size, depth=depth))
-
-
-def _depth_with_room(network: Network, bucket: Bucket, way: Way, room: int) -> int:
-    """Answers how many blocks, of all, a lone worker has room for; 0: not for one."""
-    depths = range(network.size.depth, 0, -1)
-    return next((depth for depth in depths if memory(_of_depth(network, depth), bucket, way).peak <= room), 0)
