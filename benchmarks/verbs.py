@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from components.generate import verbs
+from components.generate import verbs, windows
 from components.generate.ask import STRENGTH
 from components.generate.generator import Generator
 from components.generate.sampling import Sampling
@@ -67,8 +67,8 @@ class Task:
 
 def tasks_of(length: int, group: int, token: int) -> dict[str, Task]:
     """Answers the tasks of clips of so many frames, for a model of so deep tokens; each answer is as long as the clip."""
-    behind, ahead = (share(length, group, token) for share in (verbs.window_behind, verbs.window_ahead))
-    between = verbs.window_between(length, group, token=token)
+    behind, ahead = (share(length, group, token) for share in (windows.window_behind, windows.window_ahead))
+    between = windows.window_between(length, group, token=token)
 
     def image(sampling: Sampling, clips: np.ndarray) -> np.ndarray:
         return verbs.clip(sampling, clips.shape[2:4], length, [(0, clips[:, :1])], paste=False).whole()

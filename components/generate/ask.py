@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from components.generate import verbs
+from components.generate import verbs, windows
 from components.generate.arrangement import Piece, key_frame, moment
 from components.generate.conditioning import in_whole_tokens
 from components.generate.generator import Generator
@@ -199,14 +199,14 @@ def _needed(generator: Generator, ask: Ask) -> tuple[int | None, int, OfUse]:
 
 def _to_loop(generator: Generator, ask: Ask, lengths: list[int]) -> list[int]:
     """Answers the lengths of a clip that is led back to its beginning, where the longest of a size's has room to do so."""
-    if verbs.room_between(lengths[-1], generator.vae.frames, generator.token) < 1:
+    if windows.room_between(lengths[-1], generator.vae.frames, generator.token) < 1:
         return []
     least = max(_least_of_loop(generator, lengths[-1]), 1 + generator.vae.frames if ask.files else 1)
     return [length for length in lengths if length >= least]
 
 
 def _least_of_loop(generator: Generator, longest: int) -> int:
-    window = verbs.window_between(longest, generator.vae.frames, token=generator.token)
+    window = windows.window_between(longest, generator.vae.frames, token=generator.token)
     return max(window.frames_before, window.frames_after)
 
 

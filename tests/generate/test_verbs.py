@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from components.diffusion.samplers import SAMPLERS
-from components.generate import verbs
+from components.generate import verbs, windows
 from components.generate.arrangement import key_frame
 from components.generate.conditioning import Guidance, encode_prompts, in_whole_tokens, told_velocity
 from components.generate.generator import Generator
@@ -197,23 +197,23 @@ def test_what_cannot_be_made_is_said_before_anything_is(generator: Generator, fi
 @pytest.mark.parametrize(
     ("window", "shares"),
     [
-        (verbs.window_behind(9, 4), (2, 1, 0)),
-        (verbs.window_behind(5, 4), (1, 1, 0)),
-        (verbs.window_behind(81, 4), (7, 14, 0)),
-        (verbs.window_ahead(9, 4), (0, 2, 1)),
-        (verbs.window_between(9, 4), (1, 1, 1)),
-        (verbs.window_between(81, 4), (7, 7, 7)),
-        (verbs.window_between(81, 4, 19), (1, 19, 1)),
-        (verbs.window_behind(37, 4, 2), (2, 8, 0)),
-        (verbs.window_behind(13, 4, 3), (3, 1, 0)),
-        (verbs.window_ahead(37, 4, 2), (0, 8, 2)),
-        (verbs.window_ahead(33, 4, 2), (0, 6, 3)),
-        (verbs.window_ahead(13, 4, 2), (0, 2, 2)),
-        (verbs.window_between(17, 4, token=2), (2, 2, 1)),
-        (verbs.window_between(37, 4, token=2), (4, 2, 4)),
+        (windows.window_behind(9, 4), (2, 1, 0)),
+        (windows.window_behind(5, 4), (1, 1, 0)),
+        (windows.window_behind(81, 4), (7, 14, 0)),
+        (windows.window_ahead(9, 4), (0, 2, 1)),
+        (windows.window_between(9, 4), (1, 1, 1)),
+        (windows.window_between(81, 4), (7, 7, 7)),
+        (windows.window_between(81, 4, 19), (1, 19, 1)),
+        (windows.window_behind(37, 4, 2), (2, 8, 0)),
+        (windows.window_behind(13, 4, 3), (3, 1, 0)),
+        (windows.window_ahead(37, 4, 2), (0, 8, 2)),
+        (windows.window_ahead(33, 4, 2), (0, 6, 3)),
+        (windows.window_ahead(13, 4, 2), (0, 2, 2)),
+        (windows.window_between(17, 4, token=2), (2, 2, 1)),
+        (windows.window_between(37, 4, token=2), (4, 2, 4)),
     ],
 )
-def test_a_window_is_shared_between_what_is_kept_and_what_is_new(window: verbs.Window, shares: tuple[int, int, int]) -> None:
+def test_a_window_is_shared_between_what_is_kept_and_what_is_new(window: windows.Window, shares: tuple[int, int, int]) -> None:
     assert (window.before, window.new, window.after) == shares
     assert window.frames_before + window.frames_new + window.frames_after == window.frames
 
