@@ -20,7 +20,7 @@ from components.generate.shapes import OfUse, nearest_length
 from components.generate.step_cache import uncalibrated
 
 Source = str | Path | bytes
-STRENGTH = 0.85  # of an edit, where none is given: the least at which the demo's model does all that it is told
+STRENGTH = 0.85  # of an edit, where none is given: the least that was tried at which the demo's model took every colour and shape
 
 
 @dataclass(frozen=True)
